@@ -1,0 +1,1 @@
+"""Anomaly models: images in, `Prediction` out. Works in a notebook, without Hydra."""

@@ -1,0 +1,1 @@
+"""What a challenge track is: its data, its rules, its run, its submission."""

@@ -1,0 +1,1 @@
+"""Makes weights. Nothing at run time imports it."""
