@@ -1,0 +1,1 @@
+"""Challenge submissions written from the prediction store, one writer and one validator per format."""

@@ -1,0 +1,73 @@
+# Zero- and few-shot visual anomaly detection. `make help` lists the targets.
+
+PYTHON ?= python3.11
+VENV   ?= .venv
+RUN_PY := $(VENV)/bin/python
+READY  := $(VENV)/.ready
+
+# Variables of every track target; empty means the default of conf/.
+DATA ?=
+ROOT ?=
+MODEL ?=
+WEIGHTS ?=
+SHOTS ?=
+SEED ?=
+CATEGORIES ?=
+DEVICE ?=
+OUT ?=
+ARGS ?=
+LAUNCHER ?=
+
+# Paths and free text reach the configuration through the environment, so that blanks, quotes and commas survive.
+export ROOT OUT IMAGES REFERENCES CATEGORY PROMPT RUN
+
+comma := ,
+SETTINGS = $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') $(if $(MODEL),model=$(MODEL)) \
+	$(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(SEED),seed=$(SEED)) $(if $(DEVICE),device=$(DEVICE)) \
+	$(if $(CATEGORIES),'categories=[$(CATEGORIES)]') $(if $(OUT),'out=$${oc.env:OUT}')
+
+.PHONY: help zero-shot few-shot sweep train predict score submission test check install clean
+
+help: ## List the targets.
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@echo "Variables of the track targets: DATA ROOT MODEL WEIGHTS SHOTS SEED CATEGORIES DEVICE OUT; any setting: ARGS=\"key=value ...\""
+
+zero-shot: $(READY) ## Run the zero-shot track: no image of the product is used (DATA=mvtec ROOT=folder for real images).
+	@$(RUN_PY) -m tracks.zero_shot $(SETTINGS) $(if $(SHOTS),shots=$(SHOTS)) $(ARGS)
+
+few-shot: $(READY) ## Run the few-shot track with SHOTS normal images of each category, drawn by SEED.
+	@$(RUN_PY) -m tracks.few_shot $(SETTINGS) $(if $(SHOTS),shots=$(SHOTS)) $(ARGS)
+
+sweep: $(READY) ## Run every combination in ARGS="shots=1,2,4 seed=0,1,2 ..." and print one table, mean and deviation over seeds.
+	@$(RUN_PY) -m tracks.sweep $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(SETTINGS) $(if $(SHOTS),shots=$(SHOTS)) $(ARGS)
+
+train: $(READY) ## Train adapters on one data set for use on another (DATA=mvtec ROOT=folder TARGET=visa).
+	@$(RUN_PY) -m train.adapter $(SETTINGS) $(ARGS)
+
+predict: $(READY) ## Judge a folder of your own photos: IMAGES=folder [REFERENCES=folder] [CATEGORY="steel bracket"] [PROMPT="scratch, dent"].
+	@$(RUN_PY) -m tracks.predict $(ARGS)
+
+score: $(READY) ## Score a finished run again from its stored maps (RUN=outputs/few_shot/latest).
+	@$(RUN_PY) -m tracks.score $(ARGS)
+
+submission: $(READY) ## Export a run as a challenge submission, zipped and validated (RUN=outputs/few_shot/latest).
+	@$(RUN_PY) -m tracks.submit $(ARGS)
+
+test: $(READY) ## Install what is missing and run all tests.
+	@$(RUN_PY) -m pytest $(ARGS)
+
+check: $(READY) ## Format check, lint, types and the quick tests: the same by hand, in pre-commit and in CI.
+	@$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/mypy
+	@$(RUN_PY) -m pytest -m "not slow and not e2e"
+
+install: $(READY) ## Install everything into .venv (done by every target that needs it).
+
+$(READY): pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: expected $(PYTHON), found none; install Python 3.11 or say PYTHON=/path/to/python"; exit 2; }
+	@echo "installing into $(VENV) (a few minutes, once)"
+	@test -x $(RUN_PY) || $(PYTHON) -m venv $(VENV)
+	@$(RUN_PY) -m pip install -q --disable-pip-version-check -e '.[dev,sweep]'
+	@touch $(READY)
+
+clean: ## Delete all run folders.
+	rm -rf outputs

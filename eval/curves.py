@@ -1,0 +1,179 @@
+"""AUROC, average precision and F1-max of a ranking: exact, ties included.
+
+A score at or above the threshold is called anomalous, and every distinct score is one threshold. All
+three metrics follow from one thing, how many anomalous and normal items lie at or above each distinct
+score (`RankingCurve`), whether those counts come from an array or from a histogram.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from eval.errors import ScoringInputError
+
+
+@dataclass(frozen=True)
+class F1Max:
+    """The best F1 over all thresholds, where it is reached, and precision and recall there, in [0, 1].
+
+    `threshold` is in the unit of the scores; the highest one where several reach the same F1.
+    """
+
+    value: float
+    threshold: float
+    precision: float
+    recall: float
+
+
+@dataclass(frozen=True, eq=False)
+class RankingCurve:
+    """How many anomalous and how many normal items score at or above each of K distinct values.
+
+    `thresholds` is (K,), strictly descending; `true_positives` and `false_positives` are (K,) int64,
+    never falling, and end in the numbers of anomalous and of normal items.
+    """
+
+    thresholds: np.ndarray
+    true_positives: np.ndarray
+    false_positives: np.ndarray
+
+    @property
+    def num_positive(self) -> int:
+        """How many items are anomalous."""
+        return int(self.true_positives[-1]) if self.true_positives.size else 0
+
+    @property
+    def num_negative(self) -> int:
+        """How many items are normal."""
+        return int(self.false_positives[-1]) if self.false_positives.size else 0
+
+    def auroc(self) -> float:
+        """The chance that an anomalous item outscores a normal one, a tie counting half, in [0, 1].
+
+        Raises:
+            ScoringInputError: without an anomalous or without a normal item.
+        """
+        if not self.num_positive or not self.num_negative:
+            raise ScoringInputError(
+                "AUROC compares anomalous with normal items, so at least one of each was expected; got "
+                f"{self.num_positive} anomalous and {self.num_negative} normal. Leave this set out of the average."
+            )
+        above = np.concatenate([[0.0], self.true_positives[:-1]])
+        pairs_won = (above + self.true_positives) / 2 * np.diff(self.false_positives, prepend=0)
+        return float(np.sum(pairs_won) / (self.num_positive * self.num_negative))
+
+    def average_precision(self) -> float:
+        """Precision averaged over the recall gained at each threshold (no interpolation), in (0, 1].
+
+        Raises:
+            ScoringInputError: without an anomalous item.
+        """
+        self._expect_positive("Average precision")
+        precision = self.true_positives / (self.true_positives + self.false_positives)
+        gained = np.diff(self.true_positives, prepend=0)
+        return float(np.sum(precision * gained) / self.num_positive)
+
+    def f1_max(self) -> F1Max:
+        """The largest F1 over all thresholds.
+
+        Raises:
+            ScoringInputError: without an anomalous item.
+        """
+        self._expect_positive("F1")
+        called = self.true_positives + self.false_positives
+        f1 = 2 * self.true_positives / (called + self.num_positive)
+        best = int(np.argmax(f1))  # the first, hence the highest threshold, of equals
+        hits = int(self.true_positives[best])
+        return F1Max(
+            value=float(f1[best]),
+            threshold=float(self.thresholds[best]),
+            precision=hits / int(called[best]),
+            recall=hits / self.num_positive,
+        )
+
+    def _expect_positive(self, metric: str) -> None:
+        if not self.num_positive:
+            raise ScoringInputError(
+                f"{metric} is about the anomalous items found, so at least one was expected; got none among "
+                f"{self.num_negative}. Leave this set out of the average."
+            )
+
+
+def curve_from_counts(values: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> RankingCurve:
+    """The curve of K distinct values (K,), strictly descending, with how many of each kind have them, (K,) each."""
+    return RankingCurve(
+        thresholds=values,
+        true_positives=np.cumsum(positives, dtype=np.int64),
+        false_positives=np.cumsum(negatives, dtype=np.int64),
+    )
+
+
+def descending_ranks(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The K distinct scores, descending, and for each of the N scores its place among them, 0 the highest."""
+    values, places = np.unique(scores, return_inverse=True)
+    return values[::-1], values.size - 1 - places
+
+
+def curve_from_ranks(values: np.ndarray, ranks: np.ndarray, labels: np.ndarray) -> RankingCurve:
+    """The curve of N items given by what `descending_ranks` returns and (N,) bool labels, True anomalous."""
+    positives = np.bincount(ranks[labels], minlength=values.size)
+    negatives = np.bincount(ranks[~labels], minlength=values.size)
+    return curve_from_counts(values, positives, negatives)
+
+
+def curve_from_scores(scores: np.ndarray, labels: np.ndarray) -> RankingCurve:
+    """The curve of (N,) scores of any float type, not rounded, with (N,) labels, bool or 0/1, 1 anomalous.
+
+    Raises:
+        ScoringInputError: for arrays that are not 1-D and equally long, NaN or inf, other labels than 0 and 1.
+    """
+    scores, labels = np.asarray(scores), np.asarray(labels)
+    if scores.ndim != 1 or scores.shape != labels.shape:
+        raise ScoringInputError(
+            f"Expected scores and labels as two 1-D arrays of one length, got shapes {scores.shape} and "
+            f"{labels.shape}. Flatten both in the same order, for example with ravel()."
+        )
+    if scores.dtype.kind not in "fiu" or not np.isfinite(scores).all():
+        raise ScoringInputError(
+            f"Expected finite numbers as scores, got {scores.dtype} with "
+            f"{_num_not_finite(scores)} NaN or infinite. Mend what produced them: they have no place in a ranking."
+        )
+    if labels.dtype != np.bool_ and not np.isin(labels, (0, 1)).all():
+        raise ScoringInputError(
+            f"Expected labels 0 (normal) and 1 (anomalous), or bool, got values such as "
+            f"{labels[~np.isin(labels, (0, 1))][0]!r}. Turn them into bool by the rule your data set states."
+        )
+    return curve_from_ranks(*descending_ranks(scores), labels.astype(bool))
+
+
+def auroc(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Area under the ROC curve of (N,) scores and labels; see `RankingCurve.auroc`, `curve_from_scores`."""
+    return curve_from_scores(scores, labels).auroc()
+
+
+def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Average precision of (N,) scores and labels; see `RankingCurve.average_precision`, `curve_from_scores`."""
+    return curve_from_scores(scores, labels).average_precision()
+
+
+def f1_max(scores: np.ndarray, labels: np.ndarray) -> F1Max:
+    """Largest F1 over all thresholds of (N,) scores and labels; see `curve_from_scores`."""
+    return curve_from_scores(scores, labels).f1_max()
+
+
+def f1_floor(num_positive: int, num_total: int) -> float:
+    """The F1 of calling everything anomalous, in (0, 1]: what F1-max cannot fall below.
+
+    Raises:
+        ScoringInputError: unless 1 <= num_positive <= num_total.
+    """
+    if not 1 <= num_positive <= num_total:
+        raise ScoringInputError(
+            f"The F1 floor needs at least one anomalous item and no more of them than items, got {num_positive} "
+            f"of {num_total}. Leave a set without anomalous items out of the average."
+        )
+    return 2 * num_positive / (num_positive + num_total)
+
+
+def _num_not_finite(scores: np.ndarray) -> int:
+    return int(np.count_nonzero(~np.isfinite(scores))) if scores.dtype.kind in "fiu" else 0

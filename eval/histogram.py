@@ -1,0 +1,110 @@
+"""Pixels counted by their float16 value: an exact ranking without a sort, in constant memory.
+
+float16 has 65,536 bit patterns. Pixels are counted by pattern as they come and the patterns are put in the
+order of their values only when a curve is read off. The counts are integers, so those of several parts of
+a data set add up to those of the whole, bit for bit, in whatever order.
+"""
+
+import numpy as np
+
+from eval.curves import RankingCurve, curve_from_counts
+from eval.errors import ScoringInputError
+
+NUM_PATTERNS = 1 << 16
+LARGEST = float(np.finfo(np.float16).max)
+
+
+def _order_patterns() -> tuple[np.ndarray, np.ndarray]:
+    """The distinct finite float16 values, descending, and the rank of each bit pattern among them (-1: not finite).
+
+    -0.0 and +0.0 are two patterns of one value and share a rank.
+    """
+    values_of_patterns = np.arange(NUM_PATTERNS, dtype=np.uint16).view(np.float16).astype(np.float32)
+    finite = np.isfinite(values_of_patterns)
+    ascending = np.unique(values_of_patterns[finite])
+    ranks = np.full(NUM_PATTERNS, -1, dtype=np.int64)
+    ranks[finite] = ascending.size - 1 - np.searchsorted(ascending, values_of_patterns[finite])
+    return ascending[::-1] + np.float32(0), ranks  # adding zero turns a -0.0 into 0.0
+
+
+VALUES, _RANKS = _order_patterns()
+
+
+def to_float16(values: np.ndarray) -> np.ndarray:
+    """Floats of any type and shape rounded to the nearest float16; steps of 1/2048 of the value or finer.
+
+    Values below 6e-8 in size become 0 and so tie: scale a map that lives down there before scoring it.
+
+    Raises:
+        ScoringInputError: for NaN or inf, and for values beyond float16's +-65504.
+    """
+    values = np.asarray(values)
+    if values.dtype.kind != "f":
+        raise ScoringInputError(f"Expected floating-point values, got {values.dtype}. Convert them with astype.")
+    if not np.isfinite(values).all():
+        bad = int(np.count_nonzero(~np.isfinite(values)))
+        raise ScoringInputError(
+            f"Expected finite values, got {bad} of {values.size} NaN or infinite. Mend what produced them: "
+            "they have no place in a ranking, and a score computed around them would mislead."
+        )
+    with np.errstate(over="ignore"):
+        rounded = values.astype(np.float16, copy=False)
+    if not np.isfinite(rounded).all():
+        raise ScoringInputError(
+            f"Expected values that float16 can hold (up to {LARGEST:.0f} in size), got "
+            f"{float(np.abs(values).max()):g}. Scale the maps of the whole category by one factor."
+        )
+    return rounded
+
+
+def pattern_ranks(values: np.ndarray) -> np.ndarray:
+    """The place of each finite float16 value among `VALUES`, 0 the highest; int64 of the same shape."""
+    return _RANKS[values.view(np.uint16)]
+
+
+class ValueCounts:
+    """How many anomalous and how many normal pixels have each float16 value. 1 MB, however many are added."""
+
+    def __init__(self) -> None:
+        self._all = np.zeros(NUM_PATTERNS, dtype=np.int64)
+        self._positive = np.zeros(NUM_PATTERNS, dtype=np.int64)
+
+    def add(self, values: np.ndarray, positive: np.ndarray) -> None:
+        """Count float values of any shape, rounded to float16, with `positive` bool of that shape, True anomalous.
+
+        Raises:
+            ScoringInputError: for unlike shapes, `positive` not bool, and as `to_float16`; nothing is counted then.
+        """
+        values, positive = to_float16(values), np.asarray(positive)
+        if positive.dtype != np.bool_ or positive.shape != values.shape:
+            raise ScoringInputError(
+                f"Expected bool labels of shape {values.shape}, one for each value, got {positive.dtype} of shape "
+                f"{positive.shape}. Compare them with the threshold your data set states, for example labels > 0."
+            )
+        patterns = values.view(np.uint16)
+        self._all += np.bincount(patterns.ravel(), minlength=NUM_PATTERNS)
+        self._positive += np.bincount(patterns[positive], minlength=NUM_PATTERNS)
+
+    def merge(self, other: "ValueCounts") -> None:
+        """Add the counts of `other` to these; the order of merging does not matter."""
+        self._all += other._all
+        self._positive += other._positive
+
+    def by_value(self) -> tuple[np.ndarray, np.ndarray]:
+        """How many anomalous and how many normal pixels have each of `VALUES`; int64, zeros included."""
+        positives, everything = in_value_order(self._positive), in_value_order(self._all)
+        return positives, everything - positives
+
+    def curve(self) -> RankingCurve:
+        """The ranking of all pixels added, over the values that occur."""
+        positives, negatives = self.by_value()
+        seen = positives + negatives > 0
+        return curve_from_counts(VALUES[seen], positives[seen], negatives[seen])
+
+
+def in_value_order(counts: np.ndarray) -> np.ndarray:
+    """(65536,) int64 counts by bit pattern as counts by `VALUES`, descending; those of NaN and inf are left out."""
+    ordered = np.zeros(VALUES.size, dtype=np.int64)
+    finite = _RANKS >= 0
+    np.add.at(ordered, _RANKS[finite], counts[finite])
+    return ordered

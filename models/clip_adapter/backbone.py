@@ -1,0 +1,248 @@
+"""The frozen CLIP: one pass gives the image's embedding and the raw tokens of the chosen stages."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Self
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.transformer import text_global_pool
+from torch import Tensor, nn
+
+from models.clip_adapter.clip_weights import (
+    RANDOM_PREFIX,
+    ClipHeader,
+    build_clip,
+    fingerprint,
+    load_weights,
+    pixel_statistics,
+    read_clip_header,
+    read_config,
+    weights_file,
+)
+from models.clip_adapter.features import ImageFeatures, Preprocess
+from models.errors import ModelInputError
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+SENTENCES_AT_ONCE = 64
+
+
+class ClipBackbone(nn.Module):
+    """An `open_clip.CLIP`, frozen: no gradient, always in evaluation mode (batch norms never drift).
+
+    `stages` counts a ViT's blocks, or a ResNet's four layers, from 1. `precision` bfloat16 runs the image
+    tower under autocast; the text tower, used once per category, stays float32.
+    """
+
+    def __init__(
+        self, clip: open_clip.CLIP, *, name: str, stages: Sequence[int], activation: str,
+        precision: str = "float32", weights: str = "unnamed", preprocess: Preprocess | None = None,
+    ):  # fmt: skip
+        super().__init__()
+        if precision not in PRECISIONS:
+            raise ModelInputError(f"expected precision to be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        self.clip = clip.requires_grad_(False)
+        self.name = name
+        self.weights = weights
+        """The label of the weights: a tag, a catalogue name, a file's name."""
+        self.activation = activation
+        self.precision = precision
+        self.stages = _checked_stages(stages, self.num_stages, name)
+        self.image_size = int(np.max(clip.visual.image_size))
+        self.fingerprint = fingerprint(clip)
+        """Twelve digits of the weights' content: tells other weights of the same architecture apart."""
+        self.preprocess = preprocess or Preprocess(self.image_size)
+        self._tokenizer = _tokenizer(clip.context_length)
+        self.eval()
+
+    @property
+    def is_resnet(self) -> bool:
+        """Whether the image tower is a ResNet rather than a ViT."""
+        return hasattr(self.clip.visual, "attnpool")
+
+    @property
+    def num_stages(self) -> int:
+        """How many stages there are to choose from: blocks of a ViT, 4 layers of a ResNet."""
+        return 4 if self.is_resnet else len(self.clip.visual.transformer.resblocks)
+
+    @property
+    def stage_widths(self) -> tuple[int, ...]:
+        """Channels C_n of each chosen stage."""
+        visual = self.clip.visual
+        if self.is_resnet:
+            return tuple(getattr(visual, f"layer{stage}")[-1].conv3.out_channels for stage in self.stages)
+        return (visual.transformer.width,) * len(self.stages)
+
+    @property
+    def embed_dim(self) -> int:
+        """Channels D of the joint space of images and text."""
+        return int(self.clip.visual.output_dim)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever is asked for."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def encode_image(self, images: Tensor) -> ImageFeatures:
+        """One pass over (B, 3, S, S) preprocessed images.
+
+        Raises:
+            ModelInputError: images of another shape.
+        """
+        self._check(images)
+        enabled = self.precision != "float32"
+        with fused_attention(), torch.autocast(images.device.type, PRECISIONS[self.precision], enabled=enabled):
+            embedding, maps = self._resnet(images) if self.is_resnet else self._vit(images)
+        grids = tuple((stage.shape[2], stage.shape[3]) for stage in maps)
+        stages = tuple(stage.flatten(2).transpose(1, 2).float().contiguous() for stage in maps)
+        return ImageFeatures(embedding.float(), stages, grids)
+
+    @torch.no_grad()
+    def encode_text(self, sentences: Sequence[str]) -> Tensor:
+        """Sentences to (N, D), not normalised, a chunk at a time.
+
+        Raises:
+            ModelInputError: a sentence longer than the text tower can read.
+        """
+        tokens = self._tokens(sentences).to(self.clip.positional_embedding.device)
+        with fused_attention():
+            return torch.cat([self._encode_tokens(chunk) for chunk in tokens.split(SENTENCES_AT_ONCE)])
+
+    def _vit(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        indices = [stage - 1 for stage in self.stages]
+        output = self.clip.visual.forward_intermediates(images, indices=indices, output_fmt="NLC")
+        grid = self.clip.visual.grid_size
+        return output["image_features"], [x.transpose(1, 2).unflatten(2, grid) for x in output["image_intermediates"]]
+
+    def _resnet(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        # Index 0 is the stem. All layers are asked for: open_clip 3.3 stops after the last one asked for, and the
+        # attention pool needs layer 4.
+        output = self.clip.visual.forward_intermediates(images, indices=[1, 2, 3, 4])
+        return output["image_features"], [output["image_intermediates"][stage - 1] for stage in self.stages]
+
+    def _encode_tokens(self, tokens: Tensor) -> Tensor:
+        """open_clip's encode_text on the columns that are in use: under the causal mask padding changes nothing."""
+        clip = self.clip
+        if clip.attn_mask is None or clip.text_pool_type not in ("argmax", "eos"):
+            return clip.encode_text(tokens)
+        length = int(tokens.argmax(dim=1).max()) + 1  # the end-of-text token has the highest number
+        tokens = tokens[:, :length]
+        x = clip.token_embedding(tokens) + clip.positional_embedding[:length]
+        x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:length, :length]))
+        x = text_global_pool(x, tokens, clip.text_pool_type, eos_token_id=clip.text_eos_id)
+        return clip.text_projection(x) if isinstance(clip.text_projection, nn.Linear) else x @ clip.text_projection
+
+    def _tokens(self, sentences: Sequence[str]) -> Tensor:
+        limit = self._tokenizer.context_length
+        for sentence in sentences:
+            if (length := len(self._tokenizer.encode(sentence)) + 2) > limit:
+                raise ModelInputError(
+                    f"expected sentences of at most {limit} tokens, got {length} in {sentence!r}; shorten the category "
+                    "or the prompt"
+                )
+        return self._tokenizer(list(sentences))
+
+    def _check(self, images: Tensor) -> None:
+        expected = (3, self.image_size, self.image_size)
+        if images.ndim != 4 or tuple(images.shape[1:]) != expected or not images.is_floating_point():
+            raise ModelInputError(
+                f"expected a float batch of images of shape (B, {', '.join(map(str, expected))}), got "
+                f"{tuple(images.shape)} of {images.dtype}; make each with the model's own `preprocess` and stack them"
+            )
+
+
+def load_backbone(
+    name: str, *, weights: str, image_size: int | None = None, stages: Sequence[int] | None = None,
+    activation: str | None = None, precision: str = "float32",
+) -> ClipBackbone:  # fmt: skip
+    """Build a CLIP and load its weights, on the CPU in float32.
+
+    Args:
+        name: an open_clip architecture, or a configuration .json of ours by path or catalogue name.
+        weights: a path (.pt, .pth, .bin, .safetensors), a catalogue name, a tag of open_clip ("openai"), or
+            "random:SEED" for a random initialisation.
+        image_size: side in pixels; the position grid is resized from the weights' own.
+        stages: whose raw tokens are wanted, counted from 1, increasing.
+        activation: "gelu" or "quick_gelu" for both towers, whatever configuration or tag say. OpenAI's weights
+            were trained with quick_gelu; the published adapters of APRIL-GAN were made on gelu.
+        precision: "float32", or "bfloat16" for autocast in the image tower.
+
+    Where image_size, stages or activation are None, the header of a weights file of ours says.
+
+    Raises:
+        ModelInputError: an unknown name, a missing, damaged or foreign file, a setting that does not fit.
+    """
+    plain_name, config = read_config(name)
+    seed = _seed(weights)
+    file = None if seed is not None else weights_file(name, weights)
+    wanted = {"image_size": image_size, "stages": stages, "activation": activation}
+    settings = _settled(wanted, read_clip_header(file) if file else None, plain_name, weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed or 0)
+        clip = build_clip(config, image_size=settings["image_size"], activation=settings["activation"])
+    if file:
+        load_weights(clip, file, plain_name)
+    return ClipBackbone(
+        clip, name=plain_name, stages=settings["stages"], activation=settings["activation"], precision=precision,
+        weights=file.stem if file and weights.endswith(file.suffix) else weights,
+        preprocess=Preprocess(settings["image_size"], *pixel_statistics(name, weights)),
+    )  # fmt: skip
+
+
+@contextmanager
+def fused_attention() -> Iterator[None]:
+    """Let nn.MultiheadAttention use scaled_dot_product_attention.
+
+    In evaluation mode its own shortcut, on the CPU, writes out every attention matrix instead.
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@cache
+def _tokenizer(context_length: int) -> open_clip.SimpleTokenizer:
+    """CLIP's byte-pair encoding, read once."""
+    return open_clip.SimpleTokenizer(context_length=context_length)
+
+
+def _seed(weights: str) -> int | None:
+    """The seed in "random:SEED", None for weights that are loaded."""
+    if not weights.startswith(RANDOM_PREFIX):
+        return None
+    if not (text := weights.removeprefix(RANDOM_PREFIX)).isdigit():
+        raise ModelInputError(f"expected random weights with a whole number as seed, like random:0, got {weights!r}")
+    return int(text)
+
+
+def _settled(wanted: dict[str, Any], header: ClipHeader | None, name: str, weights: str) -> dict[str, Any]:
+    """The wanted settings, completed from the header, which they must not contradict where weights depend on them."""
+    if header and header.backbone != name:
+        raise ModelInputError(
+            f"expected weights of {name}, but the header of {weights} says {header.backbone}; name the architecture "
+            "that belongs to the file"
+        )
+    settled = {key: getattr(header, key, None) if value is None else value for key, value in wanted.items()}
+    if missing := [key for key, value in settled.items() if value is None]:
+        raise ModelInputError(
+            f"expected {', '.join(missing)} of the backbone {name}, got none, and the weights {weights} have no header "
+            "that says; give them"
+        )
+    if header and settled["activation"] != header.activation:
+        raise ModelInputError(
+            f"expected activation={header.activation}, with which {weights} was trained, got {settled['activation']}; "
+            "leave activation empty to use the file's own"
+        )
+    return settled
+
+
+def _checked_stages(stages: Sequence[int], num_stages: int, name: str) -> tuple[int, ...]:
+    chosen = tuple(int(stage) for stage in stages)
+    if not chosen or list(chosen) != sorted(set(chosen)) or chosen[0] < 1 or chosen[-1] > num_stages:
+        raise ModelInputError(f"expected increasing stages between 1 and {num_stages} for {name}, got {list(chosen)}")
+    return chosen

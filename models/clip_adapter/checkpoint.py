@@ -1,0 +1,137 @@
+"""Adapter checkpoints: ours (safetensors with a header) and the files of the APRIL-GAN authors (.pth)."""
+
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.clip_adapter.adapter import ADAPTER_FORMAT, AdapterHeader, LinearAdapter
+from models.clip_adapter.backbone import ClipBackbone
+from models.clip_adapter.tensor_file import TORCH_SUFFIXES, from_metadata, read_tensors, to_metadata, write_tensors
+from models.errors import ModelInputError
+from models.weights.registry import find_weights
+
+PUBLISHED_KEY = "trainable_linearlayer"
+
+
+def save_adapter(path: str | os.PathLike[str], adapter: LinearAdapter, header: AdapterHeader) -> None:
+    """Write the adapter and what is to be known of it as one safetensors file."""
+    write_tensors(path, adapter.state_dict(), to_metadata(header))
+
+
+def load_adapter(path: str | os.PathLike[str]) -> tuple[LinearAdapter, AdapterHeader | None]:
+    """Read an adapter, on the CPU, in evaluation mode, from a path or a name of the weights catalogue.
+
+    The header is None for the authors' files, which have none; ours is also kept as `adapter.header`.
+
+    Raises:
+        ModelInputError: no such file, not an adapter, truncated, or not what it was when it was written.
+    """
+    file = find_weights(path)
+    if file.suffix in TORCH_SUFFIXES:
+        state, header = _read_published(file), None
+    else:
+        state, metadata = read_tensors(file)
+        header = _read_header(metadata, file)
+    adapter = _from_state(state, file)
+    adapter.header = header
+    adapter.trained_on = header.trained_on if header else ()
+    return adapter.eval(), header
+
+
+def trained_adapter(path: str | os.PathLike[str], trained_on: Sequence[str] = ()) -> LinearAdapter:
+    """The adapter alone, as a model is built from; `trained_on` says for a file without header what it learnt from.
+
+    Raises:
+        ModelInputError: as `load_adapter`, and where `trained_on` contradicts the file's own header.
+    """
+    adapter, header = load_adapter(path)
+    if trained_on and header and set(trained_on) != set(header.trained_on):
+        raise ModelInputError(
+            f"expected the adapter {path} to be trained on {', '.join(trained_on)}, but its header says "
+            f"{', '.join(header.trained_on)}; leave trained_on empty for a file with a header"
+        )
+    if not header:
+        adapter.trained_on = tuple(trained_on)
+    return adapter
+
+
+def check_adapter_fits(adapter: LinearAdapter, backbone: ClipBackbone) -> None:
+    """Refuse an adapter that was made for other tokens than these.
+
+    Raises:
+        ModelInputError: other widths; or the adapter's header says another backbone, stages, activation or weights.
+    """
+    if not isinstance(backbone, ClipBackbone) or not isinstance(adapter, LinearAdapter):
+        raise ModelInputError(
+            f"expected a ClipBackbone and a LinearAdapter, got {type(backbone).__name__} and {type(adapter).__name__}; "
+            "choose weights that have both, for example weights=tiny"
+        )
+    got: dict[str, Any] = {"stage widths": adapter.stage_widths, "embed_dim": adapter.embed_dim}
+    expected: dict[str, Any] = {"stage widths": backbone.stage_widths, "embed_dim": backbone.embed_dim}
+    if header := adapter.header:
+        got |= {"backbone": header.backbone, "stages": header.stages, "activation": header.activation}
+        expected |= {"backbone": backbone.name, "stages": backbone.stages, "activation": backbone.activation}
+        if header.backbone_fingerprint:
+            got["weights"], expected["weights"] = header.backbone_fingerprint, backbone.fingerprint
+    if wrong := [key for key in expected if got[key] != expected[key]]:
+        raise ModelInputError(
+            "expected an adapter made for the backbone it is used with; "
+            + "; ".join(f"{key}: the backbone has {expected[key]}, the adapter {got[key]}" for key in wrong)
+            + "; choose the adapter that belongs to these weights, or set the backbone's name, stages and activation "
+            "to the adapter's"
+        )
+
+
+def _read_header(metadata: Mapping[str, str], file: Path) -> AdapterHeader:
+    if metadata.get("format") != ADAPTER_FORMAT:
+        raise ModelInputError(
+            f"expected {file} to be an adapter checkpoint (format {ADAPTER_FORMAT!r} in its header), got "
+            f"{metadata.get('format', 'no format')!r}; name the adapter's file, not that of the encoder"
+        )
+    return from_metadata(AdapterHeader, metadata, file)
+
+
+def _read_published(file: Path) -> dict[str, Tensor]:
+    """The 8 tensors under the single key of the authors' files; nothing in the file is executed."""
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ModelInputError(
+            f"expected {file} to be a PyTorch checkpoint of tensors, got one that cannot be read ({reason}); it is "
+            "truncated, or not a checkpoint: fetch it again"
+        ) from error
+    if not isinstance(content, dict) or PUBLISHED_KEY not in content:
+        found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
+        raise ModelInputError(
+            f"expected {file} to hold the key {PUBLISHED_KEY!r} like the published APRIL-GAN adapters, found: {found}; "
+            "name a file of adapters, not of a whole CLIP"
+        )
+    return content[PUBLISHED_KEY]
+
+
+def _from_state(state: Mapping[str, Tensor], file: Path) -> LinearAdapter:
+    """The adapter whose sizes the tensors have: `fc.{n}.weight` (D, C_n) and `fc.{n}.bias` (D,), n from 0."""
+    num_stages = max(1, len({name.split(".")[1] for name in state if name.startswith("fc.")}))
+    wanted = {f"fc.{n}.{part}" for n in range(num_stages) for part in ("weight", "bias")}
+    if set(state) != wanted:
+        missing, extra = sorted(wanted - set(state)), sorted(set(state) - wanted)
+        raise ModelInputError(
+            f"expected {file} to hold the tensors fc.0.weight, fc.0.bias, fc.1.weight and so on, without a gap; "
+            f"missing: {', '.join(missing[:6]) or 'none'}, not expected: {', '.join(extra[:6]) or 'none'}"
+        )
+    weights = [state[f"fc.{n}.weight"] for n in range(num_stages)]
+    shapes = [tuple(weight.shape) for weight in weights]
+    biases = [tuple(state[f"fc.{n}.bias"].shape) for n in range(num_stages)]
+    if any(len(shape) != 2 for shape in shapes) or set(biases) != {(shapes[0][0],)} or len({s[0] for s in shapes}) != 1:
+        raise ModelInputError(
+            f"expected {file} to hold weights (D, C) and biases (D,) of one D, got weights {shapes} and biases {biases}"
+        )
+    adapter = LinearAdapter([shape[1] for shape in shapes], shapes[0][0])
+    adapter.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    return adapter

@@ -1,0 +1,274 @@
+"""APRIL-GAN, improved: CLIP, one linear adapter per stage, words for normal and anomalous, memory banks of references.
+
+X. Chen, Y. Han, J. Zhang: A Zero-/Few-Shot Anomaly Classification and Segmentation Method for CVPR 2023 VAND
+Workshop Challenge Tracks 1&2 (arXiv 2305.17382). Maps are the published ones. Departs from the paper:
+
+* One encoder pass per image serves the image score, the adapters and the memory banks.
+* The few-shot image score needs no test set: the memory part is calibrated on the references alone. The scalars
+  `text_score` and `map_max` let the published test-set scaling be applied outside.
+* Options, off by default: the zero-shot score sees the map, smoothed memory tokens, a choice of memory stages and
+  weight, defects named in words, clean category names.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from models.base import AnomalyModel, Prediction
+from models.clip_adapter.adapter import LinearAdapter, stage_probabilities
+from models.clip_adapter.backbone import ClipBackbone
+from models.clip_adapter.checkpoint import check_adapter_fits
+from models.clip_adapter.features import ImageFeatures
+from models.clip_adapter.memory_bank import MAX_ELEMENTS, CategoryMemory, MemoryBank
+from models.clip_adapter.text import PromptEnsemble
+from models.errors import ModelInputError
+
+REFERENCES_AT_ONCE = 8
+
+
+@dataclass
+class Evidence:
+    """What is known of B images before it is made into a score.
+
+    `text_scores` (B,) in [0, 1]; `zero_shot_maps` (B, S, S) in [0, number of stages];
+    `memory_maps` (B, S, S) >= 0, or None without references.
+    """
+
+    text_scores: Tensor
+    zero_shot_maps: Tensor
+    memory_maps: Tensor | None = None
+
+
+@dataclass
+class Fitted:
+    """What was learnt of a category: its banks, the references' own leave-one-out evidence and map maximum."""
+
+    memory: CategoryMemory
+    evidence: Evidence
+    typical_max: Tensor
+
+
+class ClipAdapter(AnomalyModel):
+    """Zero-shot maps from words, few-shot maps from words and references.
+
+    Args:
+        backbone: the frozen CLIP.
+        adapter: trained on this backbone's stages.
+        prompts: words for normal and anomalous.
+        map_weight: share of the zero-shot map in the zero-shot image score; 0 as published.
+        map_top_share: the map enters by the mean of this share of its highest pixels; 0 for its maximum.
+        memory_stages: stages whose tokens are remembered; all of the backbone's by default, as published.
+        memory_weight: weight of the memory map beside the zero-shot map; 1 as published.
+        memory_smoothing: side in tokens (odd) of the window averaged before remembering; 1 as published.
+        memory_score_weight: share of the calibrated map maximum in the few-shot image score.
+        memory_score_map: which map's maximum m is calibrated: "combined", as published, or "memory" alone.
+        calibration_exponent: k of m^k / (m^k + mu^k), mu being the references' typical leave-one-out maximum.
+        own_window: with one reference, it is scored against itself without a window of this share of the side.
+        max_elements: largest similarity matrix held at a time, in elements.
+    """
+
+    def __init__(
+        self,
+        backbone: ClipBackbone,
+        adapter: LinearAdapter,
+        prompts: PromptEnsemble,
+        *,
+        map_weight: float = 0.0,
+        map_top_share: float = 0.0,
+        memory_stages: Sequence[int] | None = None,
+        memory_weight: float = 1.0,
+        memory_smoothing: int = 1,
+        memory_score_weight: float = 0.5,
+        memory_score_map: Literal["combined", "memory"] = "combined",
+        calibration_exponent: float = 4.0,
+        own_window: float = 0.15,
+        max_elements: int = MAX_ELEMENTS,
+    ):
+        super().__init__()
+        check_adapter_fits(adapter, backbone)
+        self.backbone = backbone
+        self.adapter = adapter
+        self.prompts = prompts
+        self.preprocess = backbone.preprocess
+        self.map_weight = _checked("map_weight", map_weight, 0 <= map_weight <= 1, "between 0 and 1")
+        self.map_top_share = _checked("map_top_share", map_top_share, 0 <= map_top_share <= 1, "between 0 and 1")
+        self.memory_stages = self._checked_memory_stages(memory_stages)
+        self.memory_weight = _checked("memory_weight", memory_weight, memory_weight >= 0, "at least 0")
+        odd = memory_smoothing >= 1 and memory_smoothing % 2 == 1
+        self.memory_smoothing = _checked("memory_smoothing", memory_smoothing, odd, "odd, 1 or more")
+        share = 0 <= memory_score_weight <= 1
+        self.memory_score_weight = _checked("memory_score_weight", memory_score_weight, share, "between 0 and 1")
+        known = memory_score_map in ("combined", "memory")
+        self.memory_score_map = _checked("memory_score_map", memory_score_map, known, '"combined" or "memory"')
+        steep = calibration_exponent > 0
+        self.calibration_exponent = _checked("calibration_exponent", calibration_exponent, steep, "above 0")
+        self.own_window = _checked("own_window", own_window, 0 <= own_window < 1, "at least 0 and below 1")
+        self.max_elements = _checked("max_elements", max_elements, max_elements >= 1, "at least 1")
+        self._texts: dict[tuple[PromptEnsemble, str, torch.device], Tensor] = {}
+        self._fitted: dict[str, Fitted] = {}
+
+    @torch.no_grad()
+    def fit(self, references: Tensor, category: str) -> None:
+        """Remember (K, 3, S, S) preprocessed normal images of a category, and calibrate its image score on them."""
+        if len(references) == 0:
+            raise ModelInputError(f"expected at least one reference image of {category!r}, got none")
+        features = ImageFeatures.cat(
+            [self.backbone.encode_image(part) for part in references.split(REFERENCES_AT_ONCE)]
+        )
+        memory = self._remember(features)
+        evidence = self._zero_shot(features, [category] * len(references))
+        left_out = [memory.maps(features[i : i + 1], leave_out=i) for i in range(len(references))]
+        evidence.memory_maps = torch.cat(left_out)
+        self._fitted[category] = Fitted(memory, evidence, self._score_maxima(evidence).mean())
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, categories: Sequence[str]) -> Prediction:
+        """Score (B, 3, S, S) preprocessed images of B named categories: one encoder pass.
+
+        Raises:
+            KeyError: once `fit` was called, for a category that was not fitted.
+            ModelInputError: images of another shape, or not one category per image.
+        """
+        if isinstance(categories, str) or len(categories) != len(images):
+            raise ModelInputError(f"expected one category for each of {len(images)} images, got {categories!r}")
+        fitted = [self._fitted_category(category) for category in categories] if self._fitted else None
+        features = self.backbone.encode_image(images)
+        evidence = self._zero_shot(features, categories)
+        if fitted is None:
+            return self._prediction(evidence)
+        evidence.memory_maps = self._memory_maps(features, categories)
+        return self._prediction(evidence, torch.stack([known.typical_max for known in fitted]))
+
+    @torch.no_grad()
+    def reference_prediction(self, category: str) -> Prediction:
+        """The K references of a category, each scored with its own tokens left out of the banks."""
+        fitted = self._fitted_category(category)
+        return self._prediction(fitted.evidence, fitted.typical_max)
+
+    @property
+    def protocol(self) -> dict[str, str | int | float | bool]:
+        """Labels of every number made with this model."""
+        top = f"mean of the top {self.map_top_share:g} of pixels" if self.map_top_share else "maximum"
+        zero_shot = "text probability (Eq. 1)"
+        if self.map_weight:
+            zero_shot = f"{1 - self.map_weight:g} {zero_shot} + {self.map_weight:g} {top} of the map / number of stages"
+        share, k = self.memory_score_weight, self.calibration_exponent
+        return {
+            "method": "clip_adapter (APRIL-GAN)",
+            "backbone": self.backbone.name,
+            "backbone_weights": self.backbone.weights,
+            "activation": self.backbone.activation,
+            "model_image_size": self.backbone.image_size,
+            "stages": " ".join(map(str, self.backbone.stages)),
+            "precision": self.backbone.precision,
+            "adapter_trained_on": ", ".join(self.adapter.trained_on) or "not stated in the file",
+            "map": "sum over stages of the abnormal probability (Eq. 3)",
+            "few_shot_map": f"zero-shot map + {self.memory_weight:g} x sum of 1 - cosine to the nearest reference "
+            f"token (Eq. 4), stages {' '.join(map(str, self.memory_stages))}, smoothing {self.memory_smoothing}",
+            "image_score": f"zero-shot: {zero_shot}; with references: {1 - share:g} zero-shot + {share:g} m^{k:g} / "
+            f"(m^{k:g} + mu^{k:g}), m the maximum of the {self.memory_score_map} map",
+            "few_shot_calibration": "mu is the mean of m over the references, each left out of the memory; a single "
+            f"reference without a window of {self.own_window:g} of the side around each token",
+        }
+
+    def _zero_shot(self, features: ImageFeatures, categories: Sequence[str]) -> Evidence:
+        """Eq. 1 on the embedding and Eq. 3 on the stages."""
+        text = torch.stack([self._text(category, features.embedding.device) for category in categories])  # (B, D, 2)
+        embedding = features.embedding[:, None]  # one token to an image
+        text_scores = stage_probabilities(embedding, text, (1, 1), 1)[:, 1, 0, 0]
+        adapted = self.adapter(features.stages)
+        size = self.backbone.image_size
+        stage_maps = [
+            stage_probabilities(tokens, text, grid, size)[:, 1]
+            for tokens, grid in zip(adapted, features.grids, strict=True)
+        ]
+        return Evidence(text_scores, torch.stack(stage_maps).sum(dim=0))
+
+    def _text(self, category: str, device: torch.device) -> Tensor:
+        """Text features, computed once per category, prompts and device."""
+        key = (self.prompts, category, device)
+        if key not in self._texts:
+            self._texts[key] = self.prompts.text_features(self.backbone, category)
+        return self._texts[key]
+
+    def _remember(self, features: ImageFeatures) -> CategoryMemory:
+        positions = [self.backbone.stages.index(stage) for stage in self.memory_stages]
+        banks = [
+            MemoryBank(
+                features.stages[position], features.grids[position], smoothing=self.memory_smoothing,
+                own_window=self.own_window, max_elements=self.max_elements,
+            )
+            for position in positions
+        ]  # fmt: skip
+        return CategoryMemory(banks, positions, self.backbone.image_size)
+
+    def _memory_maps(self, features: ImageFeatures, categories: Sequence[str]) -> Tensor:
+        """Each image against the references of its own category."""
+        maps = [
+            self._fitted[category].memory.maps(features[i : i + 1]) for i, category in enumerate(categories)
+        ]  # fmt: skip
+        return torch.cat(maps)
+
+    def _prediction(self, evidence: Evidence, typical_max: Tensor | None = None) -> Prediction:
+        maps = self._combined(evidence)
+        scores = self._zero_shot_scores(evidence)
+        if typical_max is not None:
+            calibrated = hill(self._score_maxima(evidence), typical_max, self.calibration_exponent)
+            scores = torch.lerp(scores, calibrated, self.memory_score_weight)
+        return Prediction(maps, scores, {"text_score": evidence.text_scores, "map_max": maps.amax(dim=(1, 2))})
+
+    def _combined(self, evidence: Evidence) -> Tensor:
+        if evidence.memory_maps is None:
+            return evidence.zero_shot_maps
+        return evidence.zero_shot_maps + self.memory_weight * evidence.memory_maps
+
+    def _score_maxima(self, evidence: Evidence) -> Tensor:
+        """The m of each image, (B,)."""
+        assert evidence.memory_maps is not None
+        maps = self._combined(evidence) if self.memory_score_map == "combined" else evidence.memory_maps
+        return maps.amax(dim=(1, 2))
+
+    def _zero_shot_scores(self, evidence: Evidence) -> Tensor:
+        if self.map_weight == 0:
+            return evidence.text_scores
+        pixels = evidence.zero_shot_maps.flatten(1) / len(self.backbone.stages)
+        count = max(1, round(self.map_top_share * pixels.shape[1]))
+        return torch.lerp(evidence.text_scores, pixels.topk(count, dim=1).values.mean(dim=1), self.map_weight)
+
+    def _fitted_category(self, category: str) -> Fitted:
+        if category not in self._fitted:
+            known = ", ".join(self._fitted) or "none"
+            raise KeyError(f"expected a category with references, got {category!r}; fitted: {known}; call `fit` for it")
+        return self._fitted[category]
+
+    def _checked_memory_stages(self, stages: Sequence[int] | None) -> tuple[int, ...]:
+        chosen = self.backbone.stages if stages is None else tuple(stages)
+        known = bool(chosen) and set(chosen) <= set(self.backbone.stages) and len(set(chosen)) == len(chosen)
+        return _checked("memory_stages", chosen, known, f"among the backbone's {list(self.backbone.stages)}, each once")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move what was learnt along with the parameters (`to`, `cuda`, `cpu`)."""
+        super()._apply(fn, recurse)
+        self._texts.clear()
+        device = next(self.adapter.parameters()).device
+        for fitted in self._fitted.values():
+            fitted.memory.to(device)
+            fitted.typical_max = fitted.typical_max.to(device)
+            for name, tensor in vars(fitted.evidence).items():
+                setattr(fitted.evidence, name, tensor.to(device))
+        return self
+
+
+def hill(values: Tensor, half: Tensor, exponent: float) -> Tensor:
+    """values^k / (values^k + half^k) for values >= 0: 0 at 0, 0.5 where a value equals `half`, towards 1 beyond."""
+    tiny = torch.finfo(values.dtype).tiny
+    return torch.sigmoid(exponent * (values.clamp(min=tiny).log() - half.clamp(min=tiny).log()))
+
+
+def _checked(name: str, value: Any, good: bool, expected: str) -> Any:
+    if not good:
+        raise ModelInputError(f"expected {name} to be {expected}, got {value!r}")
+    return value

@@ -1,0 +1,226 @@
+"""Weight files by name: what they are, where they lie, and that they are what they should be.
+
+`python -m models.weights.registry` lists the catalogue; with `--fetch NAME` it downloads one file and checks it; with
+`--record tiny`, after retraining, it notes the new size and sha256 of the shipped files so named.
+"""
+
+import argparse
+import difflib
+import hashlib
+import os
+import re
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from models.errors import ModelInputError
+
+CATALOGUE = Path(__file__).with_name("catalogue.yaml")
+FOLDER_VARIABLE = "VANDKIT_WEIGHTS"
+_verified: set[tuple[str, int, int, str]] = set()
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """One entry of catalogue.yaml: a file that ships with the project (`file`) or that is fetched (`url`).
+
+    `sha256` is over the content; `git_blob`, where only that is known, is git's own SHA-1 of it.
+    """
+
+    name: str
+    what: str
+    licence: str
+    source: str
+    file: str | None = None
+    url: str | None = None
+    size: int | None = None
+    sha256: str | None = None
+    git_blob: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies: beside the catalogue, or in the folder of fetched files."""
+        if self.file:
+            return CATALOGUE.parent / self.file
+        return fetched_folder() / f"{self.name}{Path(self.url or '').suffix}"
+
+
+def fetched_folder() -> Path:
+    """The folder of fetched files: VANDKIT_WEIGHTS, or ~/.cache/vandkit/weights."""
+    return Path(os.environ.get(FOLDER_VARIABLE) or "~/.cache/vandkit/weights").expanduser()
+
+
+def catalogue() -> dict[str, WeightFile]:
+    """All entries by name."""
+    entries = yaml.safe_load(CATALOGUE.read_text(encoding="utf-8")) or {}
+    return {name: WeightFile(name=name, **fields) for name, fields in entries.items()}
+
+
+def weights_path(name: str) -> Path:
+    """The verified file of a catalogue entry.
+
+    Raises:
+        ModelInputError: no such entry, no such file, or a file of another size or content than recorded.
+    """
+    entries = catalogue()
+    if name not in entries:
+        raise ModelInputError(f"expected a name of the weights catalogue, got {name!r}; {_suggest(name, entries)}")
+    entry = entries[name]
+    if not entry.path.is_file():
+        raise ModelInputError(f"expected the weights {name!r} at {entry.path}, found no file; {_remedy(entry)}")
+    _verify(entry, entry.path)
+    return entry.path
+
+
+def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
+    """The file behind a catalogue name (verified) or a path (which must exist).
+
+    Raises:
+        ModelInputError: neither, or a catalogue file that is missing or not what was recorded.
+    """
+    entries = catalogue()
+    if str(name_or_path) in entries:
+        return weights_path(str(name_or_path))
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return path
+    raise ModelInputError(
+        f"expected a weights file or a name of the weights catalogue, got {str(name_or_path)!r}, which is neither; "
+        f"check the path, or {_suggest(str(name_or_path), entries)}"
+    )
+
+
+def fetch(name: str) -> Path:
+    """Download the file of a catalogue entry into the folder of fetched files, verify it, return its path.
+
+    Raises:
+        ModelInputError: no such entry, an entry without address, an address that does not answer, other content.
+    """
+    entry = catalogue().get(name)
+    if entry is None or entry.url is None:
+        fetchable = [entry.name for entry in catalogue().values() if entry.url]
+        raise ModelInputError(
+            f"expected the name of a file to fetch, got {name!r}; can be fetched: {', '.join(fetchable)}"
+        )
+    entry.path.parent.mkdir(parents=True, exist_ok=True)
+    part = entry.path.with_name(entry.path.name + ".part")
+    try:
+        with urllib.request.urlopen(entry.url) as response, part.open("wb") as file:
+            shutil.copyfileobj(response, file, length=1 << 20)
+        _verify(entry, part)
+        part.replace(entry.path)
+    except urllib.error.URLError as error:
+        raise ModelInputError(
+            f"expected {entry.url} to answer, got: {error.reason}; try again, or put the file at {entry.path} by hand"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+    return entry.path
+
+
+def record(prefix: str) -> list[str]:
+    """Write the present size and sha256 of the shipped files whose entry begins with `prefix` into the catalogue.
+
+    Returns the names recorded; everything else in the catalogue, comments too, stays as it is.
+    """
+    text = CATALOGUE.read_text(encoding="utf-8")
+    shipped = [entry for entry in catalogue().values() if entry.file and entry.path.suffix != ".json"]
+    entries = [entry for entry in shipped if entry.name.startswith(prefix)]
+    for entry in entries:
+        if not entry.path.is_file():
+            raise ModelInputError(f"expected {entry.path} to record it, found no file; write it first")
+        text = _with_values(text, entry.name, entry.path.stat().st_size, _sha256(entry.path))
+    part = CATALOGUE.with_name(CATALOGUE.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(CATALOGUE)
+    return [entry.name for entry in entries]
+
+
+def _with_values(text: str, name: str, size: int, sha256: str) -> str:
+    block = re.compile(rf"^{re.escape(name)}:\n(?:(?: .*)?\n)*", re.MULTILINE)
+
+    def fill(match: re.Match[str]) -> str:
+        sized = re.sub(r"^  size:.*$", f"  size: {size}", match[0], flags=re.MULTILINE)
+        return re.sub(r"^  sha256:.*$", f"  sha256: {sha256}", sized, flags=re.MULTILINE)
+
+    return block.sub(fill, text, count=1)
+
+
+def _verify(entry: WeightFile, path: Path) -> None:
+    """Compare size and digest with the entry; once per process and state of the file. Configurations have none."""
+    if path.suffix == ".json":
+        return
+    status = path.stat()
+    key = (str(path), status.st_mtime_ns, status.st_size, f"{entry.sha256}{entry.git_blob}")
+    if key in _verified:
+        return
+    if not (entry.sha256 or entry.git_blob):
+        raise ModelInputError(
+            f"expected a sha256 for {entry.name!r} in {CATALOGUE}, found none, so {path} cannot be verified; record "
+            f"it with `python -m models.weights.registry --record {entry.name}`, or name the file by its path"
+        )
+    if entry.size is not None and status.st_size != entry.size:
+        kind = "is truncated" if status.st_size < entry.size else "was replaced"
+        raise ModelInputError(
+            f"expected {path} ({entry.name!r} of the weights catalogue) to have {entry.size:,} bytes, got "
+            f"{status.st_size:,}: the file {kind}; {_remedy(entry)}"
+        )
+    expected, got = (entry.sha256, _sha256(path)) if entry.sha256 else (entry.git_blob, _git_blob(path))
+    if got != expected:
+        raise ModelInputError(
+            f"expected {path} ({entry.name!r} of the weights catalogue) to have the digest {expected}, got {got}: the "
+            f"content was changed or damaged; {_remedy(entry)}"
+        )
+    _verified.add(key)
+
+
+def _remedy(entry: WeightFile) -> str:
+    if entry.url:
+        return f"fetch it with `python -m models.weights.registry --fetch {entry.name}` (from {entry.url})"
+    return (
+        f"it ships with the project: restore it with `git checkout -- {entry.path}`, or after retraining record it "
+        f"with `python -m models.weights.registry --record {entry.name}`"
+    )
+
+
+def _suggest(name: str, entries: dict[str, WeightFile]) -> str:
+    near = difflib.get_close_matches(name, entries, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"the catalogue has: {', '.join(entries)}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _git_blob(path: Path) -> str:
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """List, fetch or record weight files."""
+    parser = argparse.ArgumentParser(prog="python -m models.weights.registry", description=main.__doc__)
+    parser.add_argument("--fetch", metavar="NAME", help="download one file and check it")
+    parser.add_argument("--record", metavar="PREFIX", help="note the size and sha256 of the shipped files so named")
+    options = parser.parse_args(arguments)
+    try:
+        if options.fetch:
+            print(fetch(options.fetch))
+        elif options.record:
+            print("recorded:", ", ".join(record(options.record)) or "nothing (no shipped file is so named)")
+        else:
+            for entry in catalogue().values():
+                state = "here" if entry.path.is_file() else "not here"
+                print(f"{entry.name:24} {state:9} {entry.licence:12} {entry.what}")
+    except ModelInputError as error:
+        parser.exit(2, f"error: {error}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""The YAML of the CLIP adapter family: every key is an argument of what it names, and whole set-ups compose."""
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_object, instantiate
+from omegaconf import OmegaConf
+
+import tracks.config  # noqa: F401  (registers the schema)
+from models.clip_adapter.adapter import AdapterHeader, random_adapter
+from models.clip_adapter.checkpoint import save_adapter
+from models.clip_adapter.clip_weights import ClipHeader, save_clip
+from models.clip_adapter.model import ClipAdapter
+from models.errors import ModelInputError
+from tests.unit.clip_stand_ins import CONFIGS, SIZES, STAGES, random_clip
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+FILES = sorted(
+    path.relative_to(CONF).as_posix()
+    for path in [CONF / "model/clip_adapter.yaml", CONF / "prompts/april_gan.yaml", *(CONF / "weights").glob("*.yaml")]
+)
+EXPERIMENTS = ("april_gan_visa", "april_gan_mvtec")
+
+
+def targets(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node
+        for value in node.values():
+            yield from targets(value)
+
+
+def composed(*overrides: str) -> Any:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("zero_shot", overrides=list(overrides))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_key_is_an_argument_and_every_argument_has_a_key(file):
+    for node in targets(yaml.safe_load((CONF / file).read_text())):
+        signature = inspect.signature(get_object(node["_target_"]))
+        assert set(node) - {"_target_", "_convert_"} == set(signature.parameters), node["_target_"]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_defaults_of_the_model_are_those_of_the_constructor(file):
+    node = yaml.safe_load((CONF / file).read_text())
+    if node.get("_target_", "").endswith("ClipAdapter"):
+        for name, parameter in inspect.signature(ClipAdapter).parameters.items():
+            if parameter.default is not inspect.Parameter.empty:
+                assert node[name] == parameter.default, name
+
+
+def test_no_weights_file_names_a_path():
+    for path in (CONF / "weights").glob("*.yaml"):
+        for node in targets(yaml.safe_load(path.read_text())):
+            assert not any("/" in str(value) for value in node.values())
+
+
+def test_the_small_prompts_and_the_published_ones_differ_in_names_only():
+    tiny, openai = composed("weights=tiny"), composed("weights=openai_vitl14_336")
+    assert tiny.model.prompts.clean_names is True
+    assert openai.model.prompts.clean_names is False
+    assert tiny.model.prompts.templates == openai.model.prompts.templates
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments_are_the_published_set_up_and_cross_the_data_sets(name):
+    cfg = composed(f"experiment={name}", "data.root=/nowhere")
+    model = OmegaConf.to_container(cfg.model, resolve=True)
+    assert model["backbone"] == {
+        "_target_": "models.clip_adapter.backbone.load_backbone", "name": "ViT-L-14-336", "weights": "openai",
+        "image_size": 518, "stages": [6, 12, 18, 24], "activation": "gelu", "precision": "float32",
+    }  # fmt: skip
+    other = {"april_gan_visa": "mvtec", "april_gan_mvtec": "visa"}[name]
+    assert model["adapter"]["path"] == f"april_gan_{other}"
+    assert model["adapter"]["trained_on"] == [other]
+    assert model["prompts"]["clean_names"] is False
+    assert len(model["prompts"]["templates"]) == 35
+    assert cfg.data.name == name.removeprefix("april_gan_")
+    assert cfg.resolution == 518
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments_open_with_their_command_and_what_to_expect(name):
+    lines = (CONF / f"experiment/{name}.yaml").read_text().splitlines()
+    assert lines[0] == "# @package _global_"  # Hydra looks for it in the first line only
+    assert lines[1].startswith("# make zero-shot")
+    assert f"experiment={name}" in lines[1]
+    table = [line.split()[3:] for line in lines if line.startswith("#     ") and "shot" in line]
+    assert len(table) == 4
+    assert all(len(row) == 7 and all(0 < float(value) < 100 for value in row) for row in table)
+
+
+@pytest.mark.parametrize("kind", ["vit", "resnet"])
+def test_a_set_up_of_files_is_built_from_the_command_line(kind, tmp_path):
+    """The way of tiny: names of files and nothing else; size, stages and activation come from their headers."""
+    clip = random_clip(kind, SIZES[kind])
+    facts = {"backbone": kind, "stages": STAGES[kind], "image_size": SIZES[kind], "activation": "gelu"}
+    save_clip(
+        tmp_path / f"{kind}.safetensors", clip.state_dict(), CONFIGS[kind], ClipHeader(**facts, trained_on=("x",))
+    )
+    widths = {"vit": (48,) * 3, "resnet": (32, 64, 128)}[kind]
+    save_adapter(
+        tmp_path / "a.safetensors", random_adapter(widths, 24), AdapterHeader(**facts, trained_on=("synthetic",))
+    )
+    cfg = composed(
+        f"weights.backbone.name={tmp_path}/{kind}.json",
+        f"weights.backbone.weights={tmp_path}/{kind}.safetensors",
+        f"weights.adapter.path={tmp_path}/a.safetensors",
+        "prompts.defects=[scratch]",
+        "model.map_weight=0.5",
+    )
+    model = instantiate(cfg.model)
+    assert isinstance(model, ClipAdapter)
+    assert (model.backbone.stages, model.backbone.image_size) == (STAGES[kind], SIZES[kind])
+    assert model.prompts.clean_names
+    assert model.prompts.sentences("metal_nut")[1][-1] == "this is one metal nut with scratch in the scene."
+    prediction = model.predict(torch.zeros(1, 3, SIZES[kind], SIZES[kind]), ["metal_nut"])
+    assert prediction.anomaly_maps.shape == (1, SIZES[kind], SIZES[kind])
+    assert model.protocol["adapter_trained_on"] == "synthetic"
+
+
+def test_weights_none_are_no_weights_for_this_model():
+    with pytest.raises(Exception, match="choose weights that have both") as caught:
+        instantiate(composed("weights=none").model)
+    chain = (caught.value, caught.value.__cause__)
+    assert any(isinstance(error, ModelInputError) for error in chain)

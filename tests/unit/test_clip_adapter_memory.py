@@ -1,0 +1,124 @@
+"""Nearest reference tokens: the chunked search against the whole matrix in float64, exclusions against loops."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from models.clip_adapter.features import ImageFeatures
+from models.clip_adapter.memory_bank import CategoryMemory, MemoryBank, nearest_distance
+
+
+def unit(count: int, channels: int, seed: int) -> torch.Tensor:
+    return F.normalize(torch.randn(count, channels, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def whole_matrix(tokens: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
+    a, b = tokens.double(), bank.double()
+    cosine = (a @ b.T) / (a.norm(dim=-1)[:, None] * b.norm(dim=-1)[None])
+    return (1 - cosine).amin(dim=1).float()
+
+
+@pytest.mark.parametrize("max_elements", [1, 7, 50, 64, 1000, 10**9])
+def test_chunks_of_any_size_give_the_whole_matrix(max_elements):
+    tokens, bank = unit(23, 16, 0), unit(50, 16, 1)
+    assert_close(
+        nearest_distance(tokens, bank, max_elements=max_elements), whole_matrix(tokens, bank), rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("max_elements", [1, 7, 40, 64, 333])
+def test_no_matrix_is_larger_than_asked(max_elements, monkeypatch):
+    largest = []
+    matmul = torch.Tensor.__matmul__
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: largest.append(len(a) * b.shape[1]) or matmul(a, b))
+    nearest_distance(unit(23, 16, 0), unit(50, 16, 1), max_elements=max_elements)
+    assert max(largest) <= max_elements
+    assert sum(largest) == 23 * 50
+
+
+def test_a_token_of_the_bank_has_distance_0_and_its_opposite_2():
+    bank = unit(5, 8, 0)
+    assert_close(nearest_distance(bank, bank), torch.zeros(5), rtol=0, atol=1e-6)
+    assert_close(nearest_distance(-bank[:1], bank[:1]), torch.tensor([2.0]))
+    assert (nearest_distance(bank, bank) >= 0).all()
+
+
+def tokens_of(count: int, grid: tuple[int, int], channels: int = 6, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, grid[0] * grid[1], channels, generator=torch.Generator().manual_seed(seed))
+
+
+def test_distance_is_of_cosines_so_scale_does_not_matter():
+    references, images = tokens_of(2, (3, 4)), tokens_of(3, (3, 4), seed=1)
+    expected = whole_matrix(images.flatten(0, 1), references.flatten(0, 1)).view(3, 3, 4)
+    bank = MemoryBank(references * 7, (3, 4))
+    assert_close(bank.distance(images * 0.01), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_leaving_a_reference_out_is_a_bank_without_it(index):
+    references = tokens_of(3, (4, 4))
+    left_out = MemoryBank(references, (4, 4)).distance(references[index : index + 1], leave_out=index)
+    without = MemoryBank(references[[n for n in range(3) if n != index]], (4, 4))
+    assert_close(left_out, without.distance(references[index : index + 1]))
+    assert left_out.min() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("grid", "window", "radius"),
+    [((7, 7), 0.45, 2), ((7, 9), 0.3, 1), ((4, 4), 0.9, 1), ((5, 5), 0.9, 1), ((2, 2), 0.5, 0), ((37, 37), 0.15, 3)],
+)
+def test_a_single_reference_is_compared_outside_a_window(grid, window, radius):
+    references = tokens_of(1, grid)
+    bank = MemoryBank(references, grid, own_window=window, max_elements=97)
+    vectors = F.normalize(references[0].double(), dim=-1).view(*grid, -1)
+    expected = torch.empty(grid, dtype=torch.float64)
+    for y in range(grid[0]):
+        for x in range(grid[1]):
+            others = [
+                float(vectors[y, x] @ vectors[v, u])
+                for v in range(grid[0])
+                for u in range(grid[1])
+                if max(abs(v - y), abs(u - x)) > radius
+            ]
+            expected[y, x] = 1 - max(others)
+    assert_close(bank.distance(references, leave_out=0)[0], expected.float(), rtol=0, atol=1e-6)
+    assert torch.isfinite(bank.distance(references, leave_out=0)).all()
+
+
+def test_a_grid_of_one_token_has_nothing_to_leave_out():
+    references = tokens_of(1, (1, 1))
+    assert MemoryBank(references, (1, 1)).distance(references, leave_out=0).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_smoothing_is_the_local_mean_of_raw_tokens():
+    references, images = tokens_of(1, (4, 5)), tokens_of(1, (4, 5), seed=1)
+
+    def smooth(tokens: torch.Tensor) -> torch.Tensor:
+        grid = tokens[0].view(4, 5, -1)
+        rows = [
+            grid[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].flatten(0, 1).mean(dim=0)
+            for y in range(4)
+            for x in range(5)
+        ]
+        return torch.stack(rows)
+
+    expected = whole_matrix(smooth(images), smooth(references)).view(1, 4, 5)
+    got = MemoryBank(references, (4, 5), smoothing=3).distance(images)
+    assert_close(got, expected, rtol=0, atol=1e-6)
+    assert (got - MemoryBank(references, (4, 5)).distance(images)).abs().max() > 0.01
+
+
+def test_the_map_is_the_sum_over_stages_at_corner_aligned_places():
+    grids = ((4, 4), (2, 2))
+    references = [tokens_of(2, grid, seed=n) for n, grid in enumerate(grids)]
+    images = [tokens_of(3, grid, seed=5 + n) for n, grid in enumerate(grids)]
+    banks = [MemoryBank(tokens, grid) for tokens, grid in zip(references, grids, strict=True)]
+    features = ImageFeatures(torch.zeros(3, 2), tuple(images), grids)
+    maps = CategoryMemory(banks, (0, 1), size=7).maps(features)
+    distances = [bank.distance(tokens) for bank, tokens in zip(banks, images, strict=True)]
+    assert maps.shape == (3, 7, 7)
+    assert_close(maps[:, 0, 0], distances[0][:, 0, 0] + distances[1][:, 0, 0])
+    assert_close(maps[:, 6, 6], distances[0][:, 3, 3] + distances[1][:, 1, 1])
+    assert_close(maps[:, 0, 3], (distances[0][:, 0, 1] + distances[0][:, 0, 2]) / 2 + distances[1][:, 0].mean(dim=1))
+    assert_close(CategoryMemory(banks[1:], (1,), size=7).maps(features)[:, 0, 0], distances[1][:, 0, 0])

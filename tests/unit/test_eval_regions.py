@@ -1,0 +1,181 @@
+"""PRO against a slow re-derivation in exact fractions, one threshold and one region at a time."""
+
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from eval.errors import ScoringInputError
+from eval.histogram import ValueCounts
+from eval.regions import WHOLE, RegionCounts, covered_shares, label_regions, pro_from_counts
+
+
+def flood_regions(mask: np.ndarray) -> list[set[tuple[int, int]]]:
+    """The 8-connected regions of a mask, by walking from neighbour to neighbour."""
+    left = {(int(y), int(x)) for y, x in np.argwhere(mask)}
+    regions = []
+    while left:
+        region, edge = set(), [left.pop()]
+        while edge:
+            y, x = edge.pop()
+            region.add((y, x))
+            near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
+            left -= near
+            edge += near
+        regions.append(region)
+    return regions
+
+
+def slow_pro(maps: list[np.ndarray], masks: list[np.ndarray], limit: Fraction, thresholds: list | None = None) -> float:
+    """PRO by its definition in rational arithmetic, at every distinct value unless thresholds are given."""
+    thresholds = thresholds or sorted({float(v) for m in maps for v in m.ravel()}, reverse=True)
+    regions = [(m, region) for m, mask in zip(maps, masks, strict=True) for region in flood_regions(mask)]
+    normal = [float(v) for m, mask in zip(maps, masks, strict=True) for v in m[~mask]]
+    points = [(Fraction(0), Fraction(0))]
+    for threshold in thresholds:
+        rate = Fraction(sum(v >= threshold for v in normal), len(normal))
+        shares = [Fraction(sum(m[p] >= threshold for p in region), len(region)) for m, region in regions]
+        points.append((rate, sum(shares, Fraction(0)) / len(regions)))
+    area = Fraction(0)
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if x1 <= limit:
+            area += (x1 - x0) * (y0 + y1) / 2
+        elif x0 < limit:
+            at_limit = y0 + (y1 - y0) * (limit - x0) / (x1 - x0)
+            area += (limit - x0) * (y0 + at_limit) / 2
+    return float(area / limit)
+
+
+def pro(maps: list[np.ndarray], masks: list[np.ndarray], limit: float = 0.3) -> float:
+    pixels, regions = ValueCounts(), RegionCounts()
+    for anomaly_map, mask in zip(maps, masks, strict=True):
+        pixels.add(anomaly_map, mask)
+        regions.add(anomaly_map, mask)
+    return regions.pro(pixels.by_value()[1], limit)
+
+
+def random_category(seed: int, levels: int, images: int = 3) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Small maps of a few levels with several irregular regions each, one-pixel ones among them; the last is normal."""
+    rng = np.random.default_rng(seed)
+    masks = [rng.random((9, 11)) < 0.15 for _ in range(images - 1)] + [np.zeros((9, 11), dtype=bool)]
+    maps = [(rng.integers(0, levels, (9, 11)) + 2 * mask).astype(np.float16) for mask in masks]
+    return maps, masks
+
+
+def test_diagonal_neighbours_are_one_region() -> None:
+    mask = np.array([[1, 0, 0, 0, 1], [0, 1, 0, 0, 1], [0, 0, 0, 0, 0], [1, 0, 0, 1, 0]], dtype=bool)
+    labels, num_regions = label_regions(mask)
+    assert num_regions == 4
+    assert labels.shape == mask.shape
+    assert labels[0, 0] == labels[1, 1] != labels[0, 4]
+    np.testing.assert_array_equal(labels > 0, mask)
+    assert label_regions(np.zeros((3, 3), dtype=bool))[1] == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_regions_are_those_found_by_walking(seed: int) -> None:
+    mask = np.random.default_rng(seed).random((20, 20)) < 0.25
+    labels, num_regions = label_regions(mask)
+    ours = {frozenset(map(tuple, np.argwhere(labels == i).tolist())) for i in range(1, num_regions + 1)}
+    assert ours == {frozenset(region) for region in flood_regions(mask)}
+
+
+def test_every_region_weighs_the_same() -> None:
+    anomaly_map = np.array([[5, 1, 4, 4, 4, 4], [0, 0, 0, 0, 0, 0]], np.float16)
+    mask = np.array([[1, 0, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0]], dtype=bool)
+    assert pro([anomaly_map], [mask]) == 1.0
+    missed = np.where(mask & (anomaly_map == 5), np.float16(-1), anomaly_map)  # the one-pixel region is lost
+    assert pro([missed], [mask]) == 0.5
+    missed = np.where(mask & (anomaly_map == 4), np.float16(-1), anomaly_map)  # the four-pixel region is lost
+    assert pro([missed], [mask]) == 0.5
+
+
+@pytest.mark.parametrize("limit", [Fraction(3, 10), Fraction(1, 20), Fraction(1, 1)])
+@pytest.mark.parametrize("levels", [1, 2, 5, 60])
+@pytest.mark.parametrize("seed", range(3))
+def test_against_exact_fractions(seed: int, levels: int, limit: Fraction) -> None:
+    maps, masks = random_category(seed, levels)
+    assert pro(maps, masks, float(limit)) == pytest.approx(slow_pro(maps, masks, limit), abs=1e-11)
+
+
+def test_interpolated_at_the_limit() -> None:
+    """Ten normal pixels: rate and overlap go (0, 0), (0, 1/2), (1/5, 1/2), (3/5, 1): at 0.3 the overlap is 5/8."""
+    anomaly_map = np.array([[9, 7, 8, 8, 7, 7, 7, 7, 0, 0, 0, 0]], np.float16)
+    mask = np.array([[1, 1] + [0] * 10], dtype=bool)
+    expected = (0.2 * 0.5 + 0.1 * (0.5 + 0.625) / 2) / 0.3
+    assert pro([anomaly_map], [mask]) == pytest.approx(expected, abs=1e-12)
+    assert slow_pro([anomaly_map], [mask], Fraction(3, 10)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_limit_reached_exactly_takes_no_more() -> None:
+    """Rate 3/10 is a point of the curve, and what is found beyond it does not count."""
+    anomaly_map = np.array([[9, 1, 8, 8, 8, 0, 0, 0, 0, 0, 0, 0]], np.float16)
+    mask = np.array([[1, 1] + [0] * 10], dtype=bool)
+    assert pro([anomaly_map], [mask], 0.3) == pytest.approx(0.5, abs=1e-12)
+
+
+def test_constant_maps_are_chance() -> None:
+    maps, masks = random_category(0, 1)
+    flat = [np.full(m.shape, 3, np.float16) for m in maps]
+    assert pro(flat, masks) == pytest.approx(0.15, abs=1e-12)  # the diagonal up to 0.3
+    assert pro(flat, masks, 1.0) == pytest.approx(0.5, abs=1e-12)
+
+
+def test_pixels_of_normal_images_count_in_the_false_positive_rate() -> None:
+    """Three normal pixels outscore half of the region: of 4 normal pixels that is past the limit, of 16 it is not."""
+    anomaly_map = np.array([[9, 1, 8, 8, 8, 0]], np.float16)
+    mask = np.array([[1, 1, 0, 0, 0, 0]], dtype=bool)
+    quiet, nothing = np.zeros((1, 12), np.float16), np.zeros((1, 12), dtype=bool)
+    assert pro([anomaly_map], [mask]) == pytest.approx(0.5, abs=1e-12)
+    expected = (0.5 * 3 / 16 + 1.0 * (0.3 - 3 / 16)) / 0.3
+    assert pro([anomaly_map, quiet], [mask, nothing]) == pytest.approx(expected, abs=1e-12)
+
+
+def test_two_hundred_thresholds_are_not_enough() -> None:
+    """One hot pixel moves evenly spaced thresholds away from all the others; the exact curve hardly notices."""
+    maps, masks = random_category(2, 400)
+    maps = [m + np.float16(300) * mask for m, mask in zip(maps, masks, strict=True)]
+    hot = [m.copy() for m in maps]
+    hot[-1][0, 0] = 60_000
+    spaced = np.linspace(60_000, 0, 200).tolist()
+    exact = slow_pro(hot, masks, Fraction(3, 10))
+    assert abs(slow_pro(hot, masks, Fraction(3, 10), spaced) - exact) > 0.05
+    assert pro(hot, masks) == pytest.approx(exact, abs=1e-11)
+    assert pro(hot, masks) == pytest.approx(pro(maps, masks), abs=0.05)
+
+
+def test_shares_of_each_region_add_up_to_one_whole() -> None:
+    rng = np.random.default_rng(0)
+    regions = rng.permutation(np.concatenate([np.arange(1, 8), rng.integers(1, 8, 500)]))
+    ranks = rng.integers(0, 50, regions.size)
+    shares = covered_shares(ranks, regions, 50)
+    expected = [sum(np.mean(ranks[regions == r] == rank) for r in range(1, 8)) for rank in range(50)]
+    assert shares.sum() == 7 * WHOLE
+    np.testing.assert_allclose(shares / WHOLE, expected, atol=1e-11)
+
+
+def test_parts_add_up_bit_for_bit_in_any_order() -> None:
+    maps, masks = random_category(4, 30, images=8)
+    whole, merged = RegionCounts(), RegionCounts()
+    for anomaly_map, mask in zip(maps, masks, strict=True):
+        whole.add(anomaly_map, mask)
+    for index in [3, 0, 7, 5, 1, 6, 2, 4]:
+        part = RegionCounts()
+        part.add(maps[index], masks[index])
+        merged.merge(part)
+    np.testing.assert_array_equal(merged.shares, whole.shares)
+    assert merged.num_regions == whole.num_regions == sum(len(flood_regions(mask)) for mask in masks)
+
+
+@pytest.mark.parametrize("limit", [0, -0.1, 1.01, 30, float("nan")])
+def test_limits_outside_the_rate_are_refused(limit: float) -> None:
+    with pytest.raises(ScoringInputError, match="false positive rate"):
+        pro(*random_category(0, 3), limit)
+
+
+def test_no_region_or_no_normal_pixel_is_refused() -> None:
+    with pytest.raises(ScoringInputError, match="0 regions and 4 normal pixels"):
+        pro([np.zeros((2, 2), np.float16)], [np.zeros((2, 2), dtype=bool)])
+    with pytest.raises(ScoringInputError, match="1 regions and 0 normal pixels"):
+        pro_from_counts(np.zeros(3, np.int64), np.array([WHOLE, 0, 0]), 1, 0.3)

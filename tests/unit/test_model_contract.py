@@ -1,0 +1,213 @@
+"""What every AnomalyModel promises (models/base.py). A new model joins by one line in MODELS."""
+
+import inspect
+import json
+import pickle
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from torch.testing import assert_close
+
+from models.base import AnomalyModel
+from tests.unit.clip_stand_ins import small_model
+
+MODELS: dict[str, Callable[[], AnomalyModel]] = {
+    "clip_adapter_vit": partial(small_model, "vit"),
+    "clip_adapter_resnet": partial(small_model, "resnet"),
+    "clip_adapter_options": partial(
+        small_model, "vit", map_weight=0.5, map_top_share=0.01, memory_stages=[2, 4], memory_smoothing=3,
+        memory_score_map="memory",
+    ),
+}  # fmt: skip
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+@pytest.fixture(params=MODELS)
+def model(request) -> AnomalyModel:
+    return MODELS[request.param]()
+
+
+def pictures(count: int, seed: int = 0, size: tuple[int, int] = (70, 50)) -> list[PIL.Image.Image]:
+    generator = np.random.default_rng(seed)
+    return [PIL.Image.fromarray(generator.integers(0, 255, (*size, 3)).astype(np.uint8)) for _ in range(count)]
+
+
+def batch(model: AnomalyModel, count: int, seed: int = 0) -> torch.Tensor:
+    return torch.stack([model.preprocess(picture) for picture in pictures(count, seed)])
+
+
+def assert_same(a, b) -> None:
+    assert_close(a.anomaly_maps, b.anomaly_maps, **CLOSE)
+    assert_close(a.image_scores, b.image_scores, **CLOSE)
+    assert a.scalars.keys() == b.scalars.keys()
+    for name in a.scalars:
+        assert_close(a.scalars[name], b.scalars[name], **CLOSE)
+
+
+def fitted(model: AnomalyModel, order=("nut", "bolt"), shots: int = 2) -> AnomalyModel:
+    seeds = {"nut": 10, "bolt": 11}
+    for category in order:
+        model.fit(batch(model, shots, seeds[category]), category)
+    return model
+
+
+@pytest.mark.parametrize("with_references", [False, True])
+def test_shapes_types_and_finiteness(model, with_references):
+    if with_references:
+        fitted(model)
+    prediction = model.predict(batch(model, 3), ["nut", "bolt", "nut"])
+    assert prediction.anomaly_maps.ndim == 3
+    assert len(prediction.anomaly_maps) == 3
+    assert prediction.image_scores.shape == (3,)
+    for tensor in (prediction.anomaly_maps, prediction.image_scores, *prediction.scalars.values()):
+        assert tensor.dtype == torch.float32
+        assert len(tensor) == 3
+        assert torch.isfinite(tensor).all()
+    assert prediction.anomaly_maps.std() > 0
+    assert len(set(prediction.image_scores.tolist())) == 3
+
+
+@pytest.mark.parametrize("with_references", [False, True])
+def test_a_batch_of_four_equals_four_of_one(model, with_references):
+    if with_references:
+        fitted(model)
+    images, categories = batch(model, 4), ["nut", "bolt", "bolt", "nut"]
+    together = model.predict(images, categories)
+    for i, category in enumerate(categories):
+        single = model.predict(images[i : i + 1], [category])
+        assert_close(together.anomaly_maps[i : i + 1], single.anomaly_maps, **CLOSE)
+        assert_close(together.image_scores[i : i + 1], single.image_scores, **CLOSE)
+        for name, values in together.scalars.items():
+            assert_close(values[i : i + 1], single.scalars[name], **CLOSE)
+
+
+@pytest.mark.parametrize("with_references", [False, True])
+def test_predicting_twice_gives_the_same(model, with_references):
+    if with_references:
+        fitted(model)
+    images = batch(model, 2)
+    first, second = (model.predict(images, ["nut", "bolt"]) for _ in range(2))
+    assert torch.equal(first.anomaly_maps, second.anomaly_maps)
+    assert torch.equal(first.image_scores, second.image_scores)
+
+
+def test_the_order_of_fit_does_not_matter(model):
+    images = batch(model, 2)
+    one = fitted(model).predict(images, ["nut", "bolt"])
+    other = fitted(model, order=("bolt", "nut")).predict(images, ["nut", "bolt"])
+    assert_same(one, other)
+
+
+def test_fitting_again_replaces(model):
+    images = batch(model, 1)
+    expected = fitted(model, ["nut"]).predict(images, ["nut"])
+    model.fit(batch(model, 3, seed=77), "nut")
+    assert (model.predict(images, ["nut"]).anomaly_maps - expected.anomaly_maps).abs().max() > 1e-4
+    assert_same(fitted(model, ["nut"]).predict(images, ["nut"]), expected)
+
+
+def test_another_category_does_not_change_a_fitted_one(model):
+    images = batch(model, 1)
+    alone = fitted(model, ["nut"]).predict(images, ["nut"])
+    assert_same(fitted(model, ["bolt"]).predict(images, ["nut"]), alone)
+
+
+def test_an_unfitted_category_is_a_key_error_that_lists_the_fitted(model):
+    model.predict(batch(model, 1), ["screw"])  # zero-shot: every category is fine
+    fitted(model)
+    with pytest.raises(KeyError, match=r"screw.*nut, bolt"):
+        model.predict(batch(model, 2), ["nut", "screw"])
+    with pytest.raises(KeyError, match=r"screw.*nut, bolt"):
+        model.reference_prediction("screw")
+
+
+def test_references_change_the_prediction(model):
+    images = batch(model, 1)
+    before = model.predict(images, ["nut"])
+    after = fitted(model).predict(images, ["nut"])
+    assert (before.anomaly_maps - after.anomaly_maps).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("shots", [1, 2, 5])
+def test_references_are_scored_as_if_they_were_not_among_them(model, shots):
+    references = batch(model, shots, seed=10)
+    model.fit(references, "nut")
+    left_out = model.reference_prediction("nut")
+    remembered = model.predict(references, ["nut"] * shots)
+    assert left_out.anomaly_maps.shape == remembered.anomaly_maps.shape
+    assert left_out.image_scores.shape == (shots,)
+    assert left_out.scalars.keys() == remembered.scalars.keys()
+    assert (left_out.image_scores > remembered.image_scores).all()  # a known image is the most normal of all
+
+
+def test_a_reference_left_out_scores_as_a_test_image_of_the_others(model):
+    references = batch(model, 3, seed=10)
+    model.fit(references, "nut")
+    left_out = model.reference_prediction("nut").anomaly_maps
+    for i in range(3):
+        others = [n for n in range(3) if n != i]
+        model.fit(references[others], "nut")
+        assert_close(model.predict(references[i : i + 1], ["nut"]).anomaly_maps[0], left_out[i], **CLOSE)
+
+
+def test_input_is_not_changed(model):
+    references, images = batch(model, 2, seed=10), batch(model, 2)
+    copies = references.clone(), images.clone()
+    model.fit(references, "nut")
+    model.predict(images, ["nut", "nut"])
+    assert torch.equal(references, copies[0])
+    assert torch.equal(images, copies[1])
+
+
+def test_it_works_under_inference_mode_and_after_it(model):
+    images = batch(model, 1)
+    with torch.inference_mode():
+        fitted(model)
+        inside = model.predict(images, ["nut"])
+    assert_same(model.predict(images, ["nut"]), inside)
+    model.reference_prediction("nut")
+
+
+def test_training_mode_changes_nothing(model):
+    images = batch(model, 2)
+    expected = model.predict(images, ["nut", "nut"])
+    assert_same(model.train().predict(images, ["nut", "nut"]), expected)
+    assert_same(model.eval().predict(images, ["nut", "nut"]), expected)
+
+
+def test_state_of_categories_is_not_saved(model):
+    before = set(model.state_dict())
+    assert set(fitted(model).state_dict()) == before
+
+
+def test_preprocess_is_picklable_and_of_one_shape(model):
+    preprocess = pickle.loads(pickle.dumps(model.preprocess))
+    wide, high = (preprocess(pictures(1, size=size)[0]) for size in ((40, 90), (300, 20)))
+    assert wide.shape == high.shape
+    assert wide.dtype == torch.float32
+
+
+def test_protocol_is_plain_and_independent_of_state(model):
+    before = model.protocol
+    assert json.loads(json.dumps(before)) == before
+    assert all(isinstance(value, str | int | float | bool) for value in before.values())
+    assert fitted(model).protocol == before
+
+
+def test_the_constructor_swallows_nothing(model):
+    kinds = {parameter.kind for parameter in inspect.signature(type(model).__init__).parameters.values()}
+    assert inspect.Parameter.VAR_KEYWORD not in kinds
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_gpu_gives_the_same_and_moves_what_was_learnt(model):
+    images = batch(model, 2)
+    expected = fitted(model).predict(images, ["nut", "bolt"])
+    model.to("cuda")
+    got = model.predict(images.to("cuda"), ["nut", "bolt"])
+    assert_close(got.anomaly_maps.cpu(), expected.anomaly_maps, rtol=1e-3, atol=1e-3)
+    assert_close(got.image_scores.cpu(), expected.image_scores, rtol=1e-3, atol=1e-3)

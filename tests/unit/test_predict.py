@@ -1,0 +1,345 @@
+"""`predict` on folders of photos made here, with a model that calls bright pixels anomalous."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import tifffile
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from models.base import AnomalyModel, Prediction
+from models.errors import ModelInputError
+from tracks.cli import CONF
+from tracks.errors import TrackInputError
+from tracks.judge import _load_ahead
+from tracks.predict import predict, split_words, weights_threshold
+
+SIDE = 16
+
+
+class Brightness(AnomalyModel):
+    """The map is the brightness in [0, 1], less the brightest pixel of the references; the score is its maximum."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.largest_batch = {}, 0
+
+    @staticmethod
+    def preprocess(image):
+        grey = np.asarray(image.convert("L").resize((SIDE, SIDE), PIL.Image.Resampling.NEAREST), dtype=np.float32)
+        return torch.from_numpy(grey / 255).expand(3, SIDE, SIDE).clone()
+
+    def fit(self, references, category):
+        self.seen[category] = references
+
+    def predict(self, images, categories):
+        if self.seen and not set(categories) <= set(self.seen):
+            raise KeyError(categories)
+        self.largest_batch = max(self.largest_batch, len(images))
+        maps = images.mean(dim=1)
+        return Prediction(maps, maps.amax(dim=(1, 2)))
+
+    def reference_prediction(self, category):
+        return self.predict(self.seen[category], [category] * len(self.seen[category]))
+
+    @property
+    def protocol(self):
+        return {}
+
+
+def save_photo(path, level, size=(40, 30), spot=None):
+    """A photo of (width, height) at one grey level, with a white or other square."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.full((size[1], size[0], 3), level, dtype=np.uint8)
+    if spot is not None:
+        pixels[size[1] // 2 :, size[0] // 2 :] = spot
+    PIL.Image.fromarray(pixels).save(path)
+
+
+def settings(tmp_path, **changes):
+    known = {
+        "model": {},
+        "prompts": {"defects": []},
+        "images": str(tmp_path / "photos"),
+        "references": None,
+        "category": "steel bracket",
+        "recursive": True,
+        "bit_depth": None,
+        "threshold": None,
+        "false_alarm_rate": 0.05,
+        "batch_size": 2,
+        "workers": 2,
+        "device": "cpu",
+        "out": str(tmp_path / "out"),
+        "outputs": str(tmp_path / "outputs"),
+    }
+    return OmegaConf.create({**known, **changes})
+
+
+@pytest.fixture
+def model(monkeypatch):
+    model = Brightness()
+    monkeypatch.setattr("tracks.predict.instantiate", lambda node: model)
+    return model
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three photos of different sizes: a dark one, one with a white spot, one in a folder below."""
+    save_photo(tmp_path / "photos/good.png", 51)
+    save_photo(tmp_path / "photos/bad, with comma.png", 51, (61, 35), spot=255)
+    save_photo(tmp_path / "photos/below/good.jpg", 64, (20, 50))
+    return tmp_path / "photos"
+
+
+def table(folder):
+    with (folder / "predictions.csv").open(newline="") as file:
+        return {row["file"]: row for row in csv.DictReader(file)}
+
+
+def test_zero_shot_writes_a_row_a_map_and_an_overlay_for_each_photo(tmp_path, photos, model, capsys):
+    verdicts = predict(settings(tmp_path))
+    rows = table(tmp_path / "out")
+    assert {name: row["verdict"] for name, row in rows.items()} == {
+        "bad, with comma.png": "DEFECT", "below/good.jpg": "OK", "good.png": "OK"
+    }  # fmt: skip
+    assert list(rows) == [verdict.name for verdict in verdicts]
+    assert list(rows["good.png"]) == ["file", "score", "verdict", "threshold", "map", "overlay", "note"]
+    assert float(rows["good.png"]["score"]) == pytest.approx(51 / 255)
+    assert {row["threshold"] for row in rows.values()} == {"0.5"}
+    for name, row in rows.items():
+        width, height = PIL.Image.open(photos / name).size
+        anomaly_map = tifffile.imread(tmp_path / "out" / row["map"])
+        assert (anomaly_map.shape, anomaly_map.dtype) == ((height, width), np.float16)
+        assert PIL.Image.open(tmp_path / "out" / row["overlay"]).width == width
+    assert model.seen == {}, "no references, no fit"
+    printed = capsys.readouterr().out
+    assert "DEFECT      bad, with comma.png" in printed
+    assert "3 photos: 1 DEFECT, 2 OK, 0 unreadable" in printed
+    assert "0.5, a convention" in printed
+
+
+def test_the_map_is_where_the_photo_is_bright_and_the_good_overlay_is_the_photo(tmp_path, photos, model):
+    predict(settings(tmp_path))
+    anomaly_map = tifffile.imread(tmp_path / "out/maps/bad, with comma.png.tiff")
+    assert anomaly_map[-1, -1] == 1.0
+    assert anomaly_map[0, 0] == pytest.approx(0.2, abs=1e-3)
+    overlay = np.asarray(PIL.Image.open(tmp_path / "out/overlays/good.png.png"))[:30]
+    np.testing.assert_array_equal(overlay, np.asarray(PIL.Image.open(photos / "good.png")))
+    bad = np.asarray(PIL.Image.open(tmp_path / "out/overlays/bad, with comma.png.png"))
+    assert (bad[30, 55] != 255).any()
+    assert (bad[2, 2] == 51).all()
+
+
+def test_with_references_the_threshold_is_fitted_on_them_alone(tmp_path, photos, model):
+    for index, level in enumerate((60, 70, 66, 80)):
+        save_photo(tmp_path / f"refs/{index}.png", level)
+    predict(settings(tmp_path, references=str(tmp_path / "refs")))
+    assert model.seen["steel bracket"].shape == (4, 3, SIDE, SIDE)
+    fitted = json.loads((tmp_path / "out/threshold.json").read_text())
+    scores = np.array([60, 70, 66, 80]) / 255
+    assert fitted["value"] == pytest.approx(scores.mean() + 2.3534 * 1.25**0.5 * scores.std(ddof=1), rel=1e-4)
+    assert fitted["highest_normal"] == pytest.approx(80 / 255)
+    first = table(tmp_path / "out")
+    assert [row["verdict"] for row in first.values()].count("DEFECT") == 1
+    save_photo(photos / "another.png", 200)  # more photos change neither threshold nor the others' rows
+    predict(settings(tmp_path, references=str(tmp_path / "refs")))
+    second = table(tmp_path / "out")
+    assert second.pop("another.png")["verdict"] == "DEFECT"
+    assert second == first
+
+
+def test_a_score_between_the_references_and_the_threshold_is_unsure(tmp_path, photos, model):
+    for index, level in enumerate((20, 40, 30, 60)):
+        save_photo(tmp_path / f"refs/{index}.png", level)
+    predict(settings(tmp_path, references=str(tmp_path / "refs")))
+    row = table(tmp_path / "out")["below/good.jpg"]  # level 64
+    assert (row["verdict"], row["note"].split(":")[0]) == ("OK", "unsure")
+    assert table(tmp_path / "out")["good.png"]["note"] == ""
+
+
+def test_a_threshold_of_ones_own_and_the_verdict_at_it(tmp_path, photos, model):
+    predict(settings(tmp_path, threshold=1.0))
+    assert table(tmp_path / "out")["bad, with comma.png"]["verdict"] == "DEFECT"
+    predict(settings(tmp_path, threshold=1.001))
+    assert table(tmp_path / "out")["bad, with comma.png"]["verdict"] == "OK"
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 50])
+def test_one_unreadable_photo_costs_no_other(tmp_path, photos, model, batch_size, capsys):
+    (photos / "cut.png").write_bytes((photos / "good.png").read_bytes()[:60])
+    (photos / "empty.jpg").write_bytes(b"")
+    verdicts = predict(settings(tmp_path, batch_size=batch_size))
+    assert [verdict.name for verdict in verdicts if verdict.verdict == "unreadable"] == ["cut.png", "empty.jpg"]
+    rows = table(tmp_path / "out")
+    assert len(rows) == 5
+    assert "cut.png" in rows["cut.png"]["note"]
+    assert (rows["cut.png"]["score"], rows["cut.png"]["map"]) == ("", "")
+    assert float(rows["good.png"]["score"]) == pytest.approx(0.2)
+    assert "3 photos" not in (printed := capsys.readouterr().out)
+    assert "5 photos: 1 DEFECT, 2 OK, 2 unreadable" in printed
+
+
+def test_only_unreadable_photos_are_an_error(tmp_path, model):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.png").write_bytes(b"nothing")
+    with pytest.raises(TrackInputError, match=r"not one of 1 photos could be read.*a\.png"):
+        predict(settings(tmp_path))
+    assert table(tmp_path / "out")["a.png"]["verdict"] == "unreadable"
+
+
+def test_a_reference_that_does_not_decode_is_an_error(tmp_path, photos, model):
+    save_photo(tmp_path / "refs/a.png", 50)
+    (tmp_path / "refs/b.png").write_bytes(b"nothing")
+    with pytest.raises(TrackInputError, match=r"b\.png"):
+        predict(settings(tmp_path, references=str(tmp_path / "refs")))
+
+
+def test_running_again_replaces_what_is_there(tmp_path, photos, model):
+    predict(settings(tmp_path))
+    (photos / "good.png").unlink()
+    predict(settings(tmp_path))
+    found = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
+    assert found == [
+        "maps/bad, with comma.png.tiff", "maps/below/good.jpg.tiff",
+        "overlays/bad, with comma.png.png", "overlays/below/good.jpg.png",
+        "predictions.csv", "run.json", "threshold.json",
+    ]  # fmt: skip
+
+
+def test_the_folder_of_another_run_or_of_other_files_is_refused(tmp_path, photos, model):
+    predict(settings(tmp_path))
+    before = table(tmp_path / "out")
+    with pytest.raises(TrackInputError, match="category there"):
+        predict(settings(tmp_path, category="nut"))
+    assert table(tmp_path / "out") == before
+    with pytest.raises(TrackInputError, match="which holds other files"):
+        predict(settings(tmp_path, out=str(photos)))
+
+
+def test_an_output_folder_among_the_photos_is_not_judged(tmp_path, photos, model):
+    for _ in range(2):
+        verdicts = predict(settings(tmp_path, out=str(photos / "result")))
+        assert len(verdicts) == 3
+
+
+def test_the_default_output_folder_tells_settings_apart(tmp_path, photos, model):
+    predict(settings(tmp_path, out=None))
+    predict(settings(tmp_path, out=None, category="nut"))
+    predict(settings(tmp_path, out=None, category="nut"))
+    folders = [path for path in (tmp_path / "outputs/predict").iterdir() if not path.is_symlink()]
+    assert len(folders) == 2
+    assert all(folder.name.startswith("photos-") for folder in folders)
+    assert (tmp_path / "outputs/predict/latest/predictions.csv").is_file()
+
+
+def test_what_was_judged_stays_when_the_run_is_stopped(tmp_path, photos, model, monkeypatch):
+    def stops(images, categories, real=model.predict):
+        if model.largest_batch:
+            raise KeyboardInterrupt
+        return real(images, categories)
+
+    monkeypatch.setattr(model, "predict", stops)
+    with pytest.raises(KeyboardInterrupt):
+        predict(settings(tmp_path, batch_size=1))
+    assert len(table(tmp_path / "out")) == 1
+
+
+def test_batches_are_as_large_as_asked_for_and_loaded_at_most_one_ahead(tmp_path, photos, model):
+    for index in range(8):
+        save_photo(photos / f"more/{index}.png", 50)
+    predict(settings(tmp_path, batch_size=4))
+    assert model.largest_batch == 4
+
+    class Counting:
+        loaded = 0
+
+        def load_image(self):
+            Counting.loaded += 1
+            return PIL.Image.new("RGB", (8, 8))
+
+    batches = _load_ahead(model, [Counting()] * 40, batch_size=4, workers=2)
+    next(batches)
+    assert Counting.loaded <= 8
+    assert sum(len(batch) for batch in batches) == 36
+
+
+def test_a_name_that_is_no_unicode_does_not_stop_the_run(tmp_path, photos, model):
+    name = b"caf\xe9.png".decode("utf-8", "surrogateescape")
+    try:
+        save_photo(photos / name, 50)
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    assert name in [verdict.name for verdict in predict(settings(tmp_path))]
+    assert b"caf\xe9.png" in (tmp_path / "out/predictions.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"images": None}, "expected a folder of photos, got none"),
+        ({"images": ""}, "expected a folder of photos, got none"),
+        ({"images": "/no/such/folder"}, "/no"),
+        ({"references": "/no/such/folder"}, "/no"),
+        ({"batch_size": 0}, "batch_size and workers >= 1"),
+        ({"device": "cuda:99"}, "expected a device"),
+        ({"false_alarm_rate": 2}, "between 0 and 1"),
+    ],
+)
+def test_bad_settings_get_a_sentence(tmp_path, photos, model, changes, text):
+    save_photo(tmp_path / "refs/a.png", 50)
+    changes = {"references": str(tmp_path / "refs"), **changes}
+    with pytest.raises(TrackInputError, match=text):
+        predict(settings(tmp_path, **changes))
+
+
+def test_a_preprocessing_that_refuses_a_photo_counts_as_unreadable(tmp_path, photos, model, monkeypatch):
+    def refuses(image):
+        if image.size == (20, 50):
+            raise ModelInputError("expected a wider photo")
+        return Brightness.preprocess(image)
+
+    monkeypatch.setattr(model, "preprocess", refuses)
+    predict(settings(tmp_path))
+    assert table(tmp_path / "out")["below/good.jpg"]["note"] == "expected a wider photo"
+
+
+def test_the_threshold_of_the_weights_is_used(tmp_path, photos, model):
+    model.image_threshold, model.threshold_source = 0.22, "F1-max on held-out categories"
+    threshold = weights_threshold(model)
+    assert (threshold.value, threshold.source) == (0.22, "from the weights: F1-max on held-out categories")
+    predict(settings(tmp_path))
+    assert table(tmp_path / "out")["below/good.jpg"]["verdict"] == "DEFECT"
+    assert table(tmp_path / "out")["good.png"]["verdict"] == "OK"
+
+
+def test_words_are_split_at_commas():
+    assert split_words("scratch, dent ,a deep, dark hole,,") == ["scratch", "dent", "a deep", "dark hole"]
+    assert split_words("") == split_words(None) == []
+
+
+def test_free_text_survives_the_configuration(monkeypatch):
+    text = """it's "steel", [x] {y: 1} = ${z} #1 \\ ü"""
+    for key in ("IMAGES", "REFERENCES", "CATEGORY", "OUT"):
+        monkeypatch.setenv(key, text)
+    monkeypatch.setenv("PROMPT", "scratch, a \"deep\" [dent]: 'x=1'")
+    with initialize_config_dir(str(Path(CONF).resolve()), version_base="1.3"):
+        cfg = compose("predict")
+    assert [cfg.images, cfg.references, cfg.category, cfg.out] == [text] * 4
+    assert instantiate(cfg.prompts).defects == ("scratch", "a \"deep\" [dent]: 'x=1'")
+    assert instantiate(cfg.model.prompts).defects == ("scratch", "a \"deep\" [dent]: 'x=1'")
+
+
+def test_without_free_text_the_configuration_is_empty(monkeypatch):
+    for key in ("IMAGES", "REFERENCES", "CATEGORY", "OUT", "PROMPT"):
+        monkeypatch.delenv(key, raising=False)
+    with initialize_config_dir(str(Path(CONF).resolve()), version_base="1.3"):
+        cfg = compose("predict")
+    assert [cfg.images, cfg.references, cfg.category, cfg.out] == [None] * 4
+    assert instantiate(cfg.model.prompts).defects == ()

@@ -1,0 +1,34 @@
+import numpy as np
+import torch
+
+from tracks.resize import resize_map, resize_mask
+
+
+def test_a_mask_keeps_pixels_that_are_at_least_half_covered():
+    mask = np.zeros((8, 8), dtype=bool)
+    mask[:, :4] = True
+    expected = np.zeros((4, 4), dtype=bool)
+    expected[:, :2] = True
+    np.testing.assert_array_equal(resize_mask(mask, (4, 4)), expected)
+
+
+def test_a_thin_defect_never_vanishes():
+    mask = np.zeros((500, 500), dtype=bool)
+    mask[250, 100:400] = True
+    small = resize_mask(mask, (50, 50))
+    assert small.any()
+    assert set(np.nonzero(small)[0]) <= {24, 25}
+
+
+def test_a_normal_mask_stays_empty_and_takes_the_size():
+    resized = resize_mask(np.zeros((30, 20), dtype=bool), (7, 5))
+    assert resized.shape == (7, 5)
+    assert not resized.any()
+
+
+def test_a_map_is_resized_once_to_height_and_width():
+    ramp = torch.arange(4.0).repeat(6, 1)
+    resized = resize_map(ramp, (3, 8))
+    assert resized.shape == (3, 8)
+    assert resized.dtype == np.float16
+    np.testing.assert_allclose(resized[0], [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3])

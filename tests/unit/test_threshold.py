@@ -1,0 +1,116 @@
+"""Thresholds from references: the stated false-alarm rates hold on draws whose truth is known."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tracks.errors import TrackInputError
+from tracks.threshold import LARGEST_SPREAD_FACTOR, fit_threshold, known_threshold
+
+
+def false_alarms(draw, count, target, trials=4000):
+    """How often one more good score than the `count` references is called a defect."""
+    rng = np.random.default_rng(0)
+    alarms = 0
+    for _ in range(trials):
+        scores = draw(rng, count + 1)
+        alarms += fit_threshold(scores[:-1], target).is_defect(scores[-1])
+    return alarms / trials
+
+
+def gaussian(rng, count):
+    return rng.normal(0.3, 0.05, count)
+
+
+def skewed(rng, count):
+    return rng.lognormal(-2, 1, count)
+
+
+def test_conformal_takes_the_order_statistic():
+    scores = np.arange(1, 20) / 20  # 19 references: the 5 % rule is their maximum
+    threshold = fit_threshold(scores, 0.05)
+    assert threshold.value == np.nextafter(np.float32(0.95), np.float32(1))
+    assert threshold.false_alarm_rate == pytest.approx(1 / 20)
+    assert fit_threshold(scores, 0.25).value == np.nextafter(np.float32(0.75), np.float32(1))
+    assert fit_threshold(scores, 0.25).false_alarm_rate == pytest.approx(0.25)
+    assert "conformal, number 19 of 19" in threshold.source
+
+
+@pytest.mark.parametrize("draw", [gaussian, skewed])
+@pytest.mark.parametrize("count", [19, 40])
+def test_conformal_keeps_its_rate_whatever_the_distribution(draw, count):
+    stated = fit_threshold(draw(np.random.default_rng(1), count)).false_alarm_rate
+    assert stated <= 0.05 + 1e-9
+    assert false_alarms(draw, count, 0.05) == pytest.approx(stated, abs=0.012)
+
+
+@pytest.mark.parametrize("count", [3, 4, 8])
+def test_few_references_keep_the_rate_on_gaussian_scores(count):
+    stated = fit_threshold(gaussian(np.random.default_rng(1), count)).false_alarm_rate
+    assert stated == pytest.approx(0.05)
+    assert false_alarms(gaussian, count, 0.05) == pytest.approx(0.05, abs=0.015)
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_few_references_never_exceed_the_distribution_free_bound(count):
+    assert false_alarms(skewed, count, 0.2 if count == 2 else 0.08) <= 1 / (count + 1) + 0.02
+
+
+def test_student_rule_written_out():
+    scores = [0.2, 0.3, 0.25, 0.45]
+    factor = stats.t.ppf(0.95, 3) * (1 + 1 / 4) ** 0.5
+    threshold = fit_threshold(scores, 0.05)
+    assert threshold.value == pytest.approx(np.mean(scores) + factor * np.std(scores, ddof=1), rel=1e-6)
+    assert threshold.highest_normal == 0.45
+    assert f"mean + {factor:.2f} standard deviations of 4" in threshold.source
+    assert "at most 20%" in threshold.source
+
+
+def test_two_references_state_the_rate_of_the_capped_factor():
+    threshold = fit_threshold([0.2, 0.3], 0.05)
+    assert threshold.value == pytest.approx(0.25 + LARGEST_SPREAD_FACTOR * 0.1 / 2**0.5, rel=1e-6)
+    assert threshold.false_alarm_rate == pytest.approx(stats.t.sf(LARGEST_SPREAD_FACTOR / 1.5**0.5, 1))
+    assert threshold.false_alarm_rate > 0.05
+
+
+def test_one_reference_says_that_it_is_a_convention():
+    threshold = fit_threshold([0.4])
+    assert threshold.value == pytest.approx(0.5)
+    assert threshold.false_alarm_rate == 0.5
+    assert "only reference" in threshold.source
+    assert fit_threshold([-0.4]).value == pytest.approx(-0.3)
+
+
+@pytest.mark.parametrize("scores", [[0.4], [0.4, 0.4], [0.4] * 30])
+def test_a_photo_equal_to_a_reference_is_no_defect(scores):
+    assert not fit_threshold(scores).is_defect(max(scores))
+
+
+def test_unsure_lies_between_threshold_and_highest_reference():
+    few = fit_threshold([0.2, 0.3, 0.25, 0.45])  # the threshold is above the references
+    assert [few.is_unsure(score) for score in (0.44, 0.46, few.value - 1e-6, few.value + 1e-6)] == [0, 1, 1, 0]
+    many = fit_threshold(np.arange(1, 20) / 20, 0.25)  # the threshold cuts into the references
+    assert [many.is_unsure(score) for score in (0.7, 0.8, 0.94, 0.96)] == [0, 1, 1, 0]
+    assert not known_threshold(0.3, "x").is_unsure(0.3)
+
+
+@pytest.mark.parametrize("scores", [[], [float("nan")], [0.3, float("inf")]])
+def test_scores_without_a_meaning_are_refused(scores):
+    with pytest.raises(TrackInputError, match="finite scores of one or more references"):
+        fit_threshold(scores)
+
+
+@pytest.mark.parametrize("rate", [0, 1, -0.1, 5])
+def test_a_rate_outside_0_to_1_is_refused(rate):
+    with pytest.raises(TrackInputError, match="false-alarm rate between 0 and 1"):
+        fit_threshold([0.3, 0.4], rate)
+
+
+def test_without_references_the_weights_decide_and_else_a_stated_convention():
+    assert known_threshold(0.37, "F1-max on held-out categories").value == 0.37
+    assert "F1-max on held-out categories" in known_threshold(0.37, "F1-max on held-out categories").source
+    fallback = known_threshold(None, "")
+    assert (fallback.value, fallback.false_alarm_rate) == (0.5, None)
+    assert "convention" in fallback.source
+    assert fallback.is_defect(0.5)
+    assert not fallback.is_defect(0.499)

@@ -1,0 +1,323 @@
+"""The training itself: it learns, resumes to the same weights, and says what it is."""
+
+import csv
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from eval.curves import f1_max
+from models.clip_adapter.adapter import random_adapter
+from models.clip_adapter.checkpoint import load_adapter
+from models.clip_adapter.model import ClipAdapter
+from tests.unit.train_stand_ins import PROMPTS, FlatDataset, small_backbone
+from tracks.errors import TrackInputError
+from train.adapter import AdapterTraining
+from train.checkpoint import StateFile, open_run
+from train.config import TrainOptions, check_options
+from train.forward import zero_shot
+from train.images import TrainingImages
+from train.plot import draw_curves
+from train.record import describe
+from train.source import plan_course
+from train.tokens import LiveTokens
+from train.validate import validate
+
+BACKBONE = small_backbone()
+OPTIONS = TrainOptions(target="mvtec", epochs=3, batch_size=5, validation_categories=["tube"], aug_rate=0.5)
+
+
+@dataclass(frozen=True)
+class SameWords:
+    """Normal and damaged point the same way whatever the category, which random text towers do not offer."""
+
+    def text_features(self, backbone, category):
+        return torch.eye(backbone.embed_dim)[:, :2]
+
+
+def training(folder, options=OPTIONS, dataset=None, prompts=PROMPTS) -> AdapterTraining:
+    course = plan_course(dataset or FlatDataset(), options)
+    open_run(folder, describe(BACKBONE, prompts, course, options))
+    return AdapterTraining(BACKBONE, prompts, course, options, folder)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """One thread, for matrices this small; no picture after each epoch, which costs more than the epoch."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr("train.adapter.draw_curves", lambda *_: None)
+    yield
+    torch.set_num_threads(threads)
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return load_adapter(folder / "adapter.safetensors")[0].state_dict()
+
+
+def run_until(step: int, folder, options=OPTIONS) -> None:
+    """Begin a training and break it off after so many steps, like a kill between two steps."""
+    job = training(folder, options)
+    inner, count = job._step, 0
+
+    def counted(batch):
+        nonlocal count
+        if count == step:
+            raise KeyboardInterrupt
+        count += 1
+        return inner(batch)
+
+    job._step = counted
+    with pytest.raises(KeyboardInterrupt):
+        job.run()
+
+
+def log_rows(folder) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "log.csv").open()))
+
+
+def test_it_learns_to_outline_what_it_never_saw(tmp_path):
+    options = replace(OPTIONS, epochs=25, aug_rate=0.0)
+    training(tmp_path, options, prompts=SameWords()).run()
+    rows = log_rows(tmp_path)
+    assert len(rows) == 25
+    assert float(rows[-1]["loss"]) < 0.7 * float(rows[0]["loss"])
+    assert float(rows[-1]["auroc_seg"]) > 0.8
+    assert float(rows[-1]["ap_seg"]) > float(rows[0]["ap_seg"])
+
+
+def test_only_the_adapters_learn(tmp_path):
+    before = {name: tensor.clone() for name, tensor in BACKBONE.state_dict().items()}
+    job = training(tmp_path, replace(OPTIONS, epochs=1))
+    start = {name: tensor.clone() for name, tensor in job.adapter.state_dict().items()}
+    job.run()
+    assert all(torch.equal(before[name], tensor) for name, tensor in BACKBONE.state_dict().items())
+    assert all(not torch.equal(start[name], tensor) for name, tensor in job.adapter.state_dict().items())
+
+
+# 16 images in batches of 5 are 4 steps to an epoch. Steps 3, 7: before the last of an epoch; 4: exactly between two.
+@pytest.mark.parametrize(("step", "checkpoint_every"), [(3, 0), (6, 0), (6, 1), (7, 2), (4, 1), (9, 4)])
+def test_killed_and_continued_ends_in_the_same_weights(tmp_path, step, checkpoint_every):
+    options = replace(OPTIONS, checkpoint_every=checkpoint_every)
+    training(tmp_path / "whole", options).run()
+    run_until(step, tmp_path / "killed", options)
+    training(tmp_path / "killed", options).run()
+    whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    ours, theirs = log_rows(tmp_path / "killed"), log_rows(tmp_path / "whole")
+    assert [{**row, "seconds": ""} for row in ours] == [{**row, "seconds": ""} for row in theirs]
+
+
+def test_a_step_checkpoint_saves_the_steps_before_it(tmp_path):
+    options = replace(OPTIONS, checkpoint_every=2)
+    run_until(7, tmp_path, options)
+    job = training(tmp_path, options)
+    assert (job.state.epoch, job.state.step) == (1, 2)
+    inner, steps = job._step, []
+    job._step = lambda batch: steps.append(1) or inner(batch)
+    job.run()
+    assert len(steps) == 2 + 4
+
+
+def test_continuing_with_the_cache_ends_in_the_same_weights(tmp_path):
+    options = replace(OPTIONS, aug_rate=0.0)
+    training(tmp_path / "whole", options).run()
+    run_until(6, tmp_path / "killed", options)
+    assert (tmp_path / "killed" / "cache").is_dir()
+    training(tmp_path / "killed", options).run()
+    assert not (tmp_path / "killed" / "cache").exists()
+    whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+def test_cached_and_computed_tokens_end_in_like_weights(tmp_path):
+    for cache in ("always", "never"):
+        training(tmp_path / cache, replace(OPTIONS, aug_rate=0.0, cache=cache)).run()
+    cached, computed = weights(tmp_path / "always"), weights(tmp_path / "never")
+    for name, tensor in computed.items():
+        assert_close(cached[name], tensor, atol=1e-3, rtol=1e-3)
+    losses = [[float(row["loss"]) for row in log_rows(tmp_path / cache)] for cache in ("always", "never")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+
+
+def test_more_epochs_continue_a_finished_training(tmp_path):
+    training(tmp_path / "five", replace(OPTIONS, epochs=5)).run()
+    training(tmp_path / "three", OPTIONS).run()
+    training(tmp_path / "three", replace(OPTIONS, epochs=5)).run()
+    five, three = weights(tmp_path / "five"), weights(tmp_path / "three")
+    assert all(torch.equal(five[name], three[name]) for name in five)
+    with pytest.raises(TrackInputError, match="expected epochs to be 5 or more"):
+        training(tmp_path / "three", OPTIONS).run()
+
+
+def test_a_finished_training_is_not_trained_again(tmp_path):
+    training(tmp_path).run()
+    before = weights(tmp_path)
+    (tmp_path / "adapter.safetensors").unlink()
+    job = training(tmp_path)
+    job._step = lambda batch: pytest.fail("trained again")
+    job.run()
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights(tmp_path).items())
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path):
+    training(tmp_path).run()
+    with pytest.raises(TrackInputError, match=r"learning_rate there 0\.001, here 0\.01"):
+        training(tmp_path, replace(OPTIONS, learning_rate=0.01))
+    with pytest.raises(TrackInputError, match="images there"):
+        training(tmp_path, dataset=FlatDataset(good=5))
+    training(tmp_path, replace(OPTIONS, workers=1, max_cache_gb=1.0))
+
+
+def test_fresh_discards_and_spares_other_folders(tmp_path):
+    course = plan_course(FlatDataset(), OPTIONS)
+    settings = describe(BACKBONE, PROMPTS, course, OPTIONS)
+    training(tmp_path / "run").run()
+    open_run(tmp_path / "run", {**settings, "seed": 9}, fresh=True)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one.png").write_text("")
+    with pytest.raises(TrackInputError, match="which holds other files"):
+        open_run(tmp_path / "photos", settings, fresh=True)
+    assert (tmp_path / "photos" / "one.png").exists()
+
+
+def test_a_damaged_state_is_told(tmp_path):
+    run_until(6, tmp_path)
+    state = tmp_path / "state.pt"
+    state.write_bytes(state.read_bytes()[:500])
+    with pytest.raises(TrackInputError, match="begin anew with fresh=true"):
+        training(tmp_path)
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_earlier_epochs(tmp_path):
+    job = training(tmp_path)
+    inner, count = job._step, 0
+
+    def broken(batch):
+        nonlocal count
+        count += 1
+        return inner(batch) * (float("nan") if count > 4 else 1.0)
+
+    job._step = broken
+    with pytest.raises(TrackInputError, match="expected a finite loss, got nan in epoch 2"):
+        job.run()
+    assert training(tmp_path).state.epoch == 1
+
+
+def test_the_header_says_what_it_was_trained_on(tmp_path):
+    training(tmp_path).run()
+    adapter, header = load_adapter(tmp_path / "adapter.safetensors")
+    assert adapter.trained_on == header.trained_on == ("flat",)
+    assert (header.backbone, header.stages, header.image_size, header.activation) == ("small", (1, 2), 32, "gelu")
+    assert header.backbone_fingerprint == BACKBONE.fingerprint
+    assert header.commit
+    assert "learnt from plate, cord; held out tube; last epoch, 3 of 3" in header.notes
+    assert header.threshold_source == "F1-max over the zero-shot image scores (Eq. 1) of tube in flat"
+    samples = FlatDataset().test("tube")
+    model = ClipAdapter(BACKBONE, adapter, PROMPTS)
+    images = torch.stack([BACKBONE.preprocess(sample.load_image()) for sample in samples])
+    scores = model.predict(images, ["tube"] * len(samples)).image_scores
+    expected = f1_max(scores.numpy(), [sample.label for sample in samples]).threshold
+    assert header.image_threshold == pytest.approx(expected, abs=1e-4)
+
+
+def test_without_validation_no_threshold_is_claimed(tmp_path):
+    training(tmp_path, replace(OPTIONS, validation_categories=[], epochs=1)).run()
+    _, header = load_adapter(tmp_path / "adapter.safetensors")
+    assert header.image_threshold is None
+    assert header.threshold_source == ""
+    assert log_rows(tmp_path)[0]["ap_seg"] == ""
+
+
+def test_best_keeps_the_epoch_that_validates_best(tmp_path, monkeypatch):
+    values = iter([0.3, 0.5, 0.4])
+    monkeypatch.setattr(
+        AdapterTraining, "_validate", lambda *_: {"ap_seg": next(values), "image_threshold": 0.25, "auroc_seg": None}
+    )
+    training(tmp_path / "best", replace(OPTIONS, select="best")).run()
+    monkeypatch.undo()
+    training(tmp_path / "two", replace(OPTIONS, epochs=2)).run()
+    best, two = weights(tmp_path / "best"), weights(tmp_path / "two")
+    assert all(torch.equal(best[name], two[name]) for name in best)
+    assert "best epoch, 2 of 3" in load_adapter(tmp_path / "best" / "adapter.safetensors")[1].notes
+
+
+def test_each_image_meets_its_own_categorys_text(tmp_path):
+    """The map of an image is the same in mixed company as alone, and as the model's."""
+    dataset = FlatDataset()
+    samples = [dataset.test(category)[5] for category in dataset.categories]
+    text = {category: PROMPTS.text_features(BACKBONE, category) for category in dataset.categories}
+    source = LiveTokens(BACKBONE, TrainingImages(samples, BACKBONE.preprocess), "cpu")
+    adapter = random_adapter(BACKBONE.stage_widths, BACKBONE.embed_dim)
+    scores, maps = zero_shot(adapter, next(source.batches(range(3), 3)), text)
+    images = torch.stack([BACKBONE.preprocess(sample.load_image()) for sample in samples])
+    expected = ClipAdapter(BACKBONE, adapter, PROMPTS).predict(images, list(dataset.categories))
+    assert_close(maps, expected.anomaly_maps)
+    assert_close(scores, expected.image_scores)
+    for index in range(3):
+        alone = zero_shot(adapter, next(source.batches([index], 1)), text)[1]
+        assert_close(maps[index], alone[0], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(text["plate"], text["tube"], atol=1e-3)
+
+
+def test_validation_is_the_mean_over_categories(tmp_path):
+    dataset = FlatDataset()
+    text = {category: PROMPTS.text_features(BACKBONE, category) for category in dataset.categories}
+    adapter = random_adapter(BACKBONE.stage_widths, BACKBONE.embed_dim)
+
+    def result(*categories):
+        samples = [sample for category in categories for sample in dataset.test(category)]
+        source = LiveTokens(BACKBONE, TrainingImages(samples, BACKBONE.preprocess), "cpu")
+        return validate(adapter, source, samples, text, 3)
+
+    both, plate, tube = result("plate", "tube"), result("plate"), result("tube")
+    for metric in ("auroc_seg", "ap_seg", "f1_seg", "auroc_cls"):
+        assert both.mean[metric] == pytest.approx((plate.mean[metric] + tube.mean[metric]) / 2)
+    good = replace(dataset, blots=0, holes=0).test("plate")
+    source = LiveTokens(BACKBONE, TrainingImages(good, BACKBONE.preprocess), "cpu")
+    alone = validate(adapter, source, good, text, 3)
+    assert alone.image_threshold is None
+    assert alone.mean["auroc_seg"] is None
+
+
+def test_the_picture_of_the_curves_is_a_png(tmp_path):
+    rows = [{"epoch": 1, "loss": 2.0, "ap_seg": 0.1, "auroc_cls": None}, {"epoch": 2, "loss": 1.0, "ap_seg": 0.2}]
+    draw_curves(tmp_path / "with.png", rows)
+    draw_curves(tmp_path / "without.png", [{"epoch": 1, "loss": 2.0, "ap_seg": None}])
+    sizes = []
+    for name in ("with.png", "without.png"):
+        content = (tmp_path / name).read_bytes()
+        assert content.startswith(b"\x89PNG")
+        sizes.append(int.from_bytes(content[16:20], "big"))
+    assert sizes[0] == 2 * sizes[1]
+
+
+def test_the_state_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
+    job = training(tmp_path)
+    job.run()
+    before = (tmp_path / "state.pt").read_bytes()
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        StateFile(tmp_path).save(job.state, job.adapter, job.optimizer)
+    assert (tmp_path / "state.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"epochs": 0}, "epochs to be 1 or more"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"betas": [0.5]}, "betas to be two numbers"),
+        ({"betas": [0.5, 1.0]}, "betas"),
+        ({"cache": "alwys"}, "did you mean always"),
+        ({"select": "bst"}, "select to be one of"),
+        ({"select": "best", "validation_categories": []}, "categories to select the best epoch by"),
+        ({"cache": "always"}, "aug_rate=0 with cache=always"),
+    ],
+)
+def test_bad_options_are_refused(changed, message):
+    with pytest.raises(TrackInputError, match=message):
+        check_options(replace(OPTIONS, **changed))

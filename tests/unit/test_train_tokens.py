@@ -1,0 +1,152 @@
+"""Cached tokens equal computed ones, are made once, continued after a kill, and bounded."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from tests.unit.train_stand_ins import FlatDataset, small_backbone
+from tracks.errors import TrackInputError
+from train.config import TrainOptions
+from train.images import TrainingImages
+from train.source import plan_course
+from train.token_cache import CacheTooLargeError, TokenCache, cache_key, check_room, open_sources, with_caches
+from train.tokens import LiveTokens
+
+BACKBONE = small_backbone()
+SAMPLES = FlatDataset().test("plate")
+
+
+def live(backbone=BACKBONE, samples=SAMPLES) -> LiveTokens:
+    return LiveTokens(backbone, TrainingImages(samples, backbone.preprocess), "cpu")
+
+
+def built(folder, batch_size: int = 3, **changed) -> TokenCache:
+    cache = TokenCache(live(**changed), folder)
+    cache.build(batch_size)
+    return cache
+
+
+def test_cached_tokens_equal_computed_ones(tmp_path):
+    order = [7, 0, 3, 3, 5]
+    computed, cached = (list(source.batches(order, 2)) for source in (live(), built(tmp_path)))
+    assert [batch.categories for batch in cached] == [("plate", "plate"), ("plate", "plate"), ("plate",)]
+    for ours, theirs in zip(cached, computed, strict=True):
+        assert ours.features.grids == theirs.features.grids == ((4, 4), (4, 4))
+        assert [stage.shape[1:] for stage in ours.features.stages] == [(16, 24), (16, 24)]
+        assert_close(ours.features.embedding, theirs.features.embedding, atol=1e-3, rtol=1e-3)
+        for stage, expected in zip(ours.features.stages, theirs.features.stages, strict=True):
+            assert stage.dtype == torch.float32
+            assert_close(stage, expected, atol=1e-3, rtol=1e-3)
+        assert torch.equal(ours.masks, theirs.masks)
+    assert sum(int(batch.masks.sum()) for batch in cached) > 0
+
+
+def test_a_cache_is_built_once(tmp_path, monkeypatch):
+    built(tmp_path)
+    again = TokenCache(live(), tmp_path)
+    assert again.layout.mask == (32, 32)
+    monkeypatch.setattr(type(BACKBONE), "encode_image", lambda *_: pytest.fail("encoded again"))
+    again.build(3)
+    assert len(list(again.batches(range(8), 4))) == 2
+
+
+def test_a_build_that_was_killed_is_continued_at_a_whole_batch(tmp_path):
+    whole = {name: array.tobytes() for name, array in built(tmp_path / "whole").arrays.items()}
+    cache = built(tmp_path / "killed")
+    (cache.folder / "complete.json").unlink()
+    for name, (dtype, shape) in cache.layout.files.items():
+        row = dtype.itemsize * int(np.prod(shape))
+        kept = 5 * row + row // 2 if name == "stage_0.f16" else 7 * row  # torn in the middle of a row
+        with (cache.folder / name).open("r+b") as file:
+            file.truncate(kept)
+    seen = []
+    continued = TokenCache(live(), tmp_path / "killed")
+    encode = type(BACKBONE).encode_image
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(BACKBONE), "encode_image", lambda self, images: seen.append(len(images)) or encode(self, images))
+        continued.build(3)
+    assert seen == [1, 3, 2]  # the shapes, then images 3 to 7
+    assert {name: array.tobytes() for name, array in continued.arrays.items()} == whole
+
+
+def test_the_key_follows_weights_images_and_settings():
+    key = cache_key(live())
+    assert cache_key(live()) == key
+    assert cache_key(live(backbone=small_backbone())) == key
+    others = [
+        live(backbone=small_backbone(seed=1)),
+        live(backbone=small_backbone(precision="bfloat16")),
+        live(samples=SAMPLES[::-1]),
+        live(samples=SAMPLES[1:]),
+        live(samples=[replace(SAMPLES[0], size=(40, 32)), *SAMPLES[1:]]),
+    ]
+    assert len({key, *map(cache_key, others)}) == 6
+
+
+def test_the_size_is_asked_before_anything_is_written(tmp_path):
+    cache = TokenCache(live(), tmp_path / "cache")
+    per_image = 2 * 16 + 2 * (2 * 16 * 24) + 32 * 32
+    assert cache.layout.bytes_per_image == per_image
+    exact = 8 * per_image / 1e9
+    check_room([cache], tmp_path / "cache", exact)
+    with pytest.raises(CacheTooLargeError, match="max_cache_gb"):
+        check_room([cache, cache], tmp_path / "cache", exact * 1.9)
+    assert not cache.folder.exists()
+    cache.build(4)
+    assert sum(path.stat().st_size for path in cache.folder.iterdir() if path.suffix != ".json") == 8 * per_image
+
+
+def test_a_full_disk_is_told_beforehand(tmp_path, monkeypatch):
+    monkeypatch.setattr("train.token_cache.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(CacheTooLargeError, match="of free disk"):
+        check_room([TokenCache(live(), tmp_path)], tmp_path, 1.0)
+
+
+def test_too_large_is_an_error_or_with_auto_a_said_fallback(tmp_path, caplog):
+    options = TrainOptions(cache="always", aug_rate=0, max_cache_gb=1e-9)
+    with pytest.raises(CacheTooLargeError):
+        with_caches([live()], options, tmp_path)
+    sources, caches = with_caches([live()], replace(options, cache="auto"), tmp_path)
+    assert caches == []
+    assert isinstance(sources[0], LiveTokens)
+    assert "cache=auto goes without a cache" in caplog.text
+
+
+def test_tokens_beyond_float16_are_refused(tmp_path, monkeypatch):
+    encode = type(BACKBONE).encode_image
+
+    def huge(self, images):
+        features = encode(self, images)
+        return replace(features, stages=(features.stages[0], features.stages[1] + 1e6))
+
+    monkeypatch.setattr(type(BACKBONE), "encode_image", huge)
+    with pytest.raises(TrackInputError, match="65,504"):
+        built(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("cache", "aug_rate", "cached"),
+    [("auto", 0.0, (True, True)), ("auto", 0.2, (False, True)), ("never", 0.0, (False, False))],
+)
+def test_only_what_nothing_random_touches_is_cached(tmp_path, cache, aug_rate, cached):
+    options = TrainOptions(target="mvtec", cache=cache, aug_rate=aug_rate, validation_categories=["tube"])
+    course = plan_course(FlatDataset(), options)
+    with open_sources(BACKBONE, course, options, tmp_path, "cpu") as sources:
+        assert tuple(isinstance(source, TokenCache) for source in sources) == cached
+        assert [len(list(source.batches(range(8), 3))) for source in sources] == [3, 3]
+        assert (tmp_path / "cache").is_dir() == any(cached)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_cache_outlives_an_interruption_and_on_demand_the_end(tmp_path):
+    options = TrainOptions(target="mvtec", aug_rate=0, keep_cache=True)
+    course = plan_course(FlatDataset(), options)
+    with pytest.raises(KeyboardInterrupt), open_sources(BACKBONE, course, options, tmp_path, "cpu"):
+        raise KeyboardInterrupt
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    with open_sources(BACKBONE, course, options, tmp_path, "cpu"):
+        pass
+    assert len(list((tmp_path / "cache").iterdir())) == 1

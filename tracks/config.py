@@ -1,0 +1,51 @@
+"""The keys a user may set on a track, with their types; Hydra refuses everything else by name."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass
+class TrackConfig:
+    """Settings of the zero-shot and few-shot tracks and of a sweep over them."""
+
+    model: Any = MISSING
+    """Constructor of the AnomalyModel (conf/model)."""
+    weights: Any = MISSING
+    """Parts that the model is built from (conf/weights)."""
+    prompts: Any = MISSING
+    """Words for normal and anomalous (conf/prompts)."""
+    data: Any = MISSING
+    """Constructor of the data set (conf/data)."""
+    shots: int = MISSING
+    """K: normal reference images of each category; 0 is zero-shot."""
+    seed: int = 0
+    """Draws the references."""
+    references: str | None = None
+    """A list of references to use instead of a draw: a manifest of ours, or selected_samples_per_run.txt."""
+    run: int = 0
+    """Which run of a selected_samples_per_run.txt."""
+    categories: list[str] = field(default_factory=list)
+    """Only these categories; empty means all."""
+    resolution: Any = 256
+    """Side in pixels of the square at which maps are scored, or "native" for each image's own size."""
+    image_score: str = "model"
+    """"model", or "legacy_minmax": APRIL-GAN's transductive score, for reproduction only."""
+    batch_size: int = 8
+    workers: int = 2
+    """Threads that decode and preprocess images."""
+    device: str = "auto"
+    """"auto", "cpu", "cuda" or "cuda:1"."""
+    out: str | None = None
+    """The run folder; by default outputs/<track>/<name made of the settings>."""
+    outputs: str = "outputs"
+    """Where run folders are made."""
+    overlays: int = 4
+    """Heat-map overlays to draw of each category; 0 for none, -1 for all."""
+    fresh: bool = False
+    """Discard an earlier run of the same settings instead of continuing it."""
+
+
+ConfigStore.instance().store(name="track_schema", node=TrackConfig)

@@ -1,0 +1,134 @@
+"""`FileSample`, a sample whose image and mask are files, and what every reader of folders needs."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL.Image import Image
+
+from tracks.datasets.images import image_size, mask_levels, read_image
+from tracks.errors import TrackInputError
+from tracks.names import missing_path
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class FileSample:
+    """An image file with what is known of it; `label`, `defect_type` and `name` as in `Sample`.
+
+    `mask_path` is None where no mask is known; `mask_above` is the level (0 to 255) above which the mask
+    marks a defect; `bit_depth` tells how to read 16-bit files (`images.read_image`).
+    """
+
+    name: str
+    category: str
+    label: int | None
+    defect_type: str
+    path: Path
+    mask_path: Path | None = None
+    mask_above: float = 0
+    bit_depth: int | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Size and time of change of the image file and the mask file."""
+        files = [self.path] if self.mask_path is None else [self.path, self.mask_path]
+        return " ".join(_size_and_time(path) for path in files)
+
+    def load_image(self) -> Image:
+        """The picture in RGB; TrackInputError names a file that does not decode."""
+        return read_image(self.path, self.bit_depth)
+
+    def load_mask(self) -> np.ndarray | None:
+        """(H, W) bool of the image's size: all False for a normal image, None where no mask is known.
+
+        Raises:
+            TrackInputError: a mask that does not decode, has another size than its image or marks no pixel.
+        """
+        if self.label == 0:
+            return np.zeros(image_size(self.path), dtype=bool)
+        if self.label is None or self.mask_path is None:
+            return None
+        levels = mask_levels(self.mask_path)
+        self._check_mask_size(levels, self.mask_path)
+        if not (mask := levels > self.mask_above).any():
+            raise TrackInputError(
+                f"expected the mask {self.mask_path} to mark a defect (a level above {self.mask_above:g}), got none "
+                f"above {levels.max():g}; lower mask_above if the mask is fainter than that, or mend the mask, or "
+                f"take it away together with {self.path}"
+            )
+        return mask
+
+    def _check_mask_size(self, levels: np.ndarray, mask_path: Path) -> None:
+        expected = image_size(self.path)
+        if levels.shape == expected:
+            return
+        turned = "; they agree once turned: the image carries a rotation that the mask lacks, or the reverse"
+        raise TrackInputError(
+            f"expected image and mask of one size, got {self.path} of {_width_by_height(expected)} and {mask_path} of "
+            f"{_width_by_height(levels.shape)} (width x height){turned if levels.shape == expected[::-1] else ''}; "
+            "make the mask anew from this image"
+        )
+
+
+def list_images(folder: Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> list[Path]:
+    """The image files directly in a folder, hidden ones left out, in natural order (2 before 10)."""
+    suffixes = tuple(suffixes)
+    images = (path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith("."))
+    return sorted((path for path in images if not path.is_dir()), key=natural_key)
+
+
+def list_folders(folder: Path) -> list[Path]:
+    """The folders directly in a folder, hidden ones left out, in natural order."""
+    folders = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(folders, key=natural_key)
+
+
+def natural_key(path: Path) -> tuple[list[tuple[bool, int, str]], str]:
+    """Sorts paths by name with numbers by value and before letters; equal ones ("1" and "01") by spelling."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", str(path))
+    return [(False, int(part), "") if part[0] in "0123456789" else (True, 0, part) for part in parts], str(path)
+
+
+def existing_folder(kind: str, folder: str | Path) -> Path:
+    """The folder as a path; TrackInputError with the nearest name if there is none."""
+    path = Path(folder).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise TrackInputError(f"expected {kind} at {path}, got a file; give the folder that holds it")
+    raise missing_path(kind, path)
+
+
+def mask_rule(above: float) -> str:
+    """How a mask threshold reads in a protocol, for example "> 127"."""
+    if isinstance(above, bool) or not isinstance(above, int | float) or not 0 <= above < 255:
+        raise TrackInputError(f"expected mask_above to be a level from 0 to 254, got {above!r}; 0 and 127 are usual")
+    return f"> {above:g}"
+
+
+def unique_stems(images: Iterable[Path], kind: str) -> dict[str, Path]:
+    """Images by their name without the suffix; TrackInputError names two files that share it."""
+    by_stem: dict[str, Path] = {}
+    for path in images:
+        if path.stem in by_stem:
+            raise TrackInputError(
+                f"expected one {kind} for {path.stem}, got {by_stem[path.stem]} and {path}; remove one"
+            )
+        by_stem[path.stem] = path
+    return by_stem
+
+
+def _size_and_time(path: Path) -> str:
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise missing_path("a file of the data set", path) from error
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def _width_by_height(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]} x {shape[0]}"

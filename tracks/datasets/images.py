@@ -1,0 +1,128 @@
+"""Pictures and masks from files, as a person sees them: rotation, palette, transparency, 16 bits, CMYK."""
+
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+from PIL.Image import Image
+
+from tracks.datasets.decode import Wide, decode, decoded_size, reading
+from tracks.errors import TrackInputError
+
+GUESSED_DEPTHS = (8, 12, 16)
+"""Depths among which the largest value of a 16-bit file decides; see `read_image`."""
+
+
+def read_image(path: str | Path, bit_depth: int | None = None) -> Image:
+    """The picture in RGB: upright, transparency on white, more than eight bits a channel scaled down to eight.
+
+    `bit_depth` says how many of a 16-bit file's bits are in use. Files do not say it themselves; where it is
+    None the largest value decides: below 256 the values are taken for 8-bit, below 4,096 for 12-bit, otherwise
+    for 16-bit ones. The steps are this coarse so that dark and bright pictures of one camera end at one
+    brightness; a 10- or 14-bit camera comes out dark, though evenly, until told. Floats are read as 0 to 1, or
+    if larger like integers.
+
+    Raises:
+        TrackInputError: no file, a file that does not decode or is truncated, values outside their range.
+    """
+    path = Path(path)
+    with reading(path):
+        picture = decode(path, bit_depth)
+        if isinstance(picture, Wide):
+            picture = _eight_bits(picture, bit_depth, path)
+        return _on_white(picture)
+
+
+def read_mask(path: str | Path, above: float = 0) -> np.ndarray:
+    """(H, W) bool, True where the mask marks a defect: where its level (see `mask_levels`) is greater than `above`."""
+    return mask_levels(path) > above
+
+
+def mask_levels(path: str | Path) -> np.ndarray:
+    """How strongly a mask marks each pixel, (H, W) from 0 to 255, uint8 or float.
+
+    Grey: the value itself (black and white are 0 and 255; 16 bits and floats up to 1 are scaled to 255, but
+    integers up to 255 stand as they are). Colour: the largest channel. Transparent pixels are 0. A palette of
+    greys: the grey. A palette of colours names kinds, not strengths: everything but the background is 255,
+    and the background is black or, if no pixel is black, the palette's first entry.
+
+    Raises:
+        TrackInputError: as for `read_image`.
+    """
+    path = Path(path)
+    with reading(path):
+        picture = decode(path, None)
+        if isinstance(picture, Wide):
+            return _wide_levels(picture, path)
+        return _palette_levels(picture) if picture.mode == "P" else _levels(picture)
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of the upright picture, from the file's header alone; TrackInputError if it has none."""
+    path = Path(path)
+    with reading(path):
+        return decoded_size(path)
+
+
+def _eight_bits(wide: Wide, bit_depth: int | None, path: Path) -> Image:
+    """Scale to eight bits by the depth given or guessed."""
+    values = wide.values
+    low, high = float(values.min()), float(values.max())
+    if not (np.isfinite(low) and np.isfinite(high)) or low < 0:
+        raise TrackInputError(
+            f"expected {path} to hold numbers from 0 on, got {low:g} to {high:g}; save it with 8 or 16 bits"
+        )
+    if bit_depth is None and values.dtype.kind == "f" and high <= 1:
+        scaled = np.rint(values * 255)
+    else:
+        depth = bit_depth or next((depth for depth in GUESSED_DEPTHS if high < 2**depth), 16)
+        if not 8 <= depth <= 16 or high >= 2**depth:
+            raise TrackInputError(
+                f"expected the values of {path} to fit into bit_depth={depth} (8 to 16), got up to {high:g}; "
+                "set bit_depth to the camera's, or save the file with 8 or 16 bits"
+            )
+        scaled = values >> (depth - 8) if values.dtype.kind in "iu" else np.floor(values / 2 ** (depth - 8))
+    picture = scaled.astype(np.uint8)
+    picture = 255 - picture if wide.white_is_zero else picture
+    if wide.transparent is not None:
+        alpha = np.where(values == wide.transparent, 0, 255).astype(np.uint8)
+        picture = np.stack([picture, alpha], axis=-1)
+    return PIL.Image.fromarray(picture)
+
+
+def _on_white(image: Image) -> Image:
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _wide_levels(wide: Wide, path: Path) -> np.ndarray:
+    values = wide.values if wide.values.ndim == 2 else wide.values.max(axis=-1)
+    high = float(values.max())
+    if not np.isfinite(high):
+        raise TrackInputError(f"expected the mask {path} to hold finite numbers, got {high}; save it with 8 bits")
+    limits = (1, 255, 65535) if values.dtype.kind == "f" else (255, 65535)
+    full = next((limit for limit in limits if high <= limit), high)
+    values = full - values if wide.white_is_zero else values
+    return values.astype(np.float64) * (255 / full)
+
+
+def _levels(image: Image) -> np.ndarray:
+    if image.has_transparency_data:
+        rgba = np.asarray(image.convert("RGBA"))
+        return np.minimum(rgba[..., :3].max(axis=-1), rgba[..., 3])
+    if image.mode in ("1", "L"):
+        return np.asarray(image.convert("L"))
+    return np.asarray(image.convert("RGB")).max(axis=-1)
+
+
+def _palette_levels(image: Image) -> np.ndarray:
+    rgba = np.asarray(image.convert("RGBA"))
+    colours, alpha = rgba[..., :3], rgba[..., 3]
+    if (colours == colours[..., :1]).all():
+        return np.minimum(colours[..., 0], alpha)
+    background = (colours == 0).all(axis=-1)
+    if not background.any():
+        background = np.asarray(image) == 0
+    return np.where(background | (alpha == 0), 0, 255).astype(np.uint8)

@@ -1,0 +1,89 @@
+"""A user's own photos: a folder of images with no labels and no layout."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from tracks.datasets.files import IMAGE_SUFFIXES, FileSample, existing_folder, list_images, natural_key
+from tracks.errors import TrackInputError
+from tracks.names import unknown
+
+OUTPUT_FOLDERS = ("outputs",)
+"""Folders inside the photos' folder that hold what this project wrote."""
+REFERENCE_PREFIX = "references/"
+"""Stands before the names of reference images, so that they never equal a photo's."""
+
+
+class Photos:
+    """Every image in `root` (and below, if `recursive`), unlabelled, under one category name.
+
+    `references` is a folder of photos of good parts; it may lie inside `root` and is then not judged itself.
+    Hidden folders, folders named outputs and those in `exclude` are passed over.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        category: str = "object",
+        recursive: bool = True,
+        references: str | Path | None = None,
+        exclude: Sequence[str | Path] = (),
+        bit_depth: int | None = None,
+    ) -> None:
+        """List the photos.
+
+        Raises:
+            TrackInputError: no such folder, or no image in it.
+        """
+        self.name = "photos"
+        self.categories = (category,)
+        self.protocol: dict[str, str | int | float | bool] = {"labels": "none"}
+        self._recursive, self._bit_depth = recursive, bit_depth
+        self._references = None if references is None else existing_folder("the folder of references", references)
+        skipped = [Path(path).expanduser() for path in exclude] + ([self._references] if self._references else [])
+        self._test = self._list(existing_folder("the folder of photos", root), "", None, skipped)
+
+    def train(self, category: str) -> list[FileSample]:
+        """The photos of good parts; TrackInputError if no folder of them was given."""
+        self._check(category)
+        if self._references is None:
+            raise TrackInputError("expected a folder of photos of good parts, got none; name one as REFERENCES=folder")
+        return self._list(self._references, REFERENCE_PREFIX, 0, [])
+
+    def test(self, category: str) -> list[FileSample]:
+        """All photos, folder by folder, in natural order."""
+        self._check(category)
+        return list(self._test)
+
+    def _check(self, category: str) -> None:
+        if category not in self.categories:
+            raise unknown("category", category, self.categories)
+
+    def _list(self, folder: Path, prefix: str, label: int | None, skipped: Sequence[Path]) -> list[FileSample]:
+        paths = find_images(folder, self._recursive, skipped)
+        if not paths:
+            raise TrackInputError(
+                f"expected images in {folder}, got no file ending in {', '.join(IMAGE_SUFFIXES)}; "
+                "give the folder that holds them, or convert them to one of these"
+            )
+        kind = "" if label is None else "good"
+        names = [prefix + path.relative_to(folder).as_posix() for path in paths]
+        return [
+            FileSample(name, self.categories[0], label, kind, path, bit_depth=self._bit_depth)
+            for name, path in zip(names, paths, strict=True)
+        ]
+
+
+def find_images(folder: Path, recursive: bool = True, skipped: Sequence[Path] = ()) -> list[Path]:
+    """The images in a folder and, if `recursive`, below it; links to folders are not followed."""
+    closed = {path.resolve() for path in skipped} - {folder.resolve()}
+    found: list[Path] = []
+    for place, inner, _ in os.walk(folder):
+        found += list_images(Path(place))
+        inner[:] = [name for name in inner if recursive and _is_open(Path(place, name), closed)]
+    return sorted(found, key=natural_key)
+
+
+def _is_open(folder: Path, closed: set[Path]) -> bool:
+    hidden = folder.name.startswith(".") or folder.name in OUTPUT_FOLDERS
+    return not hidden and folder.resolve() not in closed

@@ -1,0 +1,17 @@
+"""Which device a command works on."""
+
+import torch
+
+from tracks.errors import TrackInputError
+
+
+def pick_device(wanted: str) -> str:
+    """A torch device name; "auto" is the GPU where there is one."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise TrackInputError(f"expected a device that this machine has, got {wanted!r} ({reason}); use auto") from error
+    return wanted

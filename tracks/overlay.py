@@ -1,0 +1,159 @@
+"""Heat-map overlays on a scale shared by all images of a category, so that good parts do not glow."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+from matplotlib import colormaps
+from scipy.ndimage import binary_dilation
+from tqdm import tqdm
+
+from eval.histogram import VALUES, ValueCounts
+from tracks.datasets.sample import Sample
+from tracks.store import PredictionStore, Row
+
+COLOUR_MAP = "turbo"
+LONGEST_SIDE = 1024
+STRONGEST = 0.7
+"""Opacity of the hottest pixels; the rest of the photo shows through."""
+HOTTEST, NORMAL_CEILING = 0.999, 0.999
+QUIET_SHARE = 0.35
+"""Without normal images to look at, this share of the scale counts as quiet."""
+LEAST_SPAN = 0.5
+"""The scale ends at least this share of (quiet - low) above quiet, so that a folder of good parts stays dark."""
+
+
+@dataclass(frozen=True)
+class HeatScale:
+    """Three anomaly values: `low` is usual, the photo is untouched up to `quiet`, colours run from there to `high`."""
+
+    low: float
+    quiet: float
+    high: float
+
+
+def category_scale(counts: ValueCounts) -> HeatScale:
+    """The scale of a category from its map pixels, those of normal images counted as negative.
+
+    `low` is the median and `high` the 99.9th percentile of all pixels; `quiet` is the 99.9th percentile of the
+    pixels of normal images, or 35 % of the way from low to high where none are known to be normal.
+    """
+    positives, negatives = counts.by_value()
+    everything = positives + negatives
+    if not everything.any():
+        return HeatScale(0.0, 0.0, 0.0)
+    low, hottest = _quantile(everything, 0.5), _quantile(everything, HOTTEST)
+    if not negatives.any():
+        return HeatScale(low, low + QUIET_SHARE * (hottest - low), hottest)
+    quiet = max(low, _quantile(negatives, NORMAL_CEILING))
+    return HeatScale(low, quiet, max(hottest, quiet + LEAST_SPAN * (quiet - low)))
+
+
+def count_pixels(counts: ValueCounts, anomaly_map: np.ndarray, normal: bool) -> None:
+    """Let the pixels of one map, of any size, take part in the scale."""
+    counts.add(anomaly_map, np.full(anomaly_map.shape, not normal))
+
+
+def render_overlay(
+    photo: PIL.Image.Image, anomaly_map: np.ndarray, scale: HeatScale, outline: float | None = None
+) -> PIL.Image.Image:
+    """The photo with its heat above it and a legend below, RGB, at most 1024 pixels long.
+
+    `anomaly_map` is (h, w) at any size and is stretched over the photo. Opacity grows with the value from
+    `scale.quiet` to `scale.high`; `outline` draws a line around the pixels at or above that value.
+    """
+    width, height = _fit(photo.size)
+    small = photo.convert("RGB").resize((width, height), PIL.Image.Resampling.LANCZOS)
+    heat = PIL.Image.fromarray(anomaly_map.astype(np.float32)).resize((width, height), PIL.Image.Resampling.BILINEAR)
+    values = np.asarray(heat)
+    heat_share = _ramp(values, scale.quiet, scale.high)
+    opacity = STRONGEST * heat_share[..., None]
+    pixels = np.asarray(small) * (1 - opacity) + _colours(heat_share) * opacity
+    if outline is not None:
+        _draw_border(pixels, values >= outline)
+    painted = np.rint(pixels).astype(np.uint8)
+    return PIL.Image.fromarray(np.concatenate([painted, _legend(width, scale)]))
+
+
+def draw_overlays(store: PredictionStore, samples: Sequence[Sample], category: str, *, count: int) -> None:
+    """Write <run>/overlays/<category>/<name>.png for `count` images, all if negative, none if 0.
+
+    The images are spread evenly over the ranking by image score, so that the most and the least anomalous are
+    among them. Overlays that an earlier call wrote stay.
+    """
+    by_name = {sample.name: sample for sample in samples}
+    rows = [row for row in store.rows(category) if row.name in by_name]
+    chosen = _spread(rows, count)
+    if not chosen:
+        return
+    counts = ValueCounts()
+    for row in rows:
+        count_pixels(counts, store.read_map(row), normal=False)
+    scale = category_scale(counts)
+    for row in tqdm(chosen, desc=f"{category}: overlays", unit="image", leave=False):
+        path = store.folder / "overlays" / category / f"{row.name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        render_overlay(by_name[row.name].load_image(), store.read_map(row), scale).save(path)
+
+
+def _spread(rows: Sequence[Row], count: int) -> list[Row]:
+    """`count` rows at even steps from the highest image score to the lowest."""
+    ranked = sorted(rows, key=lambda row: (-row.image_score, row.name))
+    if count < 0 or count >= len(ranked):
+        return ranked
+    return [ranked[index] for index in np.linspace(0, len(ranked) - 1, count).round().astype(int)]
+
+
+def _quantile(counts: np.ndarray, share: float) -> float:
+    """The smallest of `VALUES` that at least `share` of the counted pixels do not exceed."""
+    ascending = np.cumsum(counts[::-1])
+    return float(VALUES[::-1][np.searchsorted(ascending, share * ascending[-1])])
+
+
+def _ramp(values: np.ndarray, start: float, end: float) -> np.ndarray:
+    """0 up to `start`, 1 from `end` on, linear in between."""
+    if end <= start:
+        return np.zeros_like(values)
+    return np.clip((values - start) / (end - start), 0, 1)
+
+
+def _colours(shares: np.ndarray) -> np.ndarray:
+    """Values in [0, 1] of any shape to RGB in [0, 255], shape (..., 3)."""
+    return _colour_table()[(shares * 255).astype(np.uint8)]
+
+
+@cache
+def _colour_table() -> np.ndarray:
+    return colormaps[COLOUR_MAP](np.linspace(0, 1, 256))[:, :3].astype(np.float32) * 255
+
+
+def _draw_border(pixels: np.ndarray, inside: np.ndarray) -> None:
+    """A white line with a black one around it, on the outer side of the True pixels; wider on a larger picture."""
+    width = max(1, max(inside.shape) // 500)
+    line = binary_dilation(inside, iterations=width)
+    pixels[binary_dilation(line, iterations=width) & ~line] = 0.0
+    pixels[line & ~inside] = 255.0
+
+
+def _legend(width: int, scale: HeatScale) -> np.ndarray:
+    """A colour bar (h, width, 3) uint8 from low to high; grey where the photo is left untouched."""
+    height = int(np.clip(width // 24, 12, 28))
+    values = np.linspace(scale.low, scale.high, width, dtype=np.float32)
+    bar = _colours(_ramp(values, scale.quiet, scale.high))
+    bar[values <= scale.quiet] = 96.0
+    image = PIL.Image.fromarray(np.broadcast_to(bar.astype(np.uint8), (height, width, 3)).copy())
+    draw, font = PIL.ImageDraw.Draw(image), PIL.ImageFont.load_default(size=0.75 * height)
+    middle = height / 2
+    for text, x, anchor in ((f"{scale.low:.3g}", 3, "lm"), (f"{scale.high:.3g}", width - 3, "rm")):
+        draw.text((x, middle), text, fill="white", font=font, anchor=anchor, stroke_width=1, stroke_fill="black")
+    return np.asarray(image)
+
+
+def _fit(size: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) with the longer side at most 1024, never enlarged, never below one pixel."""
+    shrink = min(1.0, LONGEST_SIDE / max(size))
+    return max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink))

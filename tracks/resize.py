@@ -1,0 +1,30 @@
+"""The one place where maps and masks are brought to the resolution at which they are scored."""
+
+import numpy as np
+import PIL.Image
+from torch import Tensor
+from torch.nn import functional
+
+MASK_RULE = "bilinear with antialias, >= half covered; never emptied"
+MAP_RULE = "bilinear"
+
+
+def resize_map(anomaly_map: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """(h, w) to `size` (height, width), bilinear, as float16 on the CPU."""
+    if tuple(anomaly_map.shape) != size:
+        anomaly_map = functional.interpolate(anomaly_map[None, None], size=size, mode="bilinear")[0, 0]
+    return anomaly_map.half().cpu().numpy()
+
+
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool to `size` (height, width): a pixel at least half covered is defect.
+
+    A mask whose defects are all too thin for that keeps the pixels that they cover most, so that
+    an anomalous image never loses its defect.
+    """
+    if mask.shape == size or not mask.any():
+        return mask if mask.shape == size else np.zeros(size, dtype=bool)
+    image = PIL.Image.fromarray(mask.astype(np.uint8) * 255)
+    share = np.asarray(image.resize((size[1], size[0]), PIL.Image.Resampling.BILINEAR))
+    resized = share >= 128
+    return resized if resized.any() else share == share.max()

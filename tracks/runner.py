@@ -1,0 +1,147 @@
+"""The only evaluation loop: references, predictions into the store, scores out of it."""
+
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from eval.scorer import Scorer
+from models.base import AnomalyModel, Prediction
+from tracks.datasets.sample import Dataset, Sample
+from tracks.legacy import transductive_image_scores
+from tracks.resize import resize_map, resize_mask
+from tracks.store import PredictionStore, Row
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunnerOptions:
+    """How a run goes about its work; `resolution` is the side of the scored maps in pixels, or "native"."""
+
+    resolution: int | str = 256
+    batch_size: int = 8
+    workers: int = 2
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A sample with its preprocessed image (3, h, w), its own size (height, width) and its resized mask."""
+
+    sample: Sample
+    image: Tensor
+    size: tuple[int, int]
+    mask: np.ndarray | None
+
+
+def fit_references(model: AnomalyModel, references: Sequence[Sample], category: str, device: str) -> None:
+    """Show the model the references of one category."""
+    bar = tqdm(references, desc=f"{category}: references", unit="image", leave=False)
+    images = torch.stack([model.preprocess(sample.load_image()) for sample in bar])
+    with torch.inference_mode():
+        model.fit(images.to(device), category)
+
+
+def predict_category(
+    model: AnomalyModel, samples: Sequence[Sample], category: str, store: PredictionStore, options: RunnerOptions
+) -> int:
+    """Predict the images of a category that the store lacks; returns how many that were.
+
+    Batches are cut from the whole list, whatever is there already, so that an image is always
+    computed in the same company: a run that was killed ends in the same numbers, bit for bit.
+    """
+    known = {row.name: row.fingerprint for row in store.rows(category)}
+    stale = {sample.name for sample in samples if known.get(sample.name) != sample.fingerprint}
+    batches = [samples[i : i + options.batch_size] for i in range(0, len(samples), options.batch_size)]
+    todo = [batch for batch in batches if any(sample.name in stale for sample in batch)]
+    with tqdm(total=len(samples), initial=len(samples) - len(stale), desc=f"{category}: predict", unit="image") as bar:
+        for batch in _load_ahead(model, todo, options):
+            images = torch.stack([loaded.image for loaded in batch]).to(options.device)
+            with torch.inference_mode():
+                prediction = model.predict(images, [category] * len(batch))
+            for index, loaded in enumerate(batch):
+                if loaded.sample.name in stale:
+                    _keep(store, loaded, prediction, index, options)
+                    bar.update()
+    return len(stale)
+
+
+def score_category(
+    samples: Sequence[Sample] | None, category: str, store: PredictionStore, image_score: str = "model"
+) -> dict[str, Any]:
+    """Score a category from the store alone; `samples` fixes which images count (all rows if None)."""
+    rows = {row.name: row for row in store.rows(category)}
+    counted = list(rows.values()) if samples is None else [rows[sample.name] for sample in samples]
+    scores = transductive_image_scores(counted) if image_score == "legacy_minmax" else {}
+    scorer = Scorer()
+    for row in tqdm(counted, desc=f"{category}: score", unit="image", leave=False):
+        scorer.update(
+            store.read_map(row), store.read_mask(row), scores.get(row.name, row.image_score), row.label,
+            name=f"{category}/{row.name}",
+        )  # fmt: skip
+    result = scorer.compute()
+    for metric, reason in result.reasons.items():
+        log.warning("%s: no %s, %s", category, metric, reason)
+    return {**result.metrics, "images": result.num_images, "anomalous": result.num_anomalous}
+
+
+def _keep(
+    store: PredictionStore, loaded: Loaded, prediction: Prediction, index: int, options: RunnerOptions
+) -> None:
+    sample = loaded.sample
+    size = map_size(loaded.size, options.resolution)
+    anomaly_map = resize_map(prediction.anomaly_maps[index], size)
+    row = Row(
+        name=sample.name,
+        category=sample.category,
+        label=sample.label,
+        defect_type=sample.defect_type,
+        image_score=float(prediction.image_scores[index]),
+        height=size[0],
+        width=size[1],
+        map_file=store.map_file(sample.category, sample.name),
+        has_mask=loaded.mask is not None,
+        fingerprint=sample.fingerprint,
+        scalars={name: float(values[index]) for name, values in prediction.scalars.items()},
+    )
+    store.add(row, anomaly_map, loaded.mask)
+
+
+def map_size(size: tuple[int, int], resolution: int | str) -> tuple[int, int]:
+    """(height, width) at which an image of `size` is scored: its own, or a square of the given side."""
+    return size if resolution == "native" else (int(resolution), int(resolution))
+
+
+def _load_ahead(
+    model: AnomalyModel, batches: Sequence[Sequence[Sample]], options: RunnerOptions
+) -> Iterator[list[Loaded]]:
+    """Load batches in threads while the model works; at most two batches wait, so memory stays flat."""
+
+    def load(sample: Sample) -> Loaded:
+        image = sample.load_image()
+        mask = sample.load_mask()
+        size = (image.height, image.width)
+        resized = None if mask is None else resize_mask(mask, map_size(size, options.resolution))
+        return Loaded(sample, model.preprocess(image), size, resized)
+
+    with ThreadPoolExecutor(max(1, options.workers)) as pool:
+        waiting: deque[list[Future[Loaded]]] = deque()
+        try:
+            for batch in batches:
+                waiting.append([pool.submit(load, sample) for sample in batch])
+                if len(waiting) > 2:
+                    yield [future.result() for future in waiting.popleft()]
+            while waiting:
+                yield [future.result() for future in waiting.popleft()]
+        finally:
+            for futures in waiting:
+                for future in futures:
+                    future.cancel()

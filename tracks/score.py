@@ -1,0 +1,33 @@
+"""Entry point of `make score RUN=...`: score a run again from its store, with no model and no data set."""
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from tracks.cli import run_main
+from tracks.runner import score_category
+from tracks.store import PredictionStore
+from tracks.track import report, summarise, write_results
+
+
+def score_run(folder: Path, image_score: str, out: Path | None) -> dict:
+    """Score every category of the store in `folder`; the results go into `out` (the run folder if None)."""
+    store = PredictionStore(folder)
+    tables = {category: score_category(None, category, store, image_score) for category in store.categories}
+    results = summarise(store.settings, tables, image_score, seconds=0.0)
+    target = out or store.folder
+    target.mkdir(parents=True, exist_ok=True)
+    write_results(target, results, cfg=None)
+    report(results, target, predicted=0, latest=store.folder)
+    return results
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="score")
+def main(cfg: DictConfig) -> None:
+    """Score and print the table."""
+    score_run(Path(cfg.run), cfg.image_score, Path(cfg.out) if cfg.out else None)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,202 @@
+"""Predictions on disk: one float16 TIFF map and one row per image. What makes a run resumable.
+
+Layout of a run folder::
+
+    run.json                       settings that decide the numbers; a folder of other settings is refused
+    predictions/<category>.jsonl   one row per image, appended after its map is safely on disk
+    predictions/<category>/<name>.tiff and .mask.png (only where there is a defect), both at the scored size
+
+So everything can be scored again, or exported, with neither the model nor the data set.
+"""
+
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import tifffile
+
+from tracks.errors import TrackInputError
+
+SETTINGS_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of one scored image; `height` and `width` are those of its map in pixels."""
+
+    name: str
+    category: str
+    label: int | None
+    defect_type: str
+    image_score: float
+    height: int
+    width: int
+    map_file: str
+    has_mask: bool
+    fingerprint: str
+    scalars: dict[str, float] = field(default_factory=dict)
+
+
+class PredictionStore:
+    """The predictions of one run, in one folder. Opens what `create` made.
+
+    Raises:
+        TrackInputError: the folder holds no run.
+    """
+
+    def __init__(self, folder: Path | str):
+        self.folder = Path(folder)
+        if not (self.folder / SETTINGS_FILE).is_file():
+            raise TrackInputError(
+                f"expected a run folder with a {SETTINGS_FILE}, got {self.folder}; name the folder that a track "
+                "printed at its end, for example outputs/zero_shot/latest"
+            )
+
+    @classmethod
+    def create(cls, folder: Path | str, settings: Mapping[str, Any]) -> "PredictionStore":
+        """Open `folder` for a run of these settings, new or begun before.
+
+        Raises:
+            TrackInputError: the folder holds another run, or files that are no run.
+        """
+        folder = Path(folder)
+        path = folder / SETTINGS_FILE
+        if path.is_file():
+            _refuse_other_run(folder, _read_json(path), dict(settings))
+        elif folder.is_dir() and any(folder.iterdir()):
+            raise TrackInputError(
+                f"expected a new or an earlier run's folder, got {folder}, which holds other files; choose another "
+                "folder with OUT=..."
+            )
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(settings, indent=2).encode())
+        return cls(folder)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The settings that the run was made with."""
+        return _read_json(self.folder / SETTINGS_FILE)
+
+    @property
+    def categories(self) -> list[str]:
+        """The categories of the run, in the order of its tables."""
+        return list(self.settings["categories"])
+
+    def rows(self, category: str) -> list[Row]:
+        """The rows of a category; a line cut short by a kill is left out, of two for one image the later counts."""
+        path = self._rows_file(category)
+        if not path.is_file():
+            return []
+        rows = [row for line in path.read_bytes().splitlines() if (row := _parse_row(line)) is not None]
+        return list({row.name: row for row in rows}.values())
+
+    def read_map(self, row: Row) -> np.ndarray:
+        """The anomaly map of a row, (height, width) float16.
+
+        Raises:
+            TrackInputError: the file is missing or does not decode.
+        """
+        path = self.folder / row.map_file
+        try:
+            return tifffile.imread(path)
+        except Exception as error:
+            raise TrackInputError(
+                f"expected an anomaly map at {path}, got {error}; delete {self._rows_file(row.category)} and run again"
+            ) from error
+
+    def read_mask(self, row: Row) -> np.ndarray | None:
+        """The mask of a row at the size of its map, (height, width) bool; None where none is known."""
+        if not row.has_mask:
+            return None
+        path = self._mask_path(row)
+        if not path.is_file():
+            return np.zeros((row.height, row.width), dtype=bool)
+        return np.asarray(PIL.Image.open(path)) > 0
+
+    def add(self, row: Row, anomaly_map: np.ndarray, mask: np.ndarray | None) -> None:
+        """Write map and mask, then append the row, so that a row always has its files.
+
+        A mask without defect needs no file: the row says that it is known.
+        """
+        path = self.folder / row.map_file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        encoded = io.BytesIO()
+        tifffile.imwrite(encoded, anomaly_map.astype(np.float16))
+        write_atomically(path, encoded.getvalue())
+        self._mask_path(row).unlink(missing_ok=True)
+        if mask is not None and mask.any():
+            encoded = io.BytesIO()
+            PIL.Image.fromarray(mask).save(encoded, "PNG")
+            write_atomically(self._mask_path(row), encoded.getvalue())
+        self._append(row)
+
+    def map_file(self, category: str, name: str) -> str:
+        """Where the map of an image goes, relative to the run folder; the image's suffix stays in the name."""
+        return f"predictions/{category}/{name}.tiff"
+
+    def _mask_path(self, row: Row) -> Path:
+        return self.folder / (row.map_file.removesuffix(".tiff") + ".mask.png")
+
+    def _append(self, row: Row) -> None:
+        path = self._rows_file(row.category)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps(asdict(row)).encode() + b"\n"
+        with path.open("ab") as file:
+            if file.tell() and not _ends_with_newline(path):
+                line = b"\n" + line
+            file.write(line)
+
+    def _rows_file(self, category: str) -> Path:
+        return self.folder / "predictions" / f"{category}.jsonl"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a kill leaves either the old content or the new."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _parse_row(line: bytes) -> Row | None:
+    try:
+        return Row(**json.loads(line))
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError):
+        return None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise TrackInputError(f"expected JSON in {path}, got {error}; delete the run folder and run again") from error
+
+
+def _refuse_other_run(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    wanted = json.loads(json.dumps(wanted))
+    different = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
+    if not different:
+        return
+    listed = "; ".join(f"{key} there {_short(found.get(key))}, here {_short(wanted.get(key))}" for key in different)
+    raise TrackInputError(
+        f"expected the same run in the output folder {folder}, got one of other settings ({listed}); choose another "
+        "folder with OUT=... or delete that one"
+    )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,84 @@
+"""Entry point of `make submission RUN=...`: a run's store as a challenge submission, zipped and validated."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, ListConfig
+
+from tracks.cli import EXIT_BAD_INPUT, run_main
+from tracks.errors import TrackInputError
+from tracks.names import unknown
+from tracks.store import PredictionStore
+from tracks.submission.archive import beside, replace_submission
+from tracks.submission.vand2023 import fixed_range, write_tree
+from tracks.submission.vand2023_check import Problem, validate
+from tracks.submission.vand2023_plan import FORMAT, Entry, Options, expected_stems, plan, remarks
+
+FORMATS = (FORMAT,)
+SHOWN_PROBLEMS = 20
+
+
+def submit(runs: Sequence[Path], out: Path, options: Options, run_number: int | None = None) -> list[Problem]:
+    """Write the images of all `runs` to `out` and `out`.zip, read the zip back; returns what is wrong with it."""
+    stores = [PredictionStore(folder) for folder in runs]
+    entries = plan(stores, options, run_number)
+    fixed = options.normalise == "fixed"
+    ranges = {str(store.folder.resolve()): fixed_range(store, options) if fixed else None for store in stores}
+    record = {"map_range_of_run": ranges, **options.protocol}
+    notes = remarks(entries)
+    archive = replace_submission(
+        out, record, lambda folder: notes.extend(write_tree(entries, folder, options).remarks())
+    )
+    problems = validate(archive, expected_stems(entries), options.map_size)
+    for key, value in {**ranges, **options.protocol}.items():
+        print(f"{key}: " + (value if isinstance(value, str) else f"maps from {value or 'their own range'}"))
+    _report(entries, notes, problems)
+    print(f"files: {out}, {archive} ({archive.stat().st_size / 1e6:.2f} MB), {beside(out, '.json')}")
+    return problems
+
+
+def _report(entries: Sequence[Entry], notes: Sequence[str], problems: Sequence[Problem]) -> None:
+    """Print what was written and whether it reads back right."""
+    for folder, stems in expected_stems(entries).items():
+        print(f"{folder}: {len(stems)} images")
+    for note in notes:
+        print(f"note: {note}")
+    for problem in problems[:SHOWN_PROBLEMS]:
+        print(f"problem, {problem}", file=sys.stderr)
+    if len(problems) > SHOWN_PROBLEMS:
+        print(f"... and {len(problems) - SHOWN_PROBLEMS} more", file=sys.stderr)
+    print(f"read back: {2 * len(entries)} files expected, {len(problems) or 'no'} problems")
+
+
+def _run_folders(value: str | ListConfig | None) -> list[Path]:
+    """The run folder or folders of the configuration."""
+    folders = [Path(folder).expanduser() for folder in ([value] if isinstance(value, str) else value or []) if folder]
+    if not folders:
+        raise TrackInputError(
+            "expected a finished run to submit, got none; name its folder, for example "
+            "`make submission RUN=outputs/few_shot/latest`"
+        )
+    return folders
+
+
+def submit_configured(cfg: DictConfig) -> list[Problem]:
+    """`submit` with the settings of conf/submission.yaml."""
+    if cfg.format not in FORMATS:
+        raise unknown("format", cfg.format, FORMATS)
+    map_range = tuple(cfg.map_range) if cfg.map_range else None
+    options = Options(cfg.map_size, cfg.level, cfg.normalise, map_range, cfg.image_scores)
+    out = Path(cfg.out or f"outputs/submission/{cfg.format}").expanduser()
+    return submit(_run_folders(cfg.run), out, options, cfg.run_number)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="submission")
+def main(cfg: DictConfig) -> None:
+    """Write, validate and print; exit code 2 if anything is wrong with the result."""
+    if submit_configured(cfg):
+        sys.exit(EXIT_BAD_INPUT)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,102 @@
+"""Entry point of `make sweep`: a Hydra multirun over the tracks that ends in one table.
+
+Each cell is an ordinary run in its own content-named folder, so a cell that was finished before
+is found there and only scored again; a cell that fails is named in the table and stops no other.
+"""
+
+import json
+import logging
+import sys
+import traceback
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+import tracks.config  # noqa: F401  (registers the schema)
+from eval.tables import over_seeds, sweep_table
+from tracks.cli import EXIT_BAD_INPUT, explain, run_main
+from tracks.store import write_atomically
+from tracks.track import link_latest, run_track
+
+log = logging.getLogger(__name__)
+CELL_FILE = "cell.json"
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="sweep")
+def main(cfg: DictConfig) -> None:
+    """Run one cell; what became of it goes into the cell's folder."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    overrides = " ".join(HydraConfig.get().overrides.task)
+    try:
+        cell: dict[str, Any] = run_track(cfg, "few_shot" if cfg.shots else "zero_shot")
+    except Exception as error:
+        message = explain(error)
+        if message is None:
+            traceback.print_exc()
+        cell = {"error": message or repr(error)}
+        print(f"error in {overrides}: {cell['error']}", file=sys.stderr)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / CELL_FILE, json.dumps({**cell, "overrides": overrides}, indent=2).encode())
+
+
+class SweepTable(Callback):
+    """Writes and prints the table when all cells are done, in the process that started the sweep."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Read every cell's result; exit code 2 if any failed."""
+        folder = Path(config.hydra.sweep.dir)
+        cells = [json.loads(path.read_text()) for path in sorted(folder.glob(f"*/{CELL_FILE}"), key=_cell_number)]
+        finished = [cell for cell in cells if "error" not in cell]
+        rows = [over_seeds(group) for group in gather(finished) if group]
+        table = sweep_table(rows)
+        write_atomically(folder / "table.md", table.encode())
+        write_atomically(folder / "table.json", json.dumps(rows, indent=2).encode())
+        link_latest(folder.parent, folder)
+        print(f"\n{table}\n{len(finished)} of {len(cells)} cells finished; files: {folder}: table.md, table.json")
+        failed = [cell for cell in cells if "error" in cell]
+        for cell in failed:
+            print(f"error in {cell['overrides']}: {cell['error']}", file=sys.stderr)
+        if failed:
+            sys.exit(EXIT_BAD_INPUT)
+
+
+def gather(cells: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Group cells that differ by seed alone; cells that differ by category are joined into one result first."""
+    joined: dict[tuple, dict[str, Any]] = {}
+    for cell in cells:
+        key = (*_row_key(cell), cell["seed"])
+        result = joined.setdefault(key, {**cell, "categories": {}})
+        result["categories"] = {**result["categories"], **cell["categories"]}
+    groups: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
+    for key, result in joined.items():
+        groups[key[:-1]].append(result)
+    return [_complete(group) for group in groups.values()]
+
+
+def _complete(group: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The seeds that have every category any seed has; the others cannot be averaged with them."""
+    wanted = {name for run in group for name in run["categories"]}
+    complete = [run for run in group if set(run["categories"]) == wanted]
+    for run in group:
+        if run not in complete:
+            log.warning("seed %s lacks %s and is left out", run["seed"], ", ".join(wanted - set(run["categories"])))
+    return complete
+
+
+def _row_key(cell: dict[str, Any]) -> tuple:
+    """What a row of the table stands for; runs of unlike protocols never share one."""
+    protocol = json.dumps(cell["protocol"], sort_keys=True)
+    return cell["track"], cell["model"], cell["weights"], cell["data"], cell["shots"], protocol
+
+
+def _cell_number(path: Path) -> int:
+    return int(path.parent.name.rpartition("-")[2])
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,208 @@
+"""One run of a track, from the configuration to the table: what both entry points and the sweep call."""
+
+import json
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from eval.tables import mean_over_categories, to_csv, to_markdown, track_score
+from models.base import AnomalyModel
+from tracks.datasets.sample import Dataset, Sample
+from tracks.device import pick_device
+from tracks.errors import TrackInputError
+from tracks.fingerprint import code_digest, settings_digest, weights_digest
+from tracks.legacy import LEGACY_IMAGE_SCORE
+from tracks.names import unknown
+from tracks.overlay import draw_overlays
+from tracks.references import resolve, without_references, write_manifest
+from tracks.resize import MAP_RULE, MASK_RULE
+from tracks.runner import RunnerOptions, fit_references, predict_category, score_category
+from tracks.store import PredictionStore, write_atomically
+
+PRO_RULE = "exact, FPR <= 0.3, interpolated at the limit, 8-connected regions"
+IMAGE_SCORES = ("model", "legacy_minmax")
+
+
+def run_track(cfg: DictConfig, track: str) -> dict[str, Any]:
+    """Run one track on one data set and write results.json, .csv and .md into its run folder.
+
+    Returns the content of results.json plus `folder`. A run of the same settings that was begun
+    before is continued with the images that are missing.
+
+    Raises:
+        TrackInputError: anything in the settings or the data that the user can mend.
+    """
+    started = time.perf_counter()
+    check_settings(cfg)
+    dataset: Dataset = instantiate(cfg.data)
+    categories = choose_categories(dataset, list(cfg.categories))
+    references = choose_references(cfg, dataset, categories)
+    options = RunnerOptions(cfg.resolution, cfg.batch_size, cfg.workers, pick_device(cfg.device))
+    model: AnomalyModel = instantiate(cfg.model).to(options.device).eval()
+    settings = describe(cfg, track, dataset, categories, references, model)
+    store = open_store(cfg, track, settings)
+    if references:
+        write_manifest(store.folder / "references.json", references, shots=cfg.shots, seed=cfg.seed)
+    tables, predicted = {}, 0
+    for category in categories:
+        samples = samples_to_score(dataset, category, references.get(category, []))
+        if references and not all_there(store, samples, category):
+            fit_references(model, references[category], category, options.device)
+        predicted += predict_category(model, samples, category, store, options)
+        tables[category] = score_category(samples, category, store, cfg.image_score)
+        draw_overlays(store, samples, category, count=cfg.overlays)
+    results = summarise(settings, tables, cfg.image_score, time.perf_counter() - started)
+    write_results(store.folder, results, cfg)
+    link_latest(Path(cfg.outputs) / track, store.folder)
+    report(results, store.folder, predicted, Path(cfg.outputs) / track / "latest")
+    return {**results, "folder": str(store.folder)}
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Refuse values that no type can refuse."""
+    good = cfg.resolution == "native" or (isinstance(cfg.resolution, int) and cfg.resolution > 0)
+    if not good:
+        raise TrackInputError(f"expected resolution to be a number of pixels or native, got {cfg.resolution!r}")
+    if cfg.image_score not in IMAGE_SCORES:
+        raise unknown("image_score", cfg.image_score, IMAGE_SCORES)
+    for key in ("batch_size", "workers"):
+        if cfg[key] < 1:
+            raise TrackInputError(f"expected {key} >= 1, got {cfg[key]}")
+
+
+def choose_categories(dataset: Dataset, wanted: Sequence[str]) -> list[str]:
+    """The categories to run, in the data set's order."""
+    for name in wanted:
+        if name not in dataset.categories:
+            raise unknown("category", name, dataset.categories)
+    return [name for name in dataset.categories if not wanted or name in wanted]
+
+
+def choose_references(cfg: DictConfig, dataset: Dataset, categories: Sequence[str]) -> dict[str, list[Sample]]:
+    """K normal images of each category; none at all, and no look at them, on the zero-shot track."""
+    if cfg.shots == 0:
+        return {}
+    return {
+        category: resolve(
+            dataset, category, shots=cfg.shots, seed=cfg.seed, manifest=cfg.references, run=cfg.run
+        )
+        for category in categories
+    }  # fmt: skip
+
+
+def samples_to_score(dataset: Dataset, category: str, references: Sequence[Sample]) -> list[Sample]:
+    """The test images without those that were handed out as references from the same pool."""
+    samples = without_references(dataset.test(category), references)
+    if not samples:
+        raise TrackInputError(f"expected test images of {category} in {dataset.name}, got none; look into its folder")
+    return samples
+
+
+def all_there(store: PredictionStore, samples: Sequence[Sample], category: str) -> bool:
+    """Whether every image has been predicted already."""
+    known = {row.name: row.fingerprint for row in store.rows(category)}
+    return all(known.get(sample.name) == sample.fingerprint for sample in samples)
+
+
+def describe(
+    cfg: DictConfig, track: str, dataset: Dataset, categories: Sequence[str],
+    references: dict[str, list[Sample]], model: AnomalyModel,
+) -> dict[str, Any]:  # fmt: skip
+    """The settings that decide the predictions, as they stand in run.json."""
+    chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    protocol = {
+        "setting": "inductive",
+        **dataset.protocol,
+        **model.protocol,
+        "resolution": "each image's own" if cfg.resolution == "native" else f"{cfg.resolution} x {cfg.resolution}",
+        "map_resize": MAP_RULE,
+        "mask_resize": MASK_RULE,
+        "map_precision": "float16",
+        "pro": PRO_RULE,
+    }
+    return {
+        "track": track,
+        "model": chosen.get("model", type(model).__name__),
+        "weights": chosen.get("weights", "unnamed"),
+        "data": dataset.name,
+        "shots": cfg.shots,
+        "seed": cfg.seed,
+        "categories": list(categories),
+        "protocol": protocol,
+        "batch_size": cfg.batch_size,
+        "config": {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "data")},
+        "references": {category: [sample.name for sample in samples] for category, samples in references.items()},
+        "weights_digest": weights_digest(model),
+        "code_digest": code_digest(),
+        "device": str(cfg.device),
+    }
+
+
+def open_store(cfg: DictConfig, track: str, settings: dict[str, Any]) -> PredictionStore:
+    """The store of this run, in OUT or in a folder named after the settings."""
+    name = "{model}-{weights}-{data}-{shots}shot-seed{seed}".format(**settings)
+    folder = Path(cfg.out or Path(cfg.outputs) / track / f"{name}-{settings_digest(settings)}")
+    if cfg.fresh and (folder / "run.json").is_file():
+        shutil.rmtree(folder)
+    return PredictionStore.create(folder, settings)
+
+
+def summarise(
+    settings: dict[str, Any], tables: dict[str, dict[str, Any]], image_score: str, seconds: float
+) -> dict[str, Any]:
+    """The content of results.json."""
+    protocol = dict(settings["protocol"])
+    if image_score == "legacy_minmax":
+        protocol.update(setting="transductive", image_score=LEGACY_IMAGE_SCORE)
+    return {
+        **{key: settings[key] for key in ("track", "model", "weights", "data", "shots", "seed")},
+        "protocol": protocol,
+        "images": sum(table["images"] for table in tables.values()),
+        "seconds": round(seconds, 2),
+        "categories": tables,
+        "mean": mean_over_categories(tables),
+        "score": track_score(tables),
+    }
+
+
+def write_results(folder: Path, results: dict[str, Any], cfg: DictConfig | None) -> None:
+    """Write results.json, results.csv, results.md and the resolved configuration."""
+    write_atomically(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
+    write_atomically(folder / "results.csv", to_csv(results).encode())
+    write_atomically(folder / "results.md", to_markdown(results).encode())
+    if cfg is not None:
+        write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
+
+
+def link_latest(track_folder: Path, run_folder: Path) -> None:
+    """Let <outputs>/<track>/latest point to the run folder."""
+    track_folder.mkdir(parents=True, exist_ok=True)
+    link = track_folder / "latest"
+    inside = run_folder.resolve().parent == track_folder.resolve()
+    if link.exists() and not link.is_symlink():
+        return
+    link.unlink(missing_ok=True)
+    link.symlink_to(run_folder.name if inside else run_folder.resolve(), target_is_directory=True)
+
+
+def report(results: dict[str, Any], folder: Path, predicted: int, latest: Path) -> None:
+    """Print the table, the track score, the cost and where the files are."""
+    seconds = max(results["seconds"], 1e-9)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
+    score = results["score"]
+    earlier = results["images"] - predicted
+    print(to_markdown(results))
+    print(f"track score (mean over categories of harmonic F1): {'none' if score is None else format(100 * score, '.1f')}")
+    print(
+        f"{predicted} images in {seconds:.1f} s ({predicted / seconds:.1f} images/s), peak memory {peak:.0f} MB"
+        + (f"; {earlier} more were there from an earlier run" if earlier > 0 else "")
+    )
+    print(f"files: {folder} (also {latest}): results.json, results.csv, results.md, predictions/, overlays/")

@@ -1,0 +1,24 @@
+"""Entry point of the zero-shot track: `python -m tracks.zero_shot data=mtd data.root=...`."""
+
+import hydra
+from omegaconf import DictConfig
+
+import tracks.config  # noqa: F401  (registers the schema)
+from tracks.cli import run_main
+from tracks.errors import TrackInputError
+from tracks.track import run_track
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="zero_shot")
+def main(cfg: DictConfig) -> None:
+    """Run the track and print its table."""
+    if cfg.shots != 0:
+        raise TrackInputError(
+            f"expected shots=0 on the zero-shot track, got {cfg.shots}; for references run `make few-shot "
+            f"SHOTS={cfg.shots}`"
+        )
+    run_track(cfg, "zero_shot")
+
+
+if __name__ == "__main__":
+    run_main(main)

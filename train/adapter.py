@@ -1,0 +1,225 @@
+"""Entry point of `make train`: adapters learnt on one data set, for use on another (APRIL-GAN, section 3).
+
+    python -m train.adapter data=mvtec data.root=... target=visa
+
+The encoder is frozen; all that learns is one affine map per stage. Departs from the published training: each image
+meets its own category's text, tokens may come from a cache, categories may be held out to validate on.
+"""
+
+import logging
+import math
+import os
+import time
+from pathlib import Path
+
+import hydra
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+from tqdm import tqdm
+
+from models.clip_adapter.adapter import random_adapter
+from models.clip_adapter.backbone import ClipBackbone
+from models.clip_adapter.checkpoint import save_adapter
+from models.clip_adapter.text import PromptEnsemble
+from tracks.cli import run_main
+from tracks.device import pick_device
+from tracks.errors import TrackInputError
+from tracks.store import write_atomically
+from train.checkpoint import StateFile, open_run, write_log
+from train.config import TrainOptions, read_options
+from train.forward import stage_maps
+from train.images import epoch_order
+from train.losses import adapter_loss
+from train.plot import draw_curves
+from train.record import adapter_header, describe, run_folder
+from train.source import Course, plan_course
+from train.token_cache import open_sources
+from train.tokens import TokenBatch, TokenSource
+from train.validate import REPORTED, validate
+
+log = logging.getLogger(__name__)
+
+ADAPTER_FILE = "adapter.safetensors"
+STEPS_BETWEEN_READINGS = 10
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+def main(cfg: DictConfig) -> None:
+    """Train and say where the weights are."""
+    folder = run_training(cfg)
+    print(f"adapters: {folder / ADAPTER_FILE}\nbeside them: log.csv, loss.png, run.json, config.yaml")
+
+
+def run_training(cfg: DictConfig) -> Path:
+    """Train as the configuration says; returns the run folder.
+
+    Raises:
+        TrackInputError: anything in the settings or the data that the user can mend.
+
+    """
+    options = read_options(cfg)
+    device = pick_device(cfg.device)
+    make_deterministic(device)
+    course = plan_course(instantiate(cfg.data), options)
+    backbone, prompts = build_parts(cfg)
+    settings = describe(backbone.to(device), prompts, course, options)
+    folder = run_folder(cfg, settings)
+    open_run(folder, settings, fresh=cfg.fresh)
+    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
+    AdapterTraining(backbone, prompts, course, options, folder, device).run()
+    return folder
+
+
+class AdapterTraining:
+    """One training in one folder, from the first step to the last, or from where an earlier process stopped."""
+
+    def __init__(
+        self,
+        backbone: ClipBackbone,
+        prompts: PromptEnsemble,
+        course: Course,
+        options: TrainOptions,
+        folder: Path,
+        device: str = "cpu",
+    ):
+        self.backbone, self.course, self.options, self.folder = backbone, course, options, folder
+        self.text: dict[str, Tensor] = {
+            category: prompts.text_features(backbone, category) for category in (*course.learnt, *course.held_out)
+        }
+        self.adapter = random_adapter(backbone.stage_widths, backbone.embed_dim, options.seed).to(device)
+        first, second = options.betas
+        self.optimizer = torch.optim.Adam(self.adapter.parameters(), lr=options.learning_rate, betas=(first, second))
+        self.state_file = StateFile(folder)
+        self.state = self.state_file.restore(self.adapter, self.optimizer, device)
+        self.device = device
+
+    def run(self) -> None:
+        """All epochs that are missing, then the adapters of the chosen one."""
+        if self.state.epoch > self.options.epochs:
+            raise TrackInputError(
+                f"expected epochs to be {self.state.epoch} or more, as many as {self.folder} has been trained for, "
+                f"got {self.options.epochs}; raise epochs, or begin anew with fresh=true"
+            )
+        try:
+            if self.state.epoch < self.options.epochs:
+                with open_sources(self.backbone, self.course, self.options, self.folder, self.device) as sources:
+                    self._run_epochs(*sources)
+        except KeyboardInterrupt:
+            log.warning(
+                "stopped; %s keeps %d of %d epochs and %d steps of the next, and the same command goes on from there",
+                self.folder,
+                self.state_file.saved_at[0],
+                self.options.epochs,
+                self.state_file.saved_at[1],
+            )
+            raise
+        self._publish()
+
+    def _run_epochs(self, source: TokenSource, validation_source: TokenSource) -> None:
+        while self.state.epoch < self.options.epochs:
+            loss = self._train_epoch(source)
+            self._finish_epoch(loss, self._validate(validation_source))
+
+    def _train_epoch(self, source: TokenSource) -> float:
+        """The steps of an epoch that are missing; returns the mean loss over its images."""
+        state, size = self.state, self.options.batch_size
+        order = epoch_order(len(self.course.samples), self.options.seed, state.epoch)
+        title = f"epoch {state.epoch + 1}/{self.options.epochs}"
+        loss_sum = torch.tensor(state.loss_sum, dtype=torch.float64, device=self.device)
+        before, began = state.seconds, time.perf_counter()
+        with tqdm(total=len(order), initial=min(state.step * size, len(order)), desc=title, unit="image") as bar:
+            for batch in source.batches(order[state.step * size :], size, epoch=state.epoch):
+                loss_sum += self._step(batch) * len(batch.categories)
+                state.step += 1
+                state.seconds = before + time.perf_counter() - began
+                bar.update(len(batch.categories))
+                if state.step % STEPS_BETWEEN_READINGS == 0 or bar.n == len(order):
+                    bar.set_postfix(loss=f"{loss_sum.item() / bar.n:.4f}")
+                if self.options.checkpoint_every and state.step % self.options.checkpoint_every == 0:
+                    state.loss_sum = finite(loss_sum.item(), state.epoch)
+                    self.state_file.save(state, self.adapter, self.optimizer)
+        return finite(loss_sum.item() / len(order), state.epoch)
+
+    def _step(self, batch: TokenBatch) -> Tensor:
+        """One step of Adam; returns the loss, a scalar without gradient."""
+        loss = adapter_loss(
+            stage_maps(self.adapter, batch, self.text), batch.masks, dice_on_normal=self.options.dice_on_normal
+        )
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def _validate(self, source: TokenSource) -> dict[str, float | None]:
+        """Metrics and image threshold on the held-out categories; all None without any."""
+        if not self.course.validation_samples:
+            return dict.fromkeys((*REPORTED, "image_threshold"))
+        result = validate(self.adapter, source, self.course.validation_samples, self.text, self.options.batch_size)
+        return {**result.mean, "image_threshold": result.image_threshold}
+
+    def _finish_epoch(self, loss: float, validation: dict[str, float | None]) -> None:
+        """Write down the epoch: first what a continuation needs, then what people look at."""
+        state = self.state
+        state.epoch += 1
+        state.history.append({"epoch": state.epoch, "loss": loss, "seconds": round(state.seconds, 3), **validation})
+        state.step, state.loss_sum, state.seconds = 0, 0.0, 0.0
+        if self.options.select == "best" and self._is_best():
+            state.best_epoch = state.epoch
+            state.best = {name: tensor.detach().cpu().clone() for name, tensor in self.adapter.state_dict().items()}
+        self.state_file.save(state, self.adapter, self.optimizer)
+        self._publish()
+
+    def _is_best(self) -> bool:
+        values = [row[self.options.select_metric] for row in self.state.history]
+        known = [-math.inf if value is None else value for value in values]
+        return len(known) == 1 or known[-1] > max(known[:-1])
+
+    def _publish(self) -> None:
+        """The adapters of the last or best epoch with their header, the log and the curves."""
+        state = self.state
+        chosen = state.best_epoch if state.best is not None else state.epoch
+        adapter = random_adapter(self.adapter.stage_widths, self.adapter.embed_dim)
+        adapter.load_state_dict(self.adapter.state_dict() if state.best is None else state.best)
+        threshold = state.history[chosen - 1]["image_threshold"]
+        header = adapter_header(self.backbone, self.course, self.options, (chosen, state.epoch), threshold)
+        save_adapter(self.folder / ADAPTER_FILE, adapter, header)
+        write_log(self.folder, state.history)
+        draw_curves(self.folder / "loss.png", state.history)
+
+
+def build_parts(cfg: DictConfig) -> tuple[ClipBackbone, PromptEnsemble]:
+    """The encoder and the words of the model's configuration; its adapter, if any, is not looked at."""
+    if OmegaConf.select(cfg, "model.backbone") is None or OmegaConf.select(cfg, "model.prompts") is None:
+        raise TrackInputError(
+            f"expected a model with adapters to train, got {OmegaConf.select(cfg, 'model._target_')}; use "
+            "model=clip_adapter and weights of a CLIP"
+        )
+    return instantiate(cfg.model.backbone), instantiate(cfg.model.prompts)
+
+
+def make_deterministic(device: str) -> None:
+    """On a GPU, let kernels give the same sums in every run where such kernels exist."""
+    if device.startswith("cuda"):
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def finite(loss: float, epoch: int) -> float:
+    """The loss, if it is a number.
+
+    Raises:
+        TrackInputError: it is not; nothing of this epoch has been kept since the last checkpoint.
+
+    """
+    if not math.isfinite(loss):
+        raise TrackInputError(
+            f"expected a finite loss, got {loss} in epoch {epoch + 1}; lower learning_rate, or use "
+            "float32 precision. What was kept before stays; other settings need another OUT, or fresh=true"
+        )
+    return loss
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,141 @@
+"""The state of a training between two steps, on disk: what makes it resumable to the same weights."""
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tracks.errors import TrackInputError
+from tracks.store import write_atomically
+
+STATE_FILE = "state.pt"
+LOG_FILE = "log.csv"
+SETTINGS_FILE = "run.json"
+
+Row = dict[str, Any]
+
+
+@dataclass
+class TrainingState:
+    """How far a training has come.
+
+    The order of the images and what is drawn for each follow from (seed, epoch), so the place in the epoch and the
+    random state of torch are all that chance needs.
+    """
+
+    epoch: int = 0
+    """Epochs finished."""
+    step: int = 0
+    """Steps finished of the epoch begun."""
+    loss_sum: float = 0.0
+    """Sum of loss x images over those steps."""
+    seconds: float = 0.0
+    """Time spent on them."""
+    history: list[Row] = field(default_factory=list)
+    """A row per finished epoch."""
+    best: dict[str, Tensor] | None = None
+    """The adapter of the best epoch so far, where one is selected by validation."""
+    best_epoch: int = 0
+
+
+class StateFile:
+    """The state file of a run folder; replaced as a whole, so a kill leaves the earlier one."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / STATE_FILE
+        self.saved_at = (0, 0)
+        """Epochs and further steps that the file holds."""
+
+    def save(self, state: TrainingState, adapter: nn.Module, optimizer: Optimizer) -> None:
+        """Write all that a continuation needs."""
+        content = {
+            "state": asdict(state),
+            "adapter": adapter.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        write_atomically(self.path, buffer.getvalue())
+        self.saved_at = (state.epoch, state.step)
+
+    def restore(self, adapter: nn.Module, optimizer: Optimizer, device: str) -> TrainingState:
+        """Put adapter, optimizer and random state where they were; a fresh state where no file is.
+
+        Raises:
+            TrackInputError: the file does not read, or is of another adapter.
+
+        """
+        if not self.path.is_file():
+            return TrainingState()
+        try:
+            content = torch.load(self.path, map_location=device, weights_only=True)
+            adapter.load_state_dict(content["adapter"])
+            optimizer.load_state_dict(content["optimizer"])
+            torch.set_rng_state(content["random"].cpu())
+            state = TrainingState(**content["state"])
+        except Exception as error:
+            raise TrackInputError(
+                f"expected a training state in {self.path}, got a file that does not read "
+                f"({str(error).splitlines()[0]}); begin anew with fresh=true"
+            ) from error
+        self.saved_at = (state.epoch, state.step)
+        return state
+
+
+def open_run(folder: Path, settings: Mapping[str, Any], *, fresh: bool = False) -> None:
+    """Make `folder` the run folder of these settings, or find that it is; `fresh` discards what was trained there.
+
+    Raises:
+        TrackInputError: it holds a training of other settings, or files that are no training.
+
+    """
+    path = folder / SETTINGS_FILE
+    if fresh and path.is_file() and "trained_on" in _read_json(path):
+        shutil.rmtree(folder)
+    if path.is_file():
+        _refuse_other_settings(folder, _read_json(path), json.loads(json.dumps(settings)))
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise TrackInputError(
+            f"expected a new folder or that of an earlier training, got {folder}, which holds other files; choose "
+            "another folder with OUT=..."
+        )
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(settings, indent=2).encode())
+
+
+def write_log(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """The history as log.csv, one line per epoch; an empty cell where there is no number."""
+    if not history:
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_atomically(folder / LOG_FILE, text.getvalue().encode())
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise TrackInputError(f"expected JSON in {path}, got {error}; delete the run folder and run again") from error
+
+
+def _refuse_other_settings(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    different = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
+    if different:
+        listed = "; ".join(f"{key} there {found.get(key)}, here {wanted.get(key)}" for key in different)
+        raise TrackInputError(
+            f"expected the same training in {folder}, got one of other settings ({listed}); choose another folder "
+            "with OUT=..., or delete that one"
+        )

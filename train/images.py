@@ -1,0 +1,83 @@
+"""The images that an adapter learns from, in batches, loaded ahead while the model works."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from tracks.datasets.sample import Sample
+from tracks.resize import resize_mask
+from train.augment import Mosaic, read_pair
+
+LOADED_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """B preprocessed images (B, 3, h, w), their masks (B, h, w) bool and their categories."""
+
+    images: Tensor
+    masks: Tensor
+    categories: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """Samples with masks, as tensors of the backbone's size; `mosaic` may replace one by a grid of four.
+
+    What is drawn for an image depends on (seed, epoch, index) alone, so a run that was resumed, or one with another
+    number of workers, sees the same pictures.
+    """
+
+    samples: Sequence[Sample]
+    preprocess: Callable[[PIL.Image.Image], Tensor] = field(repr=False)
+    mosaic: Mosaic | None = None
+    seed: int = 0
+
+    def load(self, index: int, epoch: int = 0) -> tuple[Tensor, Tensor]:
+        """Image (3, h, w) and mask (h, w) bool of one sample, or of the mosaic in its place."""
+        sample = self.samples[index]
+        if self.mosaic is None:
+            image, mask = read_pair(sample)
+        else:
+            image, mask = self.mosaic.draw(sample, np.random.default_rng((self.seed, epoch, index)))
+        tensor = self.preprocess(image)
+        size = (int(tensor.shape[-2]), int(tensor.shape[-1]))
+        return tensor, torch.from_numpy(np.ascontiguousarray(resize_mask(mask, size)))
+
+    def batches(
+        self, order: Sequence[int], batch_size: int, *, epoch: int = 0, workers: int = 2
+    ) -> Iterator[ImageBatch]:
+        """The samples of `order` in batches, the last one kept though it may be small."""
+        with ThreadPoolExecutor(max(1, workers)) as pool:
+            waiting: deque[tuple[tuple[int, ...], list[Future[tuple[Tensor, Tensor]]]]] = deque()
+            try:
+                for start in range(0, len(order), batch_size):
+                    indices = tuple(order[start : start + batch_size])
+                    waiting.append((indices, [pool.submit(self.load, index, epoch) for index in indices]))
+                    if len(waiting) > LOADED_AHEAD:
+                        yield self._collect(*waiting.popleft())
+                while waiting:
+                    yield self._collect(*waiting.popleft())
+            finally:
+                for _, futures in waiting:
+                    for future in futures:
+                        future.cancel()
+
+    def _collect(self, indices: Sequence[int], futures: Sequence[Future[tuple[Tensor, Tensor]]]) -> ImageBatch:
+        pairs = [future.result() for future in futures]
+        return ImageBatch(
+            images=torch.stack([image for image, _ in pairs]),
+            masks=torch.stack([mask for _, mask in pairs]),
+            categories=tuple(self.samples[index].category for index in indices),
+        )
+
+
+def epoch_order(num_images: int, seed: int, epoch: int) -> list[int]:
+    """The order in which an epoch goes through the images: a permutation fixed by (seed, epoch)."""
+    return np.random.default_rng((seed, epoch)).permutation(num_images).tolist()

@@ -1,0 +1,87 @@
+"""What a training says of itself: its settings, its folder's name, the header of its adapters."""
+
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from models.clip_adapter.adapter import AdapterHeader
+from models.clip_adapter.backbone import ClipBackbone
+from models.clip_adapter.text import PromptEnsemble
+from tracks.fingerprint import settings_digest
+from train.config import TrainOptions
+from train.source import Course
+
+CHANGE_NO_WEIGHT = ("epochs", "workers", "checkpoint_every", "max_cache_gb", "cache_dir", "keep_cache")
+"""Options that may differ when a training is continued."""
+
+
+def describe(backbone: ClipBackbone, prompts: PromptEnsemble, course: Course, options: TrainOptions) -> dict[str, Any]:
+    """The settings that decide the weights, as they stand in run.json."""
+    samples = [*course.samples, *course.validation_samples]
+    chosen = {key: value for key, value in asdict(options).items() if key not in CHANGE_NO_WEIGHT}
+    return {
+        "trained_on": course.trained_on,
+        "learnt": course.learnt,
+        "held_out": course.held_out,
+        "images": settings_digest({"images": [[one.category, one.name, one.fingerprint] for one in samples]}),
+        "backbone": backbone.name,
+        "backbone_weights": backbone.weights,
+        "backbone_fingerprint": backbone.fingerprint,
+        "stages": list(backbone.stages),
+        "image_size": backbone.image_size,
+        "activation": backbone.activation,
+        "precision": backbone.precision,
+        "prompts": settings_digest(asdict(prompts)),
+        **chosen,
+    }
+
+
+def run_folder(cfg: DictConfig, settings: dict[str, Any]) -> Path:
+    """OUT, or a folder named after the settings."""
+    if cfg.out:
+        return Path(cfg.out)
+    choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    weights = choices.get("weights", settings["backbone"])
+    name = f"{weights}-{settings['trained_on']}-for-{settings['target']}-seed{settings['seed']}".replace(":", "_")
+    return Path(cfg.outputs) / "train" / f"{name}-{settings_digest(settings)}"
+
+
+def adapter_header(
+    backbone: ClipBackbone, course: Course, options: TrainOptions, epochs: tuple[int, int], threshold: float | None
+) -> AdapterHeader:
+    """The header of the adapters of one epoch; `epochs` is that epoch and the number trained so far."""
+    held_out = ", ".join(course.held_out)
+    source = f"F1-max over the zero-shot image scores (Eq. 1) of {held_out} in {course.trained_on}"
+    notes = (
+        f"for {options.target}; learnt from {', '.join(course.learnt)}; held out {held_out or 'nothing'}; "
+        f"{options.select} epoch, {epochs[0]} of {epochs[1]}; batch {options.batch_size}, "
+        f"learning rate {options.learning_rate:g}, mosaic {options.aug_rate:g}, "
+        f"dice on normal images {'counted' if options.dice_on_normal else 'left out'}, seed {options.seed}"
+    )
+    return AdapterHeader(
+        backbone=backbone.name,
+        stages=backbone.stages,
+        image_size=backbone.image_size,
+        activation=backbone.activation,
+        trained_on=(course.trained_on,),
+        backbone_fingerprint=backbone.fingerprint,
+        commit=current_commit(),
+        image_threshold=threshold,
+        threshold_source="" if threshold is None else source,
+        notes=notes,
+    )
+
+
+def current_commit() -> str:
+    """The commit of this source tree, or "unknown"."""
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return answer.stdout.strip() if answer.returncode == 0 else "unknown"

@@ -1,0 +1,34 @@
+"""Writes a trained small CLIP and its adapters into the files that ship."""
+
+import json
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from models.clip_adapter.adapter import AdapterHeader
+from models.clip_adapter.backbone import load_backbone
+from models.clip_adapter.checkpoint import save_adapter
+from models.clip_adapter.clip_weights import ClipHeader, save_clip
+from models.weights.registry import record
+from train.record import current_commit
+from train.tiny import TinyClip
+
+TRAINED_ON = ("synthetic:source",)
+
+
+def ship(model: TinyClip, cfg: DictConfig) -> None:
+    """Save both towers and the adapters under cfg.out, and note their size and sha256 in the catalogue."""
+    folder = Path(cfg.out)
+    config = json.loads(Path(cfg.config).read_text())
+    clip_file = folder / "tiny_clip.safetensors"
+    notes = f"{cfg.steps} steps of {cfg.batch_size}, {cfg.variants} looks x {cfg.per_variant} pictures, seed {cfg.seed}"
+    common = {
+        "stages": tuple(cfg.stages), "image_size": config["vision_cfg"]["image_size"], "activation": "gelu",
+        "trained_on": TRAINED_ON, "commit": current_commit(), "notes": notes,
+    }  # fmt: skip
+    save_clip(clip_file, model.clip.state_dict(), config, ClipHeader(backbone="tiny_clip", **common))
+    record("tiny")
+    backbone = load_backbone("tiny", weights="tiny_clip")
+    header = AdapterHeader(backbone="tiny_clip", backbone_fingerprint=backbone.fingerprint, **common)
+    save_adapter(folder / "tiny_adapter.safetensors", model.adapter, header)
+    record("tiny")

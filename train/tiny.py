@@ -1,0 +1,250 @@
+"""Entry point of `make tiny`: trains the small CLIP and its adapters that ship, on rendered pictures alone.
+
+Both towers are open_clip's own classes, sized by models/weights/tiny/tiny_clip.json. One loss joins what CLIP
+and APRIL-GAN train in two steps: image-text contrast, the normal-anomalous question on the image embedding
+(Eq. 1), and focal + dice on the stage maps (Eq. 2, 3). Product names are mostly random words, so the direction
+from "flawless" to "damaged" does not depend on the product. Only source categories are seen.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import open_clip
+import torch
+from omegaconf import DictConfig
+from open_clip import CLIP
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from models.clip_adapter.adapter import LOGIT_SCALE, LinearAdapter
+from tracks.cli import run_main
+from tracks.device import pick_device
+from train.captions import CaptionSampler, vocabulary_nouns
+from train.corpus import Corpus, CorpusPlan, build_corpus
+from train.losses import dice_loss, focal_loss
+from train.perturb import augment
+
+log = logging.getLogger(__name__)
+SENTENCES = 20_000
+NAMES_PER_PRODUCT = 32
+PAIRS_PER_BATCH = 8
+
+
+class TinyClip(nn.Module):
+    """A CLIP with a ResNet image tower, and the adapters, for training."""
+
+    def __init__(self, config: dict[str, Any], stages: Sequence[int]):
+        super().__init__()
+        self.clip = CLIP(**config)
+        self.stages = list(stages)
+        visual = self.clip.visual
+        self.pool_grid = (visual.image_size // 32,) * 2
+        self.register_buffer("mean", torch.tensor(open_clip.OPENAI_DATASET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(open_clip.OPENAI_DATASET_STD).view(1, 3, 1, 1), persistent=False)
+        widths = [getattr(visual, f"layer{stage}")[-1].conv3.out_channels for stage in stages]
+        self.adapter = LinearAdapter(widths, config["embed_dim"])
+
+    def forward(self, images: Tensor, text: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Embedding (B, D) of unit length and stage logits each (B, 2, h, w).
+
+        `images` is (B, 3, H, W) in [0, 1] of any size, `text` (B, D, 2), unit columns normal and anomalous. The pool has one position per cell of the full size, so the last layer's
+        features of smaller images are resampled to that grid.
+        """
+        visual = self.clip.visual
+        out = visual.forward_intermediates((images - self.mean) / self.std, indices=[1, 2, 3, 4], intermediates_only=True)
+        features = out["image_intermediates"]
+        embedding = visual.attnpool(functional.interpolate(features[-1], size=self.pool_grid, mode="bilinear"))
+        chosen = [features[stage - 1] for stage in self.stages]
+        adapted = self.adapter([feature.flatten(2).transpose(1, 2) for feature in chosen])
+        logits = [LOGIT_SCALE * functional.normalize(stage, dim=-1) @ text for stage in adapted]
+        maps = [
+            logit.transpose(1, 2).unflatten(2, feature.shape[-2:])
+            for logit, feature in zip(logits, chosen, strict=True)
+        ]
+        return functional.normalize(embedding, dim=-1), maps
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B augmented images with the sentences that they are taught with.
+
+    `images` (B, 3, H, W) in [0, 1], `masks` (B, H, W) bool, `pairs` (P, 2, L) token ids of normal and anomalous
+    sentences, image i taking pair i mod P; `names` (M, L) sentences that name the M products of the batch,
+    `products` (B,) which of them each image shows.
+    """
+
+    images: Tensor
+    masks: Tensor
+    pairs: Tensor
+    names: Tensor
+    products: Tensor
+
+
+class BatchSource:
+    """Draws augmented batches; what is drawn depends on (seed, step) alone, so a resumed run goes on as before."""
+
+    def __init__(self, corpus: Corpus, sampler: CaptionSampler, batch_size: int, seed: int, device: str):
+        self.batch_size, self.seed, self.device = batch_size, seed, device
+        self.images = torch.from_numpy(corpus.images).to(device)
+        self.masks = torch.from_numpy(corpus.masks).to(device)
+        self.categories = torch.from_numpy(corpus.categories).to(device)
+        names = corpus.plan.categories
+        rng = np.random.default_rng(seed)
+        pairs = [sampler.pair(names[index % len(names)], rng) for index in range(SENTENCES)]
+        length = sampler.context_length
+        tokens = open_clip.tokenize([text for pair in pairs for text in pair], length)
+        self.pairs = tokens.view(SENTENCES, 2, length).to(device)
+        named = [sampler.name(name, rng) for name in names for _ in range(NAMES_PER_PRODUCT)]
+        self.names = open_clip.tokenize(named, length).view(len(names), NAMES_PER_PRODUCT, length).to(device)
+
+    def draw(self, step: int, size: int) -> Batch:
+        """The batch of one step, images of `size` pixels a side."""
+        generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + step)
+
+        def below(limit: int, count: int) -> Tensor:
+            return torch.randint(limit, (count,), generator=generator, device=self.device)
+
+        chosen = below(len(self.images), self.batch_size)
+        images = self.images[chosen].permute(0, 3, 1, 2).float() / 255
+        images, masks = augment(images, self.masks[chosen], size, generator)
+        present, products = self.categories[chosen].unique(return_inverse=True)
+        names = self.names[present, below(NAMES_PER_PRODUCT, len(present))]
+        return Batch(images, masks, self.pairs[below(SENTENCES, PAIRS_PER_BATCH)], names, products)
+
+
+def loss_terms(model: TinyClip, batch: Batch, cfg: DictConfig) -> dict[str, Tensor]:
+    """The weighted terms of the loss, each a scalar."""
+    sentences = torch.cat([batch.pairs.flatten(0, 1), batch.names])
+    with torch.autocast(sentences.device.type, enabled=False):
+        text = model.clip.encode_text(sentences, normalize=True)
+    pairs = text[: -len(batch.names)].unflatten(0, batch.pairs.shape[:2])
+    directions = pairs[torch.arange(len(batch.images), device=text.device) % len(pairs)].transpose(1, 2)
+    embedding, logits = model(batch.images, directions)
+    masks = functional.avg_pool2d(batch.masks[:, None].float(), 2)[:, 0] >= 0.5
+    probabilities = [
+        functional.interpolate(stage.float(), size=masks.shape[-2:], mode="bilinear", align_corners=True).softmax(1)
+        for stage in logits
+    ]
+    stages = torch.stack([_dense_loss(stage, masks) for stage in probabilities]).mean()
+    image_logits = LOGIT_SCALE * torch.einsum("bd,bds->bs", embedding, directions)
+    return {
+        "map": _dense_loss(torch.stack(probabilities).mean(0), masks),
+        "stages": 0.5 * stages,
+        "image": cfg.image_weight * functional.cross_entropy(image_logits.float(), batch.masks.flatten(1).any(1).long()),
+        "contrast": cfg.contrast_weight
+        * contrast_loss(embedding, text[-len(batch.names) :], batch.products, model.clip.logit_scale),
+    }
+
+
+def _dense_loss(probabilities: Tensor, masks: Tensor) -> Tensor:
+    """10 x focal + dice of the images with a defect; (B, 2, H, W) and (B, H, W)."""
+    return 10 * focal_loss(probabilities, masks) + dice_loss(probabilities[:, 1], masks, on_normal=False)
+
+
+def contrast_loss(embedding: Tensor, names: Tensor, products: Tensor, logit_scale: Tensor) -> Tensor:
+    """Which of the batch's products does each image show: (B, D), (M, D), (B,).
+
+    The image half of CLIP's loss; with several images of one product in a batch the other half has no single answer.
+    """
+    return functional.cross_entropy(logit_scale.exp().clamp(max=100) * embedding.float() @ names.float().T, products)
+
+
+def learning_rate(step: int, cfg: DictConfig) -> float:
+    """Linear warm-up, then half a cosine to zero."""
+    if step < cfg.warmup:
+        return cfg.learning_rate * (step + 1) / cfg.warmup
+    progress = (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)
+    return cfg.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def fit(model: TinyClip, source: BatchSource, cfg: DictConfig, device: str) -> nn.Module:
+    """Train for cfg.steps, resuming from the last checkpoint in cfg.work; returns the averaged model."""
+    average = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(cfg.ema), use_buffers=True
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.learning_rate, weight_decay=cfg.weight_decay)
+    checkpoint = Path(cfg.work) / "checkpoint.pt"
+    start = _restore(checkpoint, model, average, optimizer, device)
+    log_file = Path(cfg.work) / "log.csv"
+    bar = tqdm(range(start, cfg.steps), initial=start, total=cfg.steps, desc="tiny", unit="step")
+    for step in bar:
+        batch = source.draw(step, cfg.crop if step < cfg.steps * (1 - cfg.full_share) else cfg.image_size)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, cfg)
+        with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=cfg.bfloat16):
+            terms = loss_terms(model, batch, cfg)
+        loss = torch.stack(list(terms.values())).sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        average.update_parameters(model)
+        if step % 100 == 0:
+            values = {name: round(float(value), 4) for name, value in terms.items()}
+            bar.set_postfix(values)
+            with log_file.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+        if (step + 1) % cfg.save_every == 0:
+            _save(checkpoint, step + 1, model, average, optimizer)
+    return average.module
+
+
+def _save(path: Path, step: int, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    state = {
+        "step": step, "model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()
+    }  # fmt: skip
+    torch.save(state, path.with_suffix(".part"))
+    path.with_suffix(".part").replace(path)
+
+
+def _restore(
+    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, device: str
+) -> int:
+    if not path.is_file():
+        return 0
+    state = torch.load(path, map_location=device, weights_only=True)
+    model.load_state_dict(state["model"])
+    average.load_state_dict(state["average"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+def train_tiny(cfg: DictConfig) -> TinyClip:
+    """Render, train, and return the averaged model in eval mode on the CPU."""
+    device = pick_device(cfg.device)
+    torch.manual_seed(cfg.seed)
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    work = Path(cfg.work)
+    work.mkdir(parents=True, exist_ok=True)
+    config = json.loads(Path(cfg.config).read_text())
+    plan = CorpusPlan(cfg.variants, cfg.per_variant, cfg.image_size, cfg.seed)
+    corpus = build_corpus(plan, work / "corpus", cfg.render_workers)
+    sampler = CaptionSampler(
+        cfg.prompts.normal_states, cfg.prompts.anomalous_states, cfg.prompts.templates, vocabulary_nouns(),
+        config["text_cfg"]["context_length"],
+    )  # fmt: skip
+    source = BatchSource(corpus, sampler, cfg.batch_size, cfg.seed, device)
+    model = TinyClip(config, list(cfg.stages)).to(device)
+    trained = fit(model, source, cfg, device)
+    return trained.eval().cpu()
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="tiny")
+def main(cfg: DictConfig) -> None:
+    """Train and write the weights with their header and card."""
+    from train.ship import ship
+
+    ship(train_tiny(cfg), cfg)
+
+
+if __name__ == "__main__":
+    run_main(main)

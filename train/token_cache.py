@@ -1,0 +1,272 @@
+"""Encoder outputs on disk, so that every epoch after the first costs no encoder pass.
+
+The encoder is frozen: an image that nothing random touches has the same tokens in every epoch.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from models.clip_adapter.backbone import ClipBackbone
+from models.clip_adapter.features import ImageFeatures
+from tracks.errors import TrackInputError
+from tracks.fingerprint import weights_digest
+from tracks.store import write_atomically
+from train.augment import Mosaic
+from train.config import TrainOptions
+from train.images import TrainingImages
+from train.source import Course
+from train.tokens import LiveTokens, TokenBatch, TokenSource
+
+log = logging.getLogger(__name__)
+
+GIGABYTE = 1e9
+SHARE_OF_DISK = 0.95
+"""The cache is not begun where it would take more than this share of the free disk."""
+COMPLETE_FILE = "complete.json"
+
+
+class CacheTooLargeError(TrackInputError):
+    """The cache would be larger than allowed; raised before anything is written."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shapes of one image's part in the cache: embedding width, tokens and width of each stage, mask size."""
+
+    embedding: int
+    stages: tuple[tuple[int, int], ...]
+    grids: tuple[tuple[int, int], ...]
+    mask: tuple[int, int]
+
+    @classmethod
+    def of(cls, batch: TokenBatch) -> "Layout":
+        """The layout that a batch shows."""
+        features = batch.features
+        return cls(
+            embedding=int(features.embedding.shape[1]),
+            stages=tuple((int(stage.shape[1]), int(stage.shape[2])) for stage in features.stages),
+            grids=tuple((int(h), int(w)) for h, w in features.grids),
+            mask=(int(batch.masks.shape[1]), int(batch.masks.shape[2])),
+        )
+
+    @property
+    def files(self) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+        """Name, type and shape per image of every file: float16 features, one byte per mask pixel."""
+        half = np.dtype(np.float16)
+        stages = {f"stage_{index}.f16": (half, shape) for index, shape in enumerate(self.stages)}
+        return {"embedding.f16": (half, (self.embedding,)), **stages, "masks.u8": (np.dtype(np.uint8), self.mask)}
+
+    @property
+    def bytes_per_image(self) -> int:
+        """Bytes on disk for one image."""
+        return sum(dtype.itemsize * int(np.prod(shape)) for dtype, shape in self.files.values())
+
+
+class TokenCache:
+    """Raw encoder outputs of a list of images in float16, memory-mapped from `folder`.
+
+    Files grow by whole batches, so that a build that was killed continues where it stopped. The folder is named
+    after the weights, the images and the size: nothing else is ever read from it.
+    """
+
+    def __init__(self, live: LiveTokens, folder: Path):
+        self.live = live
+        self.folder = Path(folder) / cache_key(live)
+
+    @property
+    def num_images(self) -> int:
+        """Images in the cache once it is built."""
+        return len(self.live.images.samples)
+
+    @property
+    def gigabytes_missing(self) -> float:
+        """Room that the files still to be written take."""
+        there = sum(path.stat().st_size for path in self.folder.iterdir()) if self.folder.is_dir() else 0
+        return max(self.gigabytes - there / GIGABYTE, 0.0)
+
+    @property
+    def gigabytes(self) -> float:
+        """Room that all files take."""
+        return self.layout.bytes_per_image * self.num_images / GIGABYTE
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Shapes, found by encoding the first image."""
+        return Layout.of(next(self.live.batches([0], 1)))
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every file as a read-only array, one row per image."""
+        return {
+            name: np.memmap(self.folder / name, dtype=dtype, mode="r", shape=(self.num_images, *shape))
+            for name, (dtype, shape) in self.layout.files.items()
+        }
+
+    def build(self, batch_size: int) -> None:
+        """Encode the images that are missing, in the order of the list, in batches of `batch_size`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        done = self._rows_done(batch_size)
+        if done == self.num_images:
+            return
+        files = {name: (self.folder / name).open("ab") for name in self.layout.files}
+        try:
+            with tqdm(total=self.num_images, initial=done, desc="encode once", unit="image") as bar:
+                for batch in self.live.batches(range(done, self.num_images), batch_size):
+                    for name, array in self._rows(batch).items():
+                        files[name].write(array.tobytes())
+                    bar.update(len(batch.categories))
+            for file in files.values():
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            for file in files.values():
+                file.close()
+        write_atomically(self.folder / COMPLETE_FILE, json.dumps(asdict(self.layout)).encode())
+
+    def delete(self) -> None:
+        """Give the disk back."""
+        self.__dict__.pop("arrays", None)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder.parent.is_dir() and not any(self.folder.parent.iterdir()):
+            self.folder.parent.rmdir()
+
+    def batches(self, order: Sequence[int], batch_size: int, *, epoch: int = 0) -> Iterator[TokenBatch]:
+        """Read batches back; the same in every epoch."""
+        for start in range(0, len(order), batch_size):
+            yield self._read(order[start : start + batch_size])
+
+    def _rows_done(self, batch_size: int) -> int:
+        """Rows that all files hold, cut back to whole batches."""
+        if (self.folder / COMPLETE_FILE).is_file():
+            return self.num_images
+        rows = []
+        for name, (dtype, shape) in self.layout.files.items():
+            path = self.folder / name
+            size = path.stat().st_size if path.is_file() else 0
+            rows.append(size // (dtype.itemsize * int(np.prod(shape))))
+        done = min(rows) // batch_size * batch_size
+        for name, (dtype, shape) in self.layout.files.items():
+            with (self.folder / name).open("ab") as file:
+                file.truncate(done * dtype.itemsize * int(np.prod(shape)))
+        return done
+
+    def _rows(self, batch: TokenBatch) -> dict[str, np.ndarray]:
+        rows = {"embedding.f16": _half(batch.features.embedding), "masks.u8": batch.masks.cpu().numpy().view(np.uint8)}
+        stages = {f"stage_{index}.f16": _half(stage) for index, stage in enumerate(batch.features.stages)}
+        return {**rows, **stages}
+
+    def _read(self, indices: Sequence[int]) -> TokenBatch:
+        rows = {
+            name: torch.from_numpy(array[list(indices)]).to(self.live.device) for name, array in self.arrays.items()
+        }
+        features = ImageFeatures(
+            embedding=rows["embedding.f16"].float(),
+            stages=tuple(rows[f"stage_{index}.f16"].float() for index in range(len(self.layout.stages))),
+            grids=self.layout.grids,
+        )
+        samples = self.live.images.samples
+        return TokenBatch(features, rows["masks.u8"].bool(), tuple(samples[index].category for index in indices))
+
+
+@contextmanager
+def open_sources(
+    backbone: ClipBackbone, course: Course, options: TrainOptions, folder: Path, device: str
+) -> Iterator[tuple[TokenSource, TokenSource]]:
+    """Tokens to learn from and tokens to validate on, cached where that is possible and wanted.
+
+    The cache outlives an error or an interruption, for the continuation; after the last epoch it is deleted unless
+    `keep_cache`.
+
+    Raises:
+        CacheTooLargeError: the cache is too large and `cache` is "always".
+
+    """
+    mosaic = Mosaic(course.samples, options.aug_rate) if options.aug_rate else None
+    learnt = TrainingImages(course.samples, backbone.preprocess, mosaic, options.seed)
+    held_out = TrainingImages(course.validation_samples, backbone.preprocess)
+    live = [LiveTokens(backbone, images, device, options.workers) for images in (learnt, held_out)]
+    sources, caches = with_caches(live, options, Path(options.cache_dir or folder / "cache"))
+    yield sources[0], sources[1]
+    if not options.keep_cache:
+        for cache in caches:
+            cache.delete()
+
+
+def with_caches(
+    live: Sequence[LiveTokens], options: TrainOptions, folder: Path
+) -> tuple[list[TokenSource], list[TokenCache]]:
+    """Each source, or in its place a cache of it; and the caches."""
+    if options.cache == "never":
+        return list(live), []
+    caches = {
+        index: TokenCache(source, folder)
+        for index, source in enumerate(live)
+        if source.images.samples and source.images.mosaic is None
+    }
+    try:
+        check_room(list(caches.values()), folder, options.max_cache_gb)
+    except CacheTooLargeError as error:
+        if options.cache == "always":
+            raise
+        log.warning("cache=auto goes without a cache, every image is encoded in each epoch: %s", error)
+        return list(live), []
+    for cache in caches.values():
+        cache.build(options.batch_size)
+    return [caches.get(index, source) for index, source in enumerate(live)], list(caches.values())
+
+
+def check_room(caches: Sequence[TokenCache], folder: Path, max_gb: float) -> None:
+    """Ask whether the caches may be written into `folder`, before the first byte is.
+
+    Raises:
+        CacheTooLargeError: together they would exceed `max_gb` (10^9 bytes each) or the free disk.
+
+    """
+    needed = sum(cache.gigabytes for cache in caches)
+    if needed > max_gb:
+        raise CacheTooLargeError(
+            f"expected the token cache to fit into max_cache_gb={max_gb:g}, got {needed:.3g} GB for "
+            f"{sum(cache.num_images for cache in caches)} images; raise max_cache_gb, or set cache=never to encode "
+            "every image in each epoch"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = sum(cache.gigabytes_missing for cache in caches)
+    free = shutil.disk_usage(folder).free * SHARE_OF_DISK / GIGABYTE
+    if missing > free:
+        raise CacheTooLargeError(
+            f"expected {missing:.3g} GB of free disk for the token cache in {folder}, got {free:.3g} GB; free some "
+            "space, name a folder on another disk with cache_dir, or set cache=never"
+        )
+
+
+def cache_key(live: LiveTokens) -> str:
+    """Digest of all that decides the tokens: encoder weights and settings, images in order."""
+    backbone = live.backbone
+    facts = {
+        "weights": weights_digest(backbone),
+        "settings": [backbone.name, backbone.stages, backbone.image_size, backbone.activation, backbone.precision],
+        "images": [(sample.category, sample.name, sample.fingerprint) for sample in live.images.samples],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _half(tensor: Tensor) -> np.ndarray:
+    half = tensor.half()
+    if not torch.isfinite(half).all():
+        raise TrackInputError(
+            "expected encoder tokens within float16 (at most 65,504), got larger or undefined ones; set cache=never"
+        )
+    return half.cpu().numpy()
