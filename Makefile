@@ -17,6 +17,7 @@ DEVICE ?=
 OUT ?=
 ARGS ?=
 LAUNCHER ?=
+TARGET ?=
 
 # Paths and free text reach the configuration through the environment, so that blanks, quotes and commas survive.
 export ROOT OUT IMAGES REFERENCES CATEGORY PROMPT RUN
@@ -26,7 +27,7 @@ SETTINGS = $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') 
 	$(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(SEED),seed=$(SEED)) $(if $(DEVICE),device=$(DEVICE)) \
 	$(if $(CATEGORIES),'categories=[$(CATEGORIES)]') $(if $(OUT),'out=$${oc.env:OUT}')
 
-.PHONY: help zero-shot few-shot sweep train predict score submission test check install clean
+.PHONY: help zero-shot few-shot sweep train tiny predict score submission test check install clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -42,10 +43,13 @@ sweep: $(READY) ## Run every combination in ARGS="shots=1,2,4 seed=0,1,2 ..." an
 	@$(RUN_PY) -m tracks.sweep $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(SETTINGS) $(if $(SHOTS),shots=$(SHOTS)) $(ARGS)
 
 train: $(READY) ## Train adapters on one data set for use on another (DATA=mvtec ROOT=folder TARGET=visa).
-	@$(RUN_PY) -m train.adapter $(SETTINGS) $(ARGS)
+	@$(RUN_PY) -m train.adapter $(SETTINGS) $(if $(TARGET),target=$(TARGET)) $(ARGS)
+
+tiny: $(READY) ## Train the small weights that ship again, from nothing (hours on a CPU).
+	@$(RUN_PY) -m train.tiny $(ARGS) && $(RUN_PY) -m train.card
 
 predict: $(READY) ## Judge a folder of your own photos: IMAGES=folder [REFERENCES=folder] [CATEGORY="steel bracket"] [PROMPT="scratch, dent"].
-	@$(RUN_PY) -m tracks.predict $(ARGS)
+	@$(RUN_PY) -m tracks.predict $(if $(MODEL),model=$(MODEL)) $(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(DEVICE),device=$(DEVICE)) $(ARGS)
 
 score: $(READY) ## Score a finished run again from its stored maps (RUN=outputs/few_shot/latest).
 	@$(RUN_PY) -m tracks.score $(ARGS)

@@ -10,7 +10,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn
 
+import hydra
 from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from eval.errors import ScoringInputError
@@ -23,8 +25,17 @@ EXIT_BAD_INPUT = 2
 TRACEBACK_VARIABLE = "VANDKIT_TRACEBACK"
 
 
+def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
+    """Make a task the Hydra application of conf/<config_name>.yaml, its errors reported as `reports_errors` does."""
+
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+        return hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(reports_errors(task))
+
+    return decorate
+
+
 def run_main(hydra_main: Callable[[], Any]) -> None:
-    """Run a `@hydra.main` function as a command: bad settings end in one paragraph and exit code 2."""
+    """Run a function made by `command`: bad settings end in one paragraph and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     check_choices(sys.argv[1:])
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # lets Hydra's errors reach the lines below

@@ -1,15 +1,14 @@
 """Entry point of the few-shot track: `python -m tracks.few_shot shots=4 data=mvtec data.root=...`."""
 
-import hydra
 from omegaconf import DictConfig
 
 import tracks.config  # noqa: F401  (registers the schema)
-from tracks.cli import run_main
+from tracks.cli import command, run_main
 from tracks.errors import TrackInputError
 from tracks.track import run_track
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="few_shot")
+@command("few_shot")
 def main(cfg: DictConfig) -> None:
     """Run the track and print its table."""
     if cfg.shots < 1:

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from eval.histogram import ValueCounts
 from models.base import AnomalyModel
-from tracks.cli import run_main, stop
+from tracks.cli import command, run_main, stop
 from tracks.datasets.photos import Photos
 from tracks.device import pick_device
 from tracks.errors import TrackInputError
@@ -154,7 +153,7 @@ def split_words(text: str | None) -> list[str]:
     return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="predict")
+@command("predict")
 def main(cfg: DictConfig) -> None:
     """Judge and print."""
     try:

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 
-from tracks.cli import run_main
+from tracks.cli import command, run_main
 from tracks.runner import score_category
 from tracks.store import PredictionStore
 from tracks.track import report, summarise, write_results
@@ -23,7 +22,7 @@ def score_run(folder: Path, image_score: str, out: Path | None) -> dict:
     return results
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="score")
+@command("score")
 def main(cfg: DictConfig) -> None:
     """Score and print the table."""
     score_run(Path(cfg.run), cfg.image_score, Path(cfg.out) if cfg.out else None)

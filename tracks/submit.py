@@ -4,10 +4,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig, ListConfig
 
-from tracks.cli import EXIT_BAD_INPUT, run_main
+from tracks.cli import EXIT_BAD_INPUT, command, run_main
 from tracks.errors import TrackInputError
 from tracks.names import unknown
 from tracks.store import PredictionStore
@@ -73,7 +72,7 @@ def submit_configured(cfg: DictConfig) -> list[Problem]:
     return submit(_run_folders(cfg.run), out, options, cfg.run_number)
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="submission")
+@command("submission")
 def main(cfg: DictConfig) -> None:
     """Write, validate and print; exit code 2 if anything is wrong with the result."""
     if submit_configured(cfg):

@@ -12,14 +12,13 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 import tracks.config  # noqa: F401  (registers the schema)
 from eval.tables import over_seeds, sweep_table
-from tracks.cli import EXIT_BAD_INPUT, explain, run_main
+from tracks.cli import EXIT_BAD_INPUT, command, explain, run_main
 from tracks.store import write_atomically
 from tracks.track import link_latest, run_track
 
@@ -27,7 +26,7 @@ log = logging.getLogger(__name__)
 CELL_FILE = "cell.json"
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="sweep")
+@command("sweep")
 def main(cfg: DictConfig) -> None:
     """Run one cell; what became of it goes into the cell's folder."""
     folder = Path(HydraConfig.get().runtime.output_dir)

@@ -22,7 +22,7 @@ from tracks.fingerprint import code_digest, settings_digest, weights_digest
 from tracks.legacy import LEGACY_IMAGE_SCORE
 from tracks.names import unknown
 from tracks.overlay import draw_overlays
-from tracks.references import resolve, without_references, write_manifest
+from tracks.references import resolve, write_manifest
 from tracks.resize import MAP_RULE, MASK_RULE
 from tracks.runner import RunnerOptions, fit_references, predict_category, score_category
 from tracks.store import PredictionStore, write_atomically
@@ -100,7 +100,8 @@ def choose_references(cfg: DictConfig, dataset: Dataset, categories: Sequence[st
 
 def samples_to_score(dataset: Dataset, category: str, references: Sequence[Sample]) -> list[Sample]:
     """The test images without those that were handed out as references from the same pool."""
-    samples = without_references(dataset.test(category), references)
+    used = {sample.name for sample in references}
+    samples = [sample for sample in dataset.test(category) if sample.name not in used]
     if not samples:
         raise TrackInputError(f"expected test images of {category} in {dataset.name}, got none; look into its folder")
     return samples

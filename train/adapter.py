@@ -10,9 +10,9 @@ import logging
 import math
 import os
 import time
+from functools import cached_property
 from pathlib import Path
 
-import hydra
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -23,11 +23,11 @@ from models.clip_adapter.adapter import random_adapter
 from models.clip_adapter.backbone import ClipBackbone
 from models.clip_adapter.checkpoint import save_adapter
 from models.clip_adapter.text import PromptEnsemble
-from tracks.cli import run_main
+from tracks.cli import command, run_main
 from tracks.device import pick_device
 from tracks.errors import TrackInputError
 from tracks.store import write_atomically
-from train.checkpoint import StateFile, open_run, write_log
+from train.checkpoint import ADAPTER_FILE, CONFIG_FILE, PICTURE_FILE, StateFile, open_run, write_log
 from train.config import TrainOptions, read_options
 from train.forward import stage_maps
 from train.images import epoch_order
@@ -35,17 +35,16 @@ from train.losses import adapter_loss
 from train.plot import draw_curves
 from train.record import adapter_header, describe, run_folder
 from train.source import Course, plan_course
-from train.token_cache import open_sources
+from train.token_sources import open_sources
 from train.tokens import TokenBatch, TokenSource
 from train.validate import REPORTED, validate
 
 log = logging.getLogger(__name__)
 
-ADAPTER_FILE = "adapter.safetensors"
 STEPS_BETWEEN_READINGS = 10
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+@command("train")
 def main(cfg: DictConfig) -> None:
     """Train and say where the weights are."""
     folder = run_training(cfg)
@@ -57,7 +56,6 @@ def run_training(cfg: DictConfig) -> Path:
 
     Raises:
         TrackInputError: anything in the settings or the data that the user can mend.
-
     """
     options = read_options(cfg)
     device = pick_device(cfg.device)
@@ -67,7 +65,7 @@ def run_training(cfg: DictConfig) -> Path:
     settings = describe(backbone.to(device), prompts, course, options)
     folder = run_folder(cfg, settings)
     open_run(folder, settings, fresh=cfg.fresh)
-    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
+    write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True).encode())
     AdapterTraining(backbone, prompts, course, options, folder, device).run()
     return folder
 
@@ -85,15 +83,19 @@ class AdapterTraining:
         device: str = "cpu",
     ):
         self.backbone, self.course, self.options, self.folder = backbone, course, options, folder
-        self.text: dict[str, Tensor] = {
-            category: prompts.text_features(backbone, category) for category in (*course.learnt, *course.held_out)
-        }
+        self.prompts = prompts
         self.adapter = random_adapter(backbone.stage_widths, backbone.embed_dim, options.seed).to(device)
         first, second = options.betas
         self.optimizer = torch.optim.Adam(self.adapter.parameters(), lr=options.learning_rate, betas=(first, second))
         self.state_file = StateFile(folder)
         self.state = self.state_file.restore(self.adapter, self.optimizer, device)
         self.device = device
+
+    @cached_property
+    def text(self) -> dict[str, Tensor]:
+        """(D, 2) by category, computed once."""
+        categories = tqdm((*self.course.learnt, *self.course.held_out), desc="encode words", unit="category")
+        return {category: self.prompts.text_features(self.backbone, category) for category in categories}
 
     def run(self) -> None:
         """All epochs that are missing, then the adapters of the chosen one."""
@@ -186,7 +188,7 @@ class AdapterTraining:
         header = adapter_header(self.backbone, self.course, self.options, (chosen, state.epoch), threshold)
         save_adapter(self.folder / ADAPTER_FILE, adapter, header)
         write_log(self.folder, state.history)
-        draw_curves(self.folder / "loss.png", state.history)
+        draw_curves(self.folder / PICTURE_FILE, state.history)
 
 
 def build_parts(cfg: DictConfig) -> tuple[ClipBackbone, PromptEnsemble]:
@@ -211,7 +213,6 @@ def finite(loss: float, epoch: int) -> float:
 
     Raises:
         TrackInputError: it is not; nothing of this epoch has been kept since the last checkpoint.
-
     """
     if not math.isfinite(loss):
         raise TrackInputError(

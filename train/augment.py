@@ -64,7 +64,6 @@ def read_pair(sample: Sample) -> Pair:
 
     Raises:
         TrackInputError: no mask is known, or it is not of the image's size.
-
     """
     image, mask = sample.load_image(), sample.load_mask()
     where = f"{sample.category}/{sample.name}"

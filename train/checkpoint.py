@@ -19,6 +19,10 @@ from tracks.store import write_atomically
 STATE_FILE = "state.pt"
 LOG_FILE = "log.csv"
 SETTINGS_FILE = "run.json"
+CONFIG_FILE = "config.yaml"
+ADAPTER_FILE = "adapter.safetensors"
+PICTURE_FILE = "loss.png"
+CACHE_FOLDER = "cache"
 
 Row = dict[str, Any]
 
@@ -72,7 +76,6 @@ class StateFile:
 
         Raises:
             TrackInputError: the file does not read, or is of another adapter.
-
         """
         if not self.path.is_file():
             return TrainingState()
@@ -96,21 +99,22 @@ def open_run(folder: Path, settings: Mapping[str, Any], *, fresh: bool = False) 
 
     Raises:
         TrackInputError: it holds a training of other settings, or files that are no training.
-
     """
     path = folder / SETTINGS_FILE
-    if fresh and path.is_file() and "trained_on" in _read_json(path):
-        shutil.rmtree(folder)
-    if path.is_file():
-        _refuse_other_settings(folder, _read_json(path), json.loads(json.dumps(settings)))
-    elif folder.is_dir() and any(folder.iterdir()):
+    found = _read_json(path) if path.is_file() else None
+    if found is None and folder.is_dir() and any(folder.iterdir()):
         raise TrackInputError(
             f"expected a new folder or that of an earlier training, got {folder}, which holds other files; choose "
             "another folder with OUT=..."
         )
-    else:
+    if found is not None and fresh and "trained_on" in found:
+        _discard(folder)
+        found = None
+    if found is None:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(settings, indent=2).encode())
+    else:
+        _refuse_other_settings(folder, found, json.loads(json.dumps(settings)))
 
 
 def write_log(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
@@ -122,6 +126,13 @@ def write_log(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows(history)
     write_atomically(folder / LOG_FILE, text.getvalue().encode())
+
+
+def _discard(folder: Path) -> None:
+    """Delete what a training writes and nothing else."""
+    for name in (SETTINGS_FILE, STATE_FILE, LOG_FILE, PICTURE_FILE, ADAPTER_FILE, CONFIG_FILE):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / CACHE_FOLDER, ignore_errors=True)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -137,5 +148,5 @@ def _refuse_other_settings(folder: Path, found: dict[str, Any], wanted: dict[str
         listed = "; ".join(f"{key} there {found.get(key)}, here {wanted.get(key)}" for key in different)
         raise TrackInputError(
             f"expected the same training in {folder}, got one of other settings ({listed}); choose another folder "
-            "with OUT=..., or delete that one"
+            "with OUT=..., or begin anew with fresh=true"
         )

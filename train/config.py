@@ -98,7 +98,6 @@ def check_options(options: TrainOptions) -> None:
 
     Raises:
         TrackInputError: naming the key.
-
     """
     for key, least in (("epochs", 1), ("batch_size", 1), ("workers", 1), ("checkpoint_every", 0), ("seed", 0)):
         if getattr(options, key) < least:

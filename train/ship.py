@@ -27,8 +27,7 @@ def ship(model: TinyClip, cfg: DictConfig) -> None:
         "trained_on": TRAINED_ON, "commit": current_commit(), "notes": notes,
     }  # fmt: skip
     save_clip(clip_file, model.clip.state_dict(), config, ClipHeader(backbone="tiny_clip", **common))
-    record("tiny")
-    backbone = load_backbone("tiny", weights="tiny_clip")
+    backbone = load_backbone(str(clip_file.with_suffix(".json")), weights=str(clip_file))
     header = AdapterHeader(backbone="tiny_clip", backbone_fingerprint=backbone.fingerprint, **common)
     save_adapter(folder / "tiny_adapter.safetensors", model.adapter, header)
     record("tiny")

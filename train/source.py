@@ -31,7 +31,6 @@ def plan_course(dataset: Dataset, options: TrainOptions) -> Course:
 
     Raises:
         TrackInputError: as the functions below.
-
     """
     refuse_own_data(dataset, options.target, options.allow_same_dataset)
     for name in options.categories:
@@ -64,7 +63,6 @@ def refuse_own_data(dataset: Dataset, target: str | None, allow_same_dataset: bo
 
     Raises:
         TrackInputError: no target is named, or it is the data set trained on and that was not allowed.
-
     """
     own = identity(dataset)
     if target is None:
@@ -94,7 +92,6 @@ def hold_out(
 
     Raises:
         TrackInputError: an unknown name, both ways at once, a share outside [0, 1), or nothing left to train on.
-
     """
     for name in names:
         if name not in categories:
@@ -124,7 +121,6 @@ def labelled_samples(dataset: Dataset, categories: Sequence[str]) -> list[Sample
     Raises:
         TrackInputError: a category without images, with an image of unknown label, without an anomalous image, or
             whose first anomalous image has no mask.
-
     """
     chosen: list[Sample] = []
     for category in categories:

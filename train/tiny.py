@@ -1,9 +1,10 @@
 """Entry point of `make tiny`: trains the small CLIP and its adapters that ship, on rendered pictures alone.
 
-Both towers are open_clip's own classes, sized by models/weights/tiny/tiny_clip.json. One loss joins what CLIP
-and APRIL-GAN train in two steps: image-text contrast, the normal-anomalous question on the image embedding
-(Eq. 1), and focal + dice on the stage maps (Eq. 2, 3). Product names are mostly random words, so the direction
-from "flawless" to "damaged" does not depend on the product. Only source categories are seen.
+Both towers are open_clip's own classes, sized by models/weights/tiny/tiny_clip.json. The text tower learns first,
+alone: product names are mostly random words, so the direction from "flawless" to "damaged" does not depend on the
+product. Then the image tower and the adapters learn against it: the normal-anomalous question on the image
+embedding (Eq. 1), focal + dice on the stage maps (Eq. 2, 3), and which product an image shows. Only source
+categories are seen.
 """
 
 import json
@@ -14,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import open_clip
 import torch
@@ -25,7 +25,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from models.clip_adapter.adapter import LOGIT_SCALE, LinearAdapter
-from tracks.cli import run_main
+from tracks.cli import command, run_main
 from tracks.device import pick_device
 from train.captions import CaptionSampler, vocabulary_nouns
 from train.corpus import Corpus, CorpusPlan, build_corpus
@@ -33,9 +33,8 @@ from train.losses import dice_loss, focal_loss
 from train.perturb import augment
 
 log = logging.getLogger(__name__)
-SENTENCES = 20_000
+PAIRS = 6000
 NAMES_PER_PRODUCT = 32
-PAIRS_PER_BATCH = 8
 
 
 class TinyClip(nn.Module):
@@ -73,17 +72,77 @@ class TinyClip(nn.Module):
 
 
 @dataclass(frozen=True)
-class Batch:
-    """B augmented images with the sentences that they are taught with.
+class Words:
+    """Sentences as token ids: `pairs` (P, 2, L) normal and anomalous, `names` (M, N, L) naming each of M products."""
 
-    `images` (B, 3, H, W) in [0, 1], `masks` (B, H, W) bool, `pairs` (P, 2, L) token ids of normal and anomalous
-    sentences, image i taking pair i mod P; `names` (M, L) sentences that name the M products of the batch,
-    `products` (B,) which of them each image shows.
+    pairs: Tensor
+    names: Tensor
+
+    @staticmethod
+    def draw(sampler: CaptionSampler, categories: Sequence[str], seed: int) -> "Words":
+        """A fixed pool for a seed."""
+        rng = np.random.default_rng(seed)
+        pairs = [text for i in range(PAIRS) for text in sampler.pair(categories[i % len(categories)], rng)]
+        names = [sampler.name(category, rng) for category in categories for _ in range(NAMES_PER_PRODUCT)]
+        length = sampler.context_length
+        return Words(
+            open_clip.tokenize(pairs, length).view(PAIRS, 2, length),
+            open_clip.tokenize(names, length).view(len(categories), NAMES_PER_PRODUCT, length),
+        )
+
+    @torch.no_grad()
+    def embedded(self, clip: CLIP, device: str) -> tuple[Tensor, Tensor]:
+        """Directions (P, D, 2), columns normal and anomalous, and names (M, N, D), all of unit length."""
+        parts = torch.cat([self.pairs.flatten(0, 1), self.names.flatten(0, 1)]).split(256)
+        text = torch.cat([clip.encode_text(part.to(device), normalize=True) for part in parts])
+        pairs = text[: 2 * PAIRS].unflatten(0, (PAIRS, 2)).transpose(1, 2)
+        return pairs, text[2 * PAIRS :].unflatten(0, self.names.shape[:2])
+
+
+def teach_words(clip: CLIP, words: Words, cfg: DictConfig, device: str) -> None:
+    """Train the text tower alone: one direction for every normal product, another for every damaged one.
+
+    Within what that leaves free, products keep apart. It is fixed afterwards: learning together with the images,
+    both towers settle on one embedding for everything.
+    """
+    parameters = [parameter for name, parameter in clip.named_parameters() if not name.startswith("visual.")]
+    optimizer = torch.optim.AdamW(parameters, lr=cfg.text_learning_rate, weight_decay=cfg.weight_decay)
+    generator = torch.Generator().manual_seed(cfg.seed)
+    apart = 1 - torch.eye(len(words.names), device=device)
+    for step in tqdm(range(cfg.text_steps), desc="words", unit="step"):
+        rows = torch.randint(len(words.pairs), (16,), generator=generator)
+        named = words.names[:, int(torch.randint(NAMES_PER_PRODUCT, (), generator=generator))]
+        text = clip.encode_text(torch.cat([words.pairs[rows].flatten(0, 1), named]).to(device), normalize=True)
+        normal, anomalous = text[:32:2], text[1:32:2]
+        products = text[32:] @ text[32:].T
+        loss = (
+            (normal @ anomalous.T + 0.5).relu().mean()
+            + 0.5 * (1 - normal @ normal.T).mean()
+            + 0.5 * (1 - anomalous @ anomalous.T).mean()
+            + 0.5 * ((products - 0.5) * apart).relu().mean()
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = cfg.text_learning_rate * min(1, (step + 1) / 50, 4 * (1 - step / cfg.text_steps))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    clip.logit_scale.requires_grad_(True)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B augmented images and what they are taught with.
+
+    `images` (B, 3, H, W) in [0, 1], `masks` (B, H, W) bool, `directions` (B, D, 2) a normal and an anomalous
+    sentence for each, `names` (M, D) the M products of the batch, `products` (B,) which of them an image shows.
     """
 
     images: Tensor
     masks: Tensor
-    pairs: Tensor
+    directions: Tensor
     names: Tensor
     products: Tensor
 
@@ -91,19 +150,12 @@ class Batch:
 class BatchSource:
     """Draws augmented batches; what is drawn depends on (seed, step) alone, so a resumed run goes on as before."""
 
-    def __init__(self, corpus: Corpus, sampler: CaptionSampler, batch_size: int, seed: int, device: str):
+    def __init__(self, corpus: Corpus, text: tuple[Tensor, Tensor], batch_size: int, seed: int, device: str):
         self.batch_size, self.seed, self.device = batch_size, seed, device
         self.images = torch.from_numpy(corpus.images).to(device)
         self.masks = torch.from_numpy(corpus.masks).to(device)
         self.categories = torch.from_numpy(corpus.categories).to(device)
-        names = corpus.plan.categories
-        rng = np.random.default_rng(seed)
-        pairs = [sampler.pair(names[index % len(names)], rng) for index in range(SENTENCES)]
-        length = sampler.context_length
-        tokens = open_clip.tokenize([text for pair in pairs for text in pair], length)
-        self.pairs = tokens.view(SENTENCES, 2, length).to(device)
-        named = [sampler.name(name, rng) for name in names for _ in range(NAMES_PER_PRODUCT)]
-        self.names = open_clip.tokenize(named, length).view(len(names), NAMES_PER_PRODUCT, length).to(device)
+        self.directions, self.names = text
 
     def draw(self, step: int, size: int) -> Batch:
         """The batch of one step, images of `size` pixels a side."""
@@ -117,30 +169,25 @@ class BatchSource:
         images, masks = augment(images, self.masks[chosen], size, generator)
         present, products = self.categories[chosen].unique(return_inverse=True)
         names = self.names[present, below(NAMES_PER_PRODUCT, len(present))]
-        return Batch(images, masks, self.pairs[below(SENTENCES, PAIRS_PER_BATCH)], names, products)
+        return Batch(images, masks, self.directions[below(PAIRS, self.batch_size)], names, products)
 
 
 def loss_terms(model: TinyClip, batch: Batch, cfg: DictConfig) -> dict[str, Tensor]:
     """The weighted terms of the loss, each a scalar."""
-    sentences = torch.cat([batch.pairs.flatten(0, 1), batch.names])
-    with torch.autocast(sentences.device.type, enabled=False):
-        text = model.clip.encode_text(sentences, normalize=True)
-    pairs = text[: -len(batch.names)].unflatten(0, batch.pairs.shape[:2])
-    directions = pairs[torch.arange(len(batch.images), device=text.device) % len(pairs)].transpose(1, 2)
-    embedding, logits = model(batch.images, directions)
+    embedding, logits = model(batch.images, batch.directions)
     masks = functional.avg_pool2d(batch.masks[:, None].float(), 2)[:, 0] >= 0.5
     probabilities = [
         functional.interpolate(stage.float(), size=masks.shape[-2:], mode="bilinear", align_corners=True).softmax(1)
         for stage in logits
     ]
-    stages = torch.stack([_dense_loss(stage, masks) for stage in probabilities]).mean()
-    image_logits = LOGIT_SCALE * torch.einsum("bd,bds->bs", embedding, directions)
+    image_logits = LOGIT_SCALE * torch.einsum("bd,bds->bs", embedding, batch.directions).float()
+    labels = batch.masks.flatten(1).any(1).long()
+    contrast = contrast_loss(embedding, batch.names, batch.products, model.clip.logit_scale)
     return {
         "map": _dense_loss(torch.stack(probabilities).mean(0), masks),
-        "stages": 0.5 * stages,
-        "image": cfg.image_weight * functional.cross_entropy(image_logits.float(), batch.masks.flatten(1).any(1).long()),
-        "contrast": cfg.contrast_weight
-        * contrast_loss(embedding, text[-len(batch.names) :], batch.products, model.clip.logit_scale),
+        "stages": 0.5 * torch.stack([_dense_loss(stage, masks) for stage in probabilities]).mean(),
+        "image": cfg.image_weight * functional.cross_entropy(image_logits, labels),
+        "contrast": cfg.contrast_weight * contrast,
     }
 
 
@@ -165,14 +212,17 @@ def learning_rate(step: int, cfg: DictConfig) -> float:
     return cfg.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def fit(model: TinyClip, source: BatchSource, cfg: DictConfig, device: str) -> nn.Module:
+def fit(model: TinyClip, corpus: Corpus, words: Words, cfg: DictConfig, device: str) -> nn.Module:
     """Train for cfg.steps, resuming from the last checkpoint in cfg.work; returns the averaged model."""
+    checkpoint = Path(cfg.work) / "checkpoint.pt"
+    teach_words(model.clip, words, cfg, device)
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(cfg.ema), use_buffers=True
     )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.learning_rate, weight_decay=cfg.weight_decay)
-    checkpoint = Path(cfg.work) / "checkpoint.pt"
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=cfg.learning_rate, weight_decay=cfg.weight_decay)
     start = _restore(checkpoint, model, average, optimizer, device)
+    source = BatchSource(corpus, words.embedded(model.clip, device), cfg.batch_size, cfg.seed, device)
     log_file = Path(cfg.work) / "log.csv"
     bar = tqdm(range(start, cfg.steps), initial=start, total=cfg.steps, desc="tiny", unit="step")
     for step in bar:
@@ -184,7 +234,7 @@ def fit(model: TinyClip, source: BatchSource, cfg: DictConfig, device: str) -> n
         loss = torch.stack(list(terms.values())).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(learning, 1.0)
         optimizer.step()
         average.update_parameters(model)
         if step % 100 == 0:
@@ -232,13 +282,12 @@ def train_tiny(cfg: DictConfig) -> TinyClip:
         cfg.prompts.normal_states, cfg.prompts.anomalous_states, cfg.prompts.templates, vocabulary_nouns(),
         config["text_cfg"]["context_length"],
     )  # fmt: skip
-    source = BatchSource(corpus, sampler, cfg.batch_size, cfg.seed, device)
     model = TinyClip(config, list(cfg.stages)).to(device)
-    trained = fit(model, source, cfg, device)
-    return trained.eval().cpu()
+    words = Words.draw(sampler, plan.categories, cfg.seed)
+    return fit(model, corpus, words, cfg, device).eval().cpu()
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="tiny")
+@command("tiny")
 def main(cfg: DictConfig) -> None:
     """Train and write the weights with their header and card."""
     from train.ship import ship

@@ -168,6 +168,8 @@ class ClipAdapter(AnomalyModel):
             "map": "sum over stages of the abnormal probability (Eq. 3)",
             "few_shot_map": f"zero-shot map + {self.memory_weight:g} x sum of 1 - cosine to the nearest reference "
             f"token (Eq. 4), stages {' '.join(map(str, self.memory_stages))}, smoothing {self.memory_smoothing}",
+            "map_bound": len(self.backbone.stages),
+            "few_shot_map_bound": len(self.backbone.stages) + self.memory_weight * len(self.memory_stages),
             "image_score": f"zero-shot: {zero_shot}; with references: {1 - share:g} zero-shot + {share:g} m^{k:g} / "
             f"(m^{k:g} + mu^{k:g}), m the maximum of the {self.memory_score_map} map",
             "few_shot_calibration": "mu is the mean of m over the references, each left out of the memory; a single "

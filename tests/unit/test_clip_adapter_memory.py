@@ -66,7 +66,7 @@ def test_leaving_a_reference_out_is_a_bank_without_it(index):
 
 @pytest.mark.parametrize(
     ("grid", "window", "radius"),
-    [((7, 7), 0.45, 2), ((7, 9), 0.3, 1), ((4, 4), 0.9, 1), ((5, 5), 0.9, 1), ((2, 2), 0.5, 0), ((37, 37), 0.15, 3)],
+    [((7, 7), 0.45, 2), ((7, 9), 0.3, 1), ((4, 4), 0.9, 1), ((5, 5), 0.9, 1), ((2, 2), 0.5, 0), ((12, 9), 0.5, 2)],
 )
 def test_a_single_reference_is_compared_outside_a_window(grid, window, radius):
     references = tokens_of(1, grid)
@@ -84,6 +84,10 @@ def test_a_single_reference_is_compared_outside_a_window(grid, window, radius):
             expected[y, x] = 1 - max(others)
     assert_close(bank.distance(references, leave_out=0)[0], expected.float(), rtol=0, atol=1e-6)
     assert torch.isfinite(bank.distance(references, leave_out=0)).all()
+
+
+def test_the_default_window_at_the_published_grid_is_7_by_7():
+    assert MemoryBank(tokens_of(1, (37, 37)), (37, 37)).own_radius == 3
 
 
 def test_a_grid_of_one_token_has_nothing_to_leave_out():

@@ -174,8 +174,10 @@ def test_fresh_discards_and_spares_other_folders(tmp_path):
     course = plan_course(FlatDataset(), OPTIONS)
     settings = describe(BACKBONE, PROMPTS, course, OPTIONS)
     training(tmp_path / "run").run()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
     open_run(tmp_path / "run", {**settings, "seed": 9}, fresh=True)
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json", "notes.txt"}
+    assert training(tmp_path / "run", replace(OPTIONS, seed=9)).state.epoch == 0
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "one.png").write_text("")
     with pytest.raises(TrackInputError, match="which holds other files"):

@@ -12,7 +12,8 @@ from tracks.errors import TrackInputError
 from train.config import TrainOptions
 from train.images import TrainingImages
 from train.source import plan_course
-from train.token_cache import CacheTooLargeError, TokenCache, cache_key, check_room, open_sources, with_caches
+from train.token_cache import CacheTooLargeError, TokenCache, cache_key, check_room
+from train.token_sources import open_sources, with_caches
 from train.tokens import LiveTokens
 
 BACKBONE = small_backbone()
@@ -66,7 +67,9 @@ def test_a_build_that_was_killed_is_continued_at_a_whole_batch(tmp_path):
     continued = TokenCache(live(), tmp_path / "killed")
     encode = type(BACKBONE).encode_image
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(BACKBONE), "encode_image", lambda self, images: seen.append(len(images)) or encode(self, images))
+        patch.setattr(
+            type(BACKBONE), "encode_image", lambda self, images: seen.append(len(images)) or encode(self, images)
+        )
         continued.build(3)
     assert seen == [1, 3, 2]  # the shapes, then images 3 to 7
     assert {name: array.tobytes() for name, array in continued.arrays.items()} == whole

@@ -1,0 +1,214 @@
+"""The commands as a user runs them, in processes of their own, on the data and the weights that ship."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from tracks.submission.vand2023_check import validate
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["data.test_normal=4", "data.test_per_kind=1", "categories=[marble,battery]", "resolution=64", "overlays=1"]
+
+pytestmark = pytest.mark.e2e
+
+
+def run(module, *arguments, expect=0, **environment):
+    """Run a module of ours; returns its stdout, or stderr where an error is expected."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stderr if expect else done.stdout
+
+
+def results(outputs, track):
+    return json.loads((outputs / track / "latest" / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def few_shot_run(tmp_path_factory):
+    outputs = tmp_path_factory.mktemp("few_shot")
+    printed = run("tracks.few_shot", *SMALL, "shots=2", f"outputs={outputs}")
+    return outputs, printed
+
+
+def test_few_shot_prints_the_table_and_the_files(few_shot_run):
+    outputs, printed = few_shot_run
+    written = results(outputs, "few_shot")
+    assert list(written["categories"]) == ["marble", "battery"]
+    assert f"| mean | {100 * written['mean']['auroc_cls']:.1f} |" in printed
+    assert f"{100 * written['score']:.1f}" in printed
+    assert str(outputs / "few_shot" / "latest") in printed
+    assert written["images"] == sum(table["images"] for table in written["categories"].values()) == 20
+    manifest = json.loads((outputs / "few_shot" / "latest" / "references.json").read_text())
+    assert {name: len(entries) for name, entries in manifest["categories"].items()} == {"marble": 2, "battery": 2}
+
+
+def test_scoring_the_store_again_gives_the_same_numbers(few_shot_run, tmp_path):
+    outputs, _ = few_shot_run
+    run("tracks.score", f"out={tmp_path}", RUN=str(outputs / "few_shot" / "latest"))
+    again = json.loads((tmp_path / "results.json").read_text())
+    assert again["categories"] == results(outputs, "few_shot")["categories"]
+
+
+def test_a_submission_is_written_and_valid(few_shot_run, tmp_path):
+    outputs, _ = few_shot_run
+    latest = outputs / "few_shot" / "latest"
+    run("tracks.submit", f"run={latest}", f"out={tmp_path / 'entry'}", "map_size=64")
+    archive = tmp_path / "entry.zip"
+    assert archive.is_file()
+    names = {path.name for path in (tmp_path / "entry").rglob("*.npz")}
+    assert len(list((tmp_path / "entry").rglob("*.npz"))) == 20, names
+    folders = {path.parent.parent for path in (tmp_path / "entry").rglob("*.txt")}
+    expected = {
+        folder.relative_to(tmp_path / "entry").as_posix(): [path.stem for path in (folder / "classification").iterdir()]
+        for folder in folders
+    }
+    assert validate(archive, expected, map_size=64) == []
+
+
+def test_a_run_killed_in_the_middle_ends_in_the_same_results(tmp_path):
+    settings = ["data.test_normal=30", "data.test_per_kind=3", "categories=[plaster]", "resolution=64", "overlays=0"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run("tracks.zero_shot", *settings, f"outputs={whole}")
+    command = [sys.executable, "-m", "tracks.zero_shot", *settings, f"outputs={cut}"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    rows = 0
+    while rows < 8 and process.poll() is None:
+        time.sleep(0.02)
+        rows = sum(len(path.read_bytes().splitlines()) for path in cut.rglob("*.jsonl"))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    there = sum(len(path.read_bytes().splitlines()) for path in cut.rglob("*.jsonl"))
+    assert 8 <= there < 48, "the run was not killed in its middle"
+    printed = run("tracks.zero_shot", *settings, f"outputs={cut}")
+    assert "from an earlier run" in printed
+    assert {**results(cut, "zero_shot"), "seconds": 0} == {**results(whole, "zero_shot"), "seconds": 0}
+
+
+def test_a_sweep_skips_finished_cells_and_ends_in_one_table(tmp_path):
+    axes = [*SMALL, "shots=0,1", "seed=0,1", f"outputs={tmp_path}"]
+    printed = run("tracks.sweep", *axes)
+    assert "4 of 4 cells finished" in printed
+    rows = json.loads((tmp_path / "sweep" / "latest" / "table.json").read_text())
+    assert [(row["shots"], row["seeds"]) for row in rows] == [(0, [0, 1]), (1, [0, 1])]
+    assert rows[1]["mean"]["auroc_seg"]["std"] is not None
+    again = run("tracks.sweep", *axes)
+    assert again.count("0 images in") == 4
+
+
+def test_a_failed_cell_is_named_and_stops_no_other(tmp_path):
+    error = run("tracks.sweep", *SMALL, "shots=1,99", f"outputs={tmp_path}", expect=2)
+    assert "shots=99" in error
+    rows = json.loads((tmp_path / "sweep" / "latest" / "table.json").read_text())
+    assert [row["shots"] for row in rows] == [1]
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_a_sweep_runs_on_other_launchers(launcher, tmp_path):
+    settings = [*SMALL, "categories=[marble]", "shots=0,1", f"outputs={tmp_path}", f"hydra/launcher={launcher}"]
+    if launcher == "joblib":
+        settings.append("hydra.launcher.n_jobs=1")
+    assert "2 of 2 cells finished" in run("tracks.sweep", *settings)
+
+
+def test_own_photos_get_a_verdict_each(tmp_path):
+    photos, good = tmp_path / "my photos, new", tmp_path / "good"
+    photos.mkdir()
+    good.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        pixels = rng.normal(128, 4, (120, 160, 3)).clip(0, 255).astype(np.uint8)
+        PIL.Image.fromarray(pixels).save((good if number < 4 else photos) / f"{number}.jpg")
+    pixels[40:70, 60:110] = 250
+    PIL.Image.fromarray(pixels).save(photos / "marked.jpg")
+    (photos / "broken.png").write_bytes(b"no picture")
+    printed = run(
+        "tracks.predict", f"outputs={tmp_path / 'outputs'}", IMAGES=str(photos), REFERENCES=str(good),
+        CATEGORY='plate, 5" [steel]', PROMPT="scratch, dent",
+    )  # fmt: skip
+    assert "marked.jpg" in printed
+    folder = tmp_path / "outputs" / "predict" / "latest"
+    rows = (folder / "predictions.csv").read_text().splitlines()
+    assert len(rows) == 1 + 4
+    assert any("unreadable" in row and "broken.png" in row for row in rows)
+    assert len(list((folder / "maps").rglob("*.tiff"))) == 3
+
+
+BAD = [
+    ("tracks.zero_shot", ["model=clip_adaptor"], "did you mean clip_adapter"),
+    ("tracks.zero_shot", ["data=mvtek", "data.root=/"], "did you mean mvtec"),
+    ("tracks.zero_shot", ["categories=[marbel]"], "did you mean 'marble'|marble"),
+    ("tracks.zero_shot", ["data=mvtec", "data.root=/nowhere/at/all"], "/nowhere/at/all"),
+    ("tracks.zero_shot", ["shots=4"], "few-shot"),
+    ("tracks.few_shot", ["shots=-1"], "shots >= 1"),
+    ("tracks.few_shot", ["shots=many"], "shots"),
+    ("tracks.few_shot", ["shots=500", "categories=[marble]"], "500"),
+    ("tracks.zero_shot", ["weights.backbone.name=ViT-B-16"], "tiny_clip"),
+    ("tracks.zero_shot", ["device=gpu"], "device"),
+    ("tracks.zero_shot", ["resolution=big"], "resolution"),
+    ("tracks.score", ["run=/nowhere"], "/nowhere"),
+]
+
+
+@pytest.mark.parametrize(("module", "arguments", "names"), BAD, ids=lambda value: str(value)[:40])
+def test_bad_input_gets_one_paragraph_and_exit_code_2(module, arguments, names, tmp_path):
+    outputs = [] if module == "tracks.score" else [f"outputs={tmp_path}"]
+    error = run(module, *arguments, *outputs, expect=2)
+    assert any(name in error for name in names.split("|")), error
+    assert "Traceback" not in error
+    assert len([line for line in error.splitlines() if line.startswith("error:")]) == 1
+
+
+def test_a_tampered_weights_file_is_refused(tmp_path):
+    file = tmp_path / "tiny_adapter.safetensors"
+    content = bytearray((ROOT / "models/weights/tiny/tiny_adapter.safetensors").read_bytes())
+    content[-100] ^= 1
+    file.write_bytes(content)
+    error = run("tracks.zero_shot", f"weights.adapter.path={file}", f"outputs={tmp_path / 'o'}", expect=2)
+    assert str(file) in error
+    file.write_bytes(bytes(content[:5000]))
+    assert "truncated" in run("tracks.zero_shot", f"weights.adapter.path={file}", f"outputs={tmp_path / 'o'}", expect=2)
+
+
+def test_another_runs_folder_is_refused_and_left_alone(few_shot_run):
+    outputs, _ = few_shot_run
+    latest = (outputs / "few_shot" / "latest").resolve()
+    before = sorted(path.stat().st_mtime_ns for path in latest.rglob("*"))
+    error = run("tracks.zero_shot", *SMALL, f"out={latest}", f"outputs={outputs}", expect=2)
+    assert "other settings" in error
+    assert sorted(path.stat().st_mtime_ns for path in latest.rglob("*")) == before
+
+
+def test_ctrl_c_keeps_what_is_done(tmp_path):
+    command = [sys.executable, "-m", "tracks.zero_shot", f"outputs={tmp_path}", "categories=[plaster]", "workers=1"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.rglob("*.tiff")) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "what is done is kept" in error
+    assert list(tmp_path.rglob("*.jsonl"))
+
+
+def test_a_full_disk_is_said_so(tmp_path):
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full on this system")
+    program = (
+        "import tracks.store as s; from tracks.cli import reports_errors\n"
+        "@reports_errors\ndef task():\n    open('/dev/full', 'wb', buffering=0).write(b'x')\ntask()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "room on the disk" in done.stderr

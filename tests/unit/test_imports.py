@@ -1,0 +1,56 @@
+"""The one direction of imports, held by reading the sources."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = {"models", "eval", "tracks", "train"}
+MAY_IMPORT = {
+    "models": {"models"},
+    "eval": {"eval"},
+    "tracks": {"tracks", "models", "eval"},
+    "train": {"train", "tracks", "models", "eval"},
+}
+RUNNABLE_WITH_HYDRA = {
+    "tracks/cli.py", "tracks/config.py", "tracks/track.py", "tracks/predict.py", "tracks/score.py", "tracks/submit.py",
+    "tracks/sweep.py", "tracks/zero_shot.py", "tracks/few_shot.py", "train/adapter.py", "train/tiny.py", "train/ship.py",
+    "train/card.py", "train/config.py", "train/record.py",
+}  # fmt: skip
+
+
+def modules(package):
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imported(path):
+    """Top-level names of the packages that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("package", sorted(OURS))
+def test_imports_go_one_way(package):
+    files = modules(package)
+    assert files
+    for path in files:
+        wrong = (set(imported(path)) & OURS) - MAY_IMPORT[package]
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_only_runnable_modules_touch_hydra():
+    touching = {
+        path.relative_to(ROOT).as_posix()
+        for package in OURS
+        for path in modules(package)
+        if {"hydra", "omegaconf"} & set(imported(path))
+    }
+    assert touching <= RUNNABLE_WITH_HYDRA, touching - RUNNABLE_WITH_HYDRA
+
+
+def test_no_file_is_called_utils():
+    assert not [path for package in OURS for path in modules(package) if "util" in path.stem]

@@ -1,0 +1,63 @@
+"""Which tokens a training works on: cached where that is possible and wanted, computed anew otherwise."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from models.clip_adapter.backbone import ClipBackbone
+from train.augment import Mosaic
+from train.checkpoint import CACHE_FOLDER
+from train.config import TrainOptions
+from train.images import TrainingImages
+from train.source import Course
+from train.token_cache import CacheTooLargeError, TokenCache, check_room
+from train.tokens import LiveTokens, TokenSource
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def open_sources(
+    backbone: ClipBackbone, course: Course, options: TrainOptions, folder: Path, device: str
+) -> Iterator[tuple[TokenSource, TokenSource]]:
+    """Tokens to learn from and tokens to validate on, cached where that is possible and wanted.
+
+    The cache outlives an error or an interruption, for the continuation; after the last epoch it is deleted unless
+    `keep_cache`.
+
+    Raises:
+        CacheTooLargeError: the cache is too large and `cache` is "always".
+    """
+    mosaic = Mosaic(course.samples, options.aug_rate) if options.aug_rate else None
+    learnt = TrainingImages(course.samples, backbone.preprocess, mosaic, options.seed)
+    held_out = TrainingImages(course.validation_samples, backbone.preprocess)
+    live = [LiveTokens(backbone, images, device, options.workers) for images in (learnt, held_out)]
+    sources, caches = with_caches(live, options, Path(options.cache_dir or folder / CACHE_FOLDER))
+    yield sources[0], sources[1]
+    if not options.keep_cache:
+        for cache in caches:
+            cache.delete()
+
+
+def with_caches(
+    live: Sequence[LiveTokens], options: TrainOptions, folder: Path
+) -> tuple[list[TokenSource], list[TokenCache]]:
+    """Each source, or in its place a cache of it; and the caches."""
+    if options.cache == "never":
+        return list(live), []
+    caches = {
+        index: TokenCache(source, folder)
+        for index, source in enumerate(live)
+        if source.images.samples and source.images.mosaic is None
+    }
+    try:
+        check_room(list(caches.values()), folder, options.max_cache_gb)
+    except CacheTooLargeError as error:
+        if options.cache == "always":
+            raise
+        log.warning("cache=auto goes without a cache, every image is encoded in each epoch: %s", error)
+        return list(live), []
+    for cache in caches.values():
+        cache.build(options.batch_size)
+    return [caches.get(index, source) for index, source in enumerate(live)], list(caches.values())
