@@ -57,7 +57,9 @@ class FakeDataset:
         return [FakeSample(f"train/good/{i:03d}.png", category, 0, "good", i) for i in range(5)]
 
     def test(self, category: str) -> Sequence[FakeSample]:
-        good = [FakeSample(f"test/good/{i:03d}.png", category, 0, "good", i) for i in range(self.images_per_category // 2)]
+        good = [
+            FakeSample(f"test/good/{i:03d}.png", category, 0, "good", i) for i in range(self.images_per_category // 2)
+        ]
         bad = [FakeSample(f"test/bad/{i:03d}.png", category, 1, "bad", i) for i in range(self.images_per_category // 2)]
         return good + bad
 

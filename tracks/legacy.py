@@ -30,6 +30,4 @@ def transductive_image_scores(rows: Sequence[Row]) -> dict[str, float]:
             f"expected different map maxima to scale by their range, got {len(rows)} images at {low}; "
             "use image_score=model"
         )
-    return {
-        row.name: (row.scalars["text_score"] + (row.scalars["map_max"] - low) / (high - low)) / 2 for row in rows
-    }
+    return {row.name: (row.scalars["text_score"] + (row.scalars["map_max"] - low) / (high - low)) / 2 for row in rows}

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from eval.scorer import Scorer
 from models.base import AnomalyModel, Prediction
-from tracks.datasets.sample import Dataset, Sample
+from tracks.datasets.sample import Sample
 from tracks.legacy import transductive_image_scores
 from tracks.resize import resize_map, resize_mask
 from tracks.store import PredictionStore, Row
@@ -93,9 +93,7 @@ def score_category(
     return {**result.metrics, "images": result.num_images, "anomalous": result.num_anomalous}
 
 
-def _keep(
-    store: PredictionStore, loaded: Loaded, prediction: Prediction, index: int, options: RunnerOptions
-) -> None:
+def _keep(store: PredictionStore, loaded: Loaded, prediction: Prediction, index: int, options: RunnerOptions) -> None:
     sample = loaded.sample
     size = map_size(loaded.size, options.resolution)
     anomaly_map = resize_map(prediction.anomaly_maps[index], size)

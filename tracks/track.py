@@ -1,6 +1,7 @@
 """One run of a track, from the configuration to the table: what both entry points and the sweep call."""
 
 import json
+import logging
 import resource
 import shutil
 import sys
@@ -27,6 +28,7 @@ from tracks.resize import MAP_RULE, MASK_RULE
 from tracks.runner import RunnerOptions, fit_references, predict_category, score_category
 from tracks.store import PredictionStore, write_atomically
 
+log = logging.getLogger(__name__)
 PRO_RULE = "exact, FPR <= 0.3, interpolated at the limit, 8-connected regions"
 IMAGE_SCORES = ("model", "legacy_minmax")
 
@@ -48,6 +50,7 @@ def run_track(cfg: DictConfig, track: str) -> dict[str, Any]:
     options = RunnerOptions(cfg.resolution, cfg.batch_size, cfg.workers, pick_device(cfg.device))
     model: AnomalyModel = instantiate(cfg.model).to(options.device).eval()
     settings = describe(cfg, track, dataset, categories, references, model)
+    warn_of_own_data(str(settings["protocol"].get("adapter_trained_on", "")), dataset)
     store = open_store(cfg, track, settings)
     if references:
         write_manifest(store.folder / "references.json", references, shots=cfg.shots, seed=cfg.seed)
@@ -147,6 +150,14 @@ def describe(
     }
 
 
+def warn_of_own_data(trained_on: str, dataset: Dataset) -> None:
+    """Say it aloud when weights are scored on data that they were trained on."""
+    split = dataset.protocol.get("split")
+    names = {dataset.name, f"{dataset.name}:{split}"} if split else {dataset.name}
+    if names & set(trained_on.split(", ")):
+        log.warning("the weights were trained on %s, which is scored here: these are no zero-shot numbers", trained_on)
+
+
 def open_store(cfg: DictConfig, track: str, settings: dict[str, Any]) -> PredictionStore:
     """The store of this run, in OUT or in a folder named after the settings."""
     name = "{model}-{weights}-{data}-{shots}shot-seed{seed}".format(**settings)
@@ -201,7 +212,9 @@ def report(results: dict[str, Any], folder: Path, predicted: int, latest: Path) 
     score = results["score"]
     earlier = results["images"] - predicted
     print(to_markdown(results))
-    print(f"track score (mean over categories of harmonic F1): {'none' if score is None else format(100 * score, '.1f')}")
+    print(
+        f"track score (mean over categories of harmonic F1): {'none' if score is None else format(100 * score, '.1f')}"
+    )
     print(
         f"{predicted} images in {seconds:.1f} s ({predicted / seconds:.1f} images/s), peak memory {peak:.0f} MB"
         + (f"; {earlier} more were there from an earlier run" if earlier > 0 else "")

@@ -10,7 +10,18 @@ from dataclasses import dataclass
 import numpy as np
 from open_clip.tokenizer import SimpleTokenizer
 
-GENERAL_NOUNS = ("object", "product", "part", "item", "surface", "material", "component", "workpiece", "sample", "texture")
+GENERAL_NOUNS = (
+    "object",
+    "product",
+    "part",
+    "item",
+    "surface",
+    "material",
+    "component",
+    "workpiece",
+    "sample",
+    "texture",
+)
 DEFECT_WORDS = (
     "scratch", "crack", "dent", "hole", "stain", "spot", "contamination", "fray", "break", "chip", "pit", "bubble",
     "thread", "fibre", "bump", "discolouration", "dirt", "rust", "burr", "tear", "cut", "wrinkle", "missing part",

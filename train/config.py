@@ -19,7 +19,7 @@ class TrainOptions:
     """How adapters are trained; the defaults are the published ones where there are any."""
 
     target: str | None = None
-    """The data set that the weights are for; it may not be the one trained on."""
+    """The data set that the weights are for, never the one trained on; may be left out for synthetic data only."""
     allow_same_dataset: bool = False
     """Train on the target's own data set all the same; the header says so."""
     categories: list[str] = field(default_factory=list)

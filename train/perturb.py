@@ -92,7 +92,7 @@ def _grid(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _foreign(part: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
-    """What is pasted into `part`: another picture, the same one shifted, its mean colours, or itself lighter or darker."""
+    """What is pasted: another picture, the same one shifted, its mean colours, or itself lighter or darker."""
     others = images[torch.randint(len(images), (len(part),), generator=generator, device=part.device)]
     shift = [int(torch.randint(16, part.shape[-1] - 16, (), generator=generator, device=part.device)) for _ in "yx"]
     same = part.roll(shift, (-2, -1)).flip(-1)
@@ -105,10 +105,9 @@ def _foreign(part: Tensor, images: Tensor, generator: torch.Generator) -> Tensor
 
 
 def move(images: Tensor, masks: Tensor, size: int, generator: torch.Generator) -> Pair:
-    """Mirror, turn by quarters, cut out a window (half of the pictures: all; else 50 to 100 % of the side), resample."""
+    """Mirror, turn by quarters, and cut out a window of `size` pixels, each 0.8 to 1.6 of the picture's own."""
     batch = len(images)
-    whole = torch.ones(batch, 1, device=images.device)
-    scale = torch.where(uniform(images, 0, 1, generator, 1) < 0.5, whole, uniform(images, 0.5, 1.0, generator, 1))
+    scale = (uniform(images, 0.8, 1.6, generator, 1) * size / images.shape[-1]).clamp(max=1)
     aspect = torch.exp(uniform(images, -0.15, 0.15, generator, 1))
     window = torch.cat([(scale * aspect).clamp(max=1), (scale / aspect).clamp(max=1)], 1)
     centre = uniform(images, -1, 1, generator, 2) * (1 - window)

@@ -37,6 +37,7 @@ def describe(backbone: ClipBackbone, prompts: PromptEnsemble, course: Course, op
         "precision": backbone.precision,
         "prompts": settings_digest(asdict(prompts)),
         **chosen,
+        "target": course.target,
     }
 
 
@@ -57,7 +58,7 @@ def adapter_header(
     held_out = ", ".join(course.held_out)
     source = f"F1-max over the zero-shot image scores (Eq. 1) of {held_out} in {course.trained_on}"
     notes = (
-        f"for {options.target}; learnt from {', '.join(course.learnt)}; held out {held_out or 'nothing'}; "
+        f"for {course.target}; learnt from {', '.join(course.learnt)}; held out {held_out or 'nothing'}; "
         f"{options.select} epoch, {epochs[0]} of {epochs[1]}; batch {options.batch_size}, "
         f"learning rate {options.learning_rate:g}, mosaic {options.aug_rate:g}, "
         f"dice on normal images {'counted' if options.dice_on_normal else 'left out'}, seed {options.seed}"

@@ -29,5 +29,5 @@ def ship(model: TinyClip, cfg: DictConfig) -> None:
     save_clip(clip_file, model.clip.state_dict(), config, ClipHeader(backbone="tiny_clip", **common))
     backbone = load_backbone(str(clip_file.with_suffix(".json")), weights=str(clip_file))
     header = AdapterHeader(backbone="tiny_clip", backbone_fingerprint=backbone.fingerprint, **common)
-    save_adapter(folder / "tiny_adapter.safetensors", model.adapter, header)
+    save_adapter(folder / "tiny_adapter.safetensors", model.folded_adapter(), header)
     record("tiny")

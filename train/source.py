@@ -20,6 +20,7 @@ class Course:
     """What is learnt from and what is validated on: no category is in both."""
 
     trained_on: str
+    target: str
     learnt: list[str]
     samples: list[Sample]
     held_out: list[str]
@@ -32,7 +33,7 @@ def plan_course(dataset: Dataset, options: TrainOptions) -> Course:
     Raises:
         TrackInputError: as the functions below.
     """
-    refuse_own_data(dataset, options.target, options.allow_same_dataset)
+    target = refuse_own_data(dataset, options.target, options.allow_same_dataset)
     for name in options.categories:
         if name not in dataset.categories:
             raise unknown("category", name, dataset.categories)
@@ -42,6 +43,7 @@ def plan_course(dataset: Dataset, options: TrainOptions) -> Course:
     )
     return Course(
         trained_on=identity(dataset),
+        target=target,
         learnt=learnt,
         samples=labelled_samples(dataset, learnt),
         held_out=held_out,
@@ -56,31 +58,33 @@ def identity(dataset: Dataset) -> str:
     return f"{SYNTHETIC}:{dataset.protocol['split']}"
 
 
-def refuse_own_data(dataset: Dataset, target: str | None, allow_same_dataset: bool) -> None:
-    """Refuse to make weights for a data set out of that data set.
+def refuse_own_data(dataset: Dataset, target: str | None, allow_same_dataset: bool) -> str:
+    """Refuse to make weights for a data set out of that data set; returns the name of the target.
 
-    `target` is a name, or for the synthetic data "synthetic" (its target split) or "synthetic:<split>".
+    `target` is a name, or for the synthetic data "synthetic" (its target split) or "synthetic:<split>". None is
+    understood where the data is synthetic: its target split.
 
     Raises:
         TrackInputError: no target is named, or it is the data set trained on and that was not allowed.
     """
     own = identity(dataset)
+    if target is None and dataset.name == SYNTHETIC:
+        target = SYNTHETIC
     if target is None:
         raise TrackInputError(
             f"expected target to name the data set that the weights are for, got none; with data {own} say for "
             f"example target={'visa' if dataset.name == 'mvtec' else 'mvtec'}, so that nothing is tested on what it "
             "was trained on"
         )
-    wanted = target.lower()
-    _refuse_misspelt(wanted)
-    if wanted == SYNTHETIC:
-        wanted = f"{SYNTHETIC}:target"
+    _refuse_misspelt(target.lower())
+    wanted = f"{SYNTHETIC}:target" if target.lower() == SYNTHETIC else target.lower()
     if wanted == own.lower() and not allow_same_dataset:
         raise TrackInputError(
             f"expected other data to train on than the target's own, got {own} for both; every number measured there "
             "would be flattered. Train on another data set, or say allow_same_dataset=true (the weights' header will "
             "name what they were trained on)"
         )
+    return target
 
 
 def hold_out(

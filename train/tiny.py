@@ -3,7 +3,7 @@
 Both towers are open_clip's own classes, sized by models/weights/tiny/tiny_clip.json. The text tower learns first,
 alone: product names are mostly random words, so the direction from "flawless" to "damaged" does not depend on the
 product. Then the image tower and the adapters learn against it: the normal-anomalous question on the image
-embedding (Eq. 1), focal + dice on the stage maps (Eq. 2, 3), and which product an image shows. Only source
+embedding (Eq. 1), cross-entropy + dice on the stage maps (Eq. 2, 3), and which product an image shows. Only source
 categories are seen.
 """
 
@@ -29,16 +29,25 @@ from tracks.cli import command, run_main
 from tracks.device import pick_device
 from train.captions import CaptionSampler, vocabulary_nouns
 from train.corpus import Corpus, CorpusPlan, build_corpus
-from train.losses import dice_loss, focal_loss
+from train.losses import dice_loss
 from train.perturb import augment
 
 log = logging.getLogger(__name__)
+STATE_COSINE = 0.975
+DEFECT_PIXEL_WEIGHT = 6.0
 PAIRS = 6000
 NAMES_PER_PRODUCT = 32
 
 
 class TinyClip(nn.Module):
-    """A CLIP with a ResNet image tower, and the adapters, for training."""
+    """A CLIP with a ResNet image tower, and the adapters, for training.
+
+    Features after a ReLU share a large mean, beside which what tells tokens apart is small, and cosines hardly see
+    it. So the adapters learn from features normalised over the batch; `folded_adapter` undoes that exactly.
+    """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, config: dict[str, Any], stages: Sequence[int]):
         super().__init__()
@@ -49,7 +58,17 @@ class TinyClip(nn.Module):
         self.register_buffer("mean", torch.tensor(open_clip.OPENAI_DATASET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(open_clip.OPENAI_DATASET_STD).view(1, 3, 1, 1), persistent=False)
         widths = [getattr(visual, f"layer{stage}")[-1].conv3.out_channels for stage in stages]
+        self.norms = nn.ModuleList(nn.BatchNorm1d(width, affine=False) for width in widths)
         self.adapter = LinearAdapter(widths, config["embed_dim"])
+
+    def folded_adapter(self) -> LinearAdapter:
+        """The adapters with the norms before them folded in: the same affine maps of the raw features."""
+        folded = LinearAdapter(self.adapter.stage_widths, self.adapter.embed_dim)
+        with torch.no_grad():
+            for norm, linear, target in zip(self.norms, self.adapter.fc, folded.fc, strict=True):
+                target.weight.copy_(linear.weight / (norm.running_var + norm.eps).sqrt())
+                target.bias.copy_(linear.bias - target.weight @ norm.running_mean)
+        return folded.eval()
 
     def forward(self, images: Tensor, text: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Embedding (B, D) of unit length and stage logits each (B, 2, h, w).
@@ -58,17 +77,21 @@ class TinyClip(nn.Module):
         features of smaller images are resampled to that grid.
         """
         visual = self.clip.visual
-        out = visual.forward_intermediates((images - self.mean) / self.std, indices=[1, 2, 3, 4], intermediates_only=True)
+        out = visual.forward_intermediates(
+            (images - self.mean) / self.std, indices=[1, 2, 3, 4], intermediates_only=True
+        )
         features = out["image_intermediates"]
         embedding = visual.attnpool(functional.interpolate(features[-1], size=self.pool_grid, mode="bilinear"))
         chosen = [features[stage - 1] for stage in self.stages]
-        adapted = self.adapter([feature.flatten(2).transpose(1, 2) for feature in chosen])
-        logits = [LOGIT_SCALE * functional.normalize(stage, dim=-1) @ text for stage in adapted]
+        with torch.autocast(images.device.type, enabled=False):  # cosines near 1 need their digits
+            tokens = [norm(stage.flatten(2).float()) for norm, stage in zip(self.norms, chosen, strict=True)]
+            adapted = self.adapter([stage.transpose(1, 2) for stage in tokens])
+            logits = [LOGIT_SCALE * functional.normalize(stage, dim=-1) @ text for stage in adapted]
         maps = [
             logit.transpose(1, 2).unflatten(2, feature.shape[-2:])
             for logit, feature in zip(logits, chosen, strict=True)
         ]
-        return functional.normalize(embedding, dim=-1), maps
+        return functional.normalize(embedding.float(), dim=-1), maps
 
 
 @dataclass(frozen=True)
@@ -100,10 +123,11 @@ class Words:
 
 
 def teach_words(clip: CLIP, words: Words, cfg: DictConfig, device: str) -> None:
-    """Train the text tower alone: one direction for every normal product, another for every damaged one.
+    """Train the text tower alone: one direction for every normal product, another, near it, for every damaged one.
 
     Within what that leaves free, products keep apart. It is fixed afterwards: learning together with the images,
-    both towers settle on one embedding for everything.
+    both towers settle on one embedding for everything. Were the two directions far apart, as they would become by
+    themselves, the softmax of the published temperature would saturate and nothing be learnt either.
     """
     parameters = [parameter for name, parameter in clip.named_parameters() if not name.startswith("visual.")]
     optimizer = torch.optim.AdamW(parameters, lr=cfg.text_learning_rate, weight_decay=cfg.weight_decay)
@@ -116,7 +140,7 @@ def teach_words(clip: CLIP, words: Words, cfg: DictConfig, device: str) -> None:
         normal, anomalous = text[:32:2], text[1:32:2]
         products = text[32:] @ text[32:].T
         loss = (
-            (normal @ anomalous.T + 0.5).relu().mean()
+            (normal @ anomalous.T - STATE_COSINE).square().mean()
             + 0.5 * (1 - normal @ normal.T).mean()
             + 0.5 * (1 - anomalous @ anomalous.T).mean()
             + 0.5 * ((products - 0.5) * apart).relu().mean()
@@ -176,24 +200,33 @@ def loss_terms(model: TinyClip, batch: Batch, cfg: DictConfig) -> dict[str, Tens
     """The weighted terms of the loss, each a scalar."""
     embedding, logits = model(batch.images, batch.directions)
     masks = functional.avg_pool2d(batch.masks[:, None].float(), 2)[:, 0] >= 0.5
-    probabilities = [
-        functional.interpolate(stage.float(), size=masks.shape[-2:], mode="bilinear", align_corners=True).softmax(1)
-        for stage in logits
-    ]
+    stages = torch.stack(
+        [
+            functional.interpolate(stage.float(), size=masks.shape[-2:], mode="bilinear", align_corners=True)
+            for stage in logits
+        ]
+    ).log_softmax(2)  # (stages, B, 2, h, w)
     image_logits = LOGIT_SCALE * torch.einsum("bd,bds->bs", embedding, batch.directions).float()
     labels = batch.masks.flatten(1).any(1).long()
     contrast = contrast_loss(embedding, batch.names, batch.products, model.clip.logit_scale)
     return {
-        "map": _dense_loss(torch.stack(probabilities).mean(0), masks),
-        "stages": 0.5 * torch.stack([_dense_loss(stage, masks) for stage in probabilities]).mean(),
+        "map": dense_loss(stages.logsumexp(0) - math.log(len(stages)), masks),
+        "stages": 0.5 * torch.stack([dense_loss(stage, masks) for stage in stages]).mean(),
         "image": cfg.image_weight * functional.cross_entropy(image_logits, labels),
         "contrast": cfg.contrast_weight * contrast,
     }
 
 
-def _dense_loss(probabilities: Tensor, masks: Tensor) -> Tensor:
-    """10 x focal + dice of the images with a defect; (B, 2, H, W) and (B, H, W)."""
-    return 10 * focal_loss(probabilities, masks) + dice_loss(probabilities[:, 1], masks, on_normal=False)
+def dense_loss(log_probabilities: Tensor, masks: Tensor) -> Tensor:
+    """3 x weighted cross-entropy of all pixels + dice of the images with a defect; (B, 2, H, W) and (B, H, W) bool.
+
+    Departs from the paper's focal loss, which the adapters of a trained encoder can do with: an encoder that begins
+    from nothing stays with it on the share of defect pixels for a long time.
+    """
+    weights = torch.where(masks, DEFECT_PIXEL_WEIGHT, 1.0)
+    log_p = torch.where(masks, log_probabilities[:, 1], log_probabilities[:, 0])
+    cross_entropy = -(weights * log_p).sum() / weights.sum()
+    return 3 * cross_entropy + dice_loss(log_probabilities[:, 1].exp(), masks, on_normal=False)
 
 
 def contrast_loss(embedding: Tensor, names: Tensor, products: Tensor, logit_scale: Tensor) -> Tensor:
@@ -212,7 +245,7 @@ def learning_rate(step: int, cfg: DictConfig) -> float:
     return cfg.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def fit(model: TinyClip, corpus: Corpus, words: Words, cfg: DictConfig, device: str) -> nn.Module:
+def fit(model: TinyClip, corpus: Corpus, words: Words, cfg: DictConfig, device: str) -> TinyClip:
     """Train for cfg.steps, resuming from the last checkpoint in cfg.work; returns the averaged model."""
     checkpoint = Path(cfg.work) / "checkpoint.pt"
     teach_words(model.clip, words, cfg, device)
@@ -244,7 +277,9 @@ def fit(model: TinyClip, corpus: Corpus, words: Words, cfg: DictConfig, device: 
                 file.write(json.dumps({"step": step, **values}) + "\n")
         if (step + 1) % cfg.save_every == 0:
             _save(checkpoint, step + 1, model, average, optimizer)
-    return average.module
+    averaged = average.module
+    assert isinstance(averaged, TinyClip)
+    return averaged
 
 
 def _save(path: Path, step: int, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -255,9 +290,7 @@ def _save(path: Path, step: int, model: nn.Module, average: nn.Module, optimizer
     path.with_suffix(".part").replace(path)
 
 
-def _restore(
-    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, device: str
-) -> int:
+def _restore(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, device: str) -> int:
     if not path.is_file():
         return 0
     state = torch.load(path, map_location=device, weights_only=True)

@@ -132,7 +132,7 @@ def test_what_the_user_can_mend_ends_in_one_paragraph_and_exit_code_2(small_clip
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["target=null"], "expected target to name the data set"),
+        (["target=null", "data.split=target"], "synthetic:target for both"),
         (["data.test_per_kind=0"], "none anomalous"),
         (["categories=[not_there]"], "not_there"),
         (["model.backbone=null"], "use model=clip_adapter"),

@@ -42,13 +42,9 @@ def test_a_full_disk_is_explained():
 
 
 def test_an_error_inside_a_constructor_is_found():
-    try:
-        try:
-            raise TrackInputError("expected x")
-        except TrackInputError as error:
-            raise RuntimeError("instantiation failed") from error
-    except RuntimeError as error:
-        assert explain(error) == "expected x"
+    outer = RuntimeError("instantiation failed")
+    outer.__cause__ = TrackInputError("expected x")
+    assert explain(outer) == "expected x"
 
 
 def test_an_unknown_choice_names_the_near_one(tmp_path, capsys):

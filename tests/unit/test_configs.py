@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-import tracks.config  # noqa: F401
+import tracks.config
 import tracks.predict  # noqa: F401  (registers the resolver of PROMPT)
 import train.config  # noqa: F401
 

@@ -15,8 +15,8 @@ MAY_IMPORT = {
 }
 RUNNABLE_WITH_HYDRA = {
     "tracks/cli.py", "tracks/config.py", "tracks/track.py", "tracks/predict.py", "tracks/score.py", "tracks/submit.py",
-    "tracks/sweep.py", "tracks/zero_shot.py", "tracks/few_shot.py", "train/adapter.py", "train/tiny.py", "train/ship.py",
-    "train/card.py", "train/config.py", "train/record.py",
+    "tracks/sweep.py", "tracks/zero_shot.py", "tracks/few_shot.py", "train/adapter.py", "train/tiny.py",
+    "train/ship.py", "train/card.py", "train/config.py", "train/record.py",
 }  # fmt: skip
 
 

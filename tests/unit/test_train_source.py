@@ -35,7 +35,13 @@ def test_the_targets_own_data_set_is_refused_unless_allowed(dataset, target):
 
 
 def test_the_source_split_may_serve_the_synthetic_target_split():
-    refuse_own_data(SOURCE, "synthetic", allow_same_dataset=False)
+    assert refuse_own_data(SOURCE, "synthetic", allow_same_dataset=False) == "synthetic"
+    assert refuse_own_data(SOURCE, None, allow_same_dataset=False) == "synthetic"
+
+
+def test_the_synthetic_target_split_is_no_default_source():
+    with pytest.raises(TrackInputError, match="synthetic:target for both"):
+        refuse_own_data(FlatDataset(name="synthetic", protocol={"split": "target"}), None, allow_same_dataset=False)
 
 
 def test_no_target_is_refused():

@@ -1,7 +1,6 @@
 """`Sample`, one image of a data set, and `Dataset`, what every reader offers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
