@@ -1,9 +1,8 @@
 """A verdict on each photo of a folder: what `make predict` does once model and threshold stand."""
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import tifffile
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from eval.histogram import ValueCounts
 from models.base import AnomalyModel
 from models.errors import ModelInputError
+from tracks.ahead import cut, load_ahead
 from tracks.datasets.sample import Sample
 from tracks.errors import TrackInputError
 from tracks.overlay import category_scale, count_pixels, render_overlay
@@ -73,7 +73,7 @@ class Judge:
     def judge(self, samples: Sequence[Sample], batch_size: int, workers: int) -> Iterator[Verdict]:
         """Verdicts in the order of `samples`; the maps are on disk by then, one batch is in memory at a time."""
         with tqdm(total=len(samples), desc=f"{self.category}: predict", unit="image") as bar:
-            for batch in _load_ahead(self.model, samples, batch_size, workers):
+            for _, batch in load_ahead(cut(samples, batch_size), partial(_load, self.model), workers):
                 scored = self._score([photo for photo in batch if photo.image is not None])
                 for photo in batch:
                     yield next(scored) if photo.image is not None else _unreadable(photo)
@@ -108,20 +108,6 @@ class Judge:
         verdict = DEFECT if self.threshold.is_defect(score) else GOOD
         note = UNSURE if self.threshold.is_unsure(score) else ""
         return Verdict(name, verdict, score, f"maps/{name}.tiff", f"overlays/{name}.png", note)
-
-
-def _load_ahead(
-    model: AnomalyModel, samples: Sequence[Sample], batch_size: int, workers: int
-) -> Iterator[list[Loaded]]:
-    """Batches, decoded in threads while the model works; at most one waits, so memory stays flat."""
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[list[Future[Loaded]]] = deque()
-        for start in range(0, len(samples), batch_size):
-            waiting.append([pool.submit(_load, model, sample) for sample in samples[start : start + batch_size]])
-            if len(waiting) > 1:
-                yield [future.result() for future in waiting.popleft()]
-        while waiting:
-            yield [future.result() for future in waiting.popleft()]
 
 
 def _load(model: AnomalyModel, sample: Sample) -> Loaded:

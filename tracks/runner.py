@@ -1,9 +1,7 @@
 """The only evaluation loop: references, predictions into the store, scores out of it."""
 
 import logging
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +12,7 @@ from tqdm import tqdm
 
 from eval.scorer import Scorer
 from models.base import AnomalyModel, Prediction
+from tracks.ahead import cut, load_ahead
 from tracks.datasets.sample import Sample
 from tracks.legacy import transductive_image_scores
 from tracks.resize import resize_map, resize_mask
@@ -60,10 +59,10 @@ def predict_category(
     """
     known = {row.name: row.fingerprint for row in store.rows(category)}
     stale = {sample.name for sample in samples if known.get(sample.name) != sample.fingerprint}
-    batches = [samples[i : i + options.batch_size] for i in range(0, len(samples), options.batch_size)]
+    batches = cut(samples, options.batch_size)
     todo = [batch for batch in batches if any(sample.name in stale for sample in batch)]
     with tqdm(total=len(samples), initial=len(samples) - len(stale), desc=f"{category}: predict", unit="image") as bar:
-        for batch in _load_ahead(model, todo, options):
+        for _, batch in load_ahead(todo, lambda sample: _load(model, sample, options), options.workers):
             images = torch.stack([loaded.image for loaded in batch]).to(options.device)
             with torch.inference_mode():
                 prediction = model.predict(images, [category] * len(batch))
@@ -118,28 +117,9 @@ def map_size(size: tuple[int, int], resolution: int | str) -> tuple[int, int]:
     return size if resolution == "native" else (int(resolution), int(resolution))
 
 
-def _load_ahead(
-    model: AnomalyModel, batches: Sequence[Sequence[Sample]], options: RunnerOptions
-) -> Iterator[list[Loaded]]:
-    """Load batches in threads while the model works; at most two batches wait, so memory stays flat."""
-
-    def load(sample: Sample) -> Loaded:
-        image = sample.load_image()
-        mask = sample.load_mask()
-        size = (image.height, image.width)
-        resized = None if mask is None else resize_mask(mask, map_size(size, options.resolution))
-        return Loaded(sample, model.preprocess(image), size, resized)
-
-    with ThreadPoolExecutor(max(1, options.workers)) as pool:
-        waiting: deque[list[Future[Loaded]]] = deque()
-        try:
-            for batch in batches:
-                waiting.append([pool.submit(load, sample) for sample in batch])
-                if len(waiting) > 2:
-                    yield [future.result() for future in waiting.popleft()]
-            while waiting:
-                yield [future.result() for future in waiting.popleft()]
-        finally:
-            for futures in waiting:
-                for future in futures:
-                    future.cancel()
+def _load(model: AnomalyModel, sample: Sample, options: RunnerOptions) -> Loaded:
+    image = sample.load_image()
+    mask = sample.load_mask()
+    size = (image.height, image.width)
+    resized = None if mask is None else resize_mask(mask, map_size(size, options.resolution))
+    return Loaded(sample, model.preprocess(image), size, resized)

@@ -84,7 +84,9 @@ class AdapterTraining:
     ):
         self.backbone, self.course, self.options, self.folder = backbone, course, options, folder
         self.prompts = prompts
-        self.adapter = random_adapter(backbone.stage_widths, backbone.embed_dim, options.seed).to(device)
+        self.adapter = random_adapter(backbone.stage_widths, backbone.embed_dim, options.seed, options.deviation).to(
+            device
+        )
         first, second = options.betas
         self.optimizer = torch.optim.Adam(self.adapter.parameters(), lr=options.learning_rate, betas=(first, second))
         self.state_file = StateFile(folder)
@@ -182,7 +184,7 @@ class AdapterTraining:
         """The adapters of the last or best epoch with their header, the log and the curves."""
         state = self.state
         chosen = state.best_epoch if state.best is not None else state.epoch
-        adapter = random_adapter(self.adapter.stage_widths, self.adapter.embed_dim)
+        adapter = random_adapter(self.adapter.stage_widths, self.adapter.embed_dim, deviation=self.adapter.deviation)
         adapter.load_state_dict(self.adapter.state_dict() if state.best is None else state.best)
         threshold = state.history[chosen - 1]["image_threshold"]
         header = adapter_header(self.backbone, self.course, self.options, (chosen, state.epoch), threshold)

@@ -18,10 +18,13 @@ CHUNK = 64
 
 @dataclass(frozen=True)
 class CorpusPlan:
-    """What to render: every source category in `variants` looks, `per_variant` pictures each, half with a defect."""
+    """What to render: every source category in `variants` looks, `pairs` pairs of pictures of each.
+
+    A pair is the same scene without and with a defect, at an even index and the odd one after it.
+    """
 
     variants: int = 40
-    per_variant: int = 16
+    pairs: int = 4
     image_size: int = 256
     seed: int = 0
 
@@ -31,15 +34,16 @@ class CorpusPlan:
         return sorted(SOURCE)
 
     def __len__(self) -> int:
-        return len(self.categories) * self.variants * self.per_variant
+        return len(self.categories) * self.variants * self.pairs * 2
 
     def picture(self, index: int) -> tuple[int, int, int, str | None]:
-        """(category index, variant, index within it, defect kind or None) of one picture."""
-        rest, number = divmod(index, self.per_variant)
+        """(category index, variant, scene within it, defect kind or None) of one picture."""
+        scene, defective = divmod(index, 2)
+        rest, number = divmod(scene, self.pairs)
         category, variant = divmod(rest, self.variants)
-        if number % 2 == 0:
+        if not defective:
             return category, variant, number, None
-        draw = np.random.default_rng((self.seed, index))
+        draw = np.random.default_rng((self.seed, scene))
         kinds = [kind for kind in kinds_of(self.categories[category]) if kind in SOURCE_KINDS]
         return category, variant, number, str(draw.choice(kinds))
 

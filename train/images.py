@@ -1,8 +1,6 @@
 """The images that an adapter learns from, in batches, loaded ahead while the model works."""
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,11 +8,10 @@ import PIL.Image
 import torch
 from torch import Tensor
 
+from tracks.ahead import cut, load_ahead
 from tracks.datasets.sample import Sample
 from tracks.resize import resize_mask
 from train.augment import Mosaic, read_pair
-
-LOADED_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -54,28 +51,12 @@ class TrainingImages:
         self, order: Sequence[int], batch_size: int, *, epoch: int = 0, workers: int = 2
     ) -> Iterator[ImageBatch]:
         """The samples of `order` in batches, the last one kept though it may be small."""
-        with ThreadPoolExecutor(max(1, workers)) as pool:
-            waiting: deque[tuple[tuple[int, ...], list[Future[tuple[Tensor, Tensor]]]]] = deque()
-            try:
-                for start in range(0, len(order), batch_size):
-                    indices = tuple(order[start : start + batch_size])
-                    waiting.append((indices, [pool.submit(self.load, index, epoch) for index in indices]))
-                    if len(waiting) > LOADED_AHEAD:
-                        yield self._collect(*waiting.popleft())
-                while waiting:
-                    yield self._collect(*waiting.popleft())
-            finally:
-                for _, futures in waiting:
-                    for future in futures:
-                        future.cancel()
-
-    def _collect(self, indices: Sequence[int], futures: Sequence[Future[tuple[Tensor, Tensor]]]) -> ImageBatch:
-        pairs = [future.result() for future in futures]
-        return ImageBatch(
-            images=torch.stack([image for image, _ in pairs]),
-            masks=torch.stack([mask for _, mask in pairs]),
-            categories=tuple(self.samples[index].category for index in indices),
-        )
+        for indices, pairs in load_ahead(cut(order, batch_size), lambda index: self.load(index, epoch), workers):
+            yield ImageBatch(
+                images=torch.stack([image for image, _ in pairs]),
+                masks=torch.stack([mask for _, mask in pairs]),
+                categories=tuple(self.samples[index].category for index in indices),
+            )
 
 
 def epoch_order(num_images: int, seed: int, epoch: int) -> list[int]:

@@ -11,12 +11,23 @@ Pair = tuple[Tensor, Tensor]
 VISIBLE = 0.04
 
 
-def augment(images: Tensor, masks: Tensor, size: int, generator: torch.Generator) -> Pair:
-    """Windows of the pictures at `size` pixels a side, with everything that may happen to them."""
-    images, masks = move(images, masks, size, generator)
-    images, masks = mosaic(images, masks, generator, share=0.08)
-    images, masks = paste_defects(images, masks, generator, share=0.3)
-    return camera(images, generator), masks
+def augment_twins(normal: Tensor, defective: Tensor, masks: Tensor, size: int, seed: int) -> Pair:
+    """Pictures of B scenes without and with a defect, (B, 3, H, W) each, to 2B windows and their masks.
+
+    Both twins get the same of everything, the noise too, so that the defect is all that tells them apart; something
+    more is pasted into a share of the defective ones.
+    """
+
+    def same() -> torch.Generator:
+        return torch.Generator(normal.device).manual_seed(seed)
+
+    no_defect = torch.zeros_like(masks)
+    images, masks = move(defective, masks, size, same())
+    twins, nothing = move(normal, no_defect, size, same())
+    images, masks = mosaic(images, masks, same(), share=0.05)
+    twins, nothing = mosaic(twins, nothing, same(), share=0.05)
+    images, masks = paste_defects(images, masks, same(), share=0.3)
+    return torch.cat([camera(twins, same()), camera(images, same())]), torch.cat([nothing, masks])
 
 
 def uniform(images: Tensor, low: float, high: float, generator: torch.Generator, *shape: int) -> Tensor:
@@ -105,9 +116,9 @@ def _foreign(part: Tensor, images: Tensor, generator: torch.Generator) -> Tensor
 
 
 def move(images: Tensor, masks: Tensor, size: int, generator: torch.Generator) -> Pair:
-    """Mirror, turn by quarters, and cut out a window of `size` pixels, each 0.8 to 1.6 of the picture's own."""
+    """Mirror, turn by quarters, cut out a window of 80 to 100 % of the side, resample to `size` pixels."""
     batch = len(images)
-    scale = (uniform(images, 0.8, 1.6, generator, 1) * size / images.shape[-1]).clamp(max=1)
+    scale = uniform(images, 0.8, 1.15, generator, 1).clamp(max=1)
     aspect = torch.exp(uniform(images, -0.15, 0.15, generator, 1))
     window = torch.cat([(scale * aspect).clamp(max=1), (scale / aspect).clamp(max=1)], 1)
     centre = uniform(images, -1, 1, generator, 2) * (1 - window)

@@ -21,7 +21,9 @@ def ship(model: TinyClip, cfg: DictConfig) -> None:
     folder = Path(cfg.out)
     config = json.loads(Path(cfg.config).read_text())
     clip_file = folder / "tiny_clip.safetensors"
-    notes = f"{cfg.steps} steps of {cfg.batch_size}, {cfg.variants} looks x {cfg.per_variant} pictures, seed {cfg.seed}"
+    notes = (
+        f"{cfg.steps} steps of {cfg.batch_size}, {cfg.variants} looks x {cfg.pairs} pairs of pictures, seed {cfg.seed}"
+    )
     common = {
         "stages": tuple(cfg.stages), "image_size": config["vision_cfg"]["image_size"], "activation": "gelu",
         "trained_on": TRAINED_ON, "commit": current_commit(), "notes": notes,
@@ -29,5 +31,5 @@ def ship(model: TinyClip, cfg: DictConfig) -> None:
     save_clip(clip_file, model.clip.state_dict(), config, ClipHeader(backbone="tiny_clip", **common))
     backbone = load_backbone(str(clip_file.with_suffix(".json")), weights=str(clip_file))
     header = AdapterHeader(backbone="tiny_clip", backbone_fingerprint=backbone.fingerprint, **common)
-    save_adapter(folder / "tiny_adapter.safetensors", model.folded_adapter(), header)
+    save_adapter(folder / "tiny_adapter.safetensors", model.adapter, header)
     record("tiny")

@@ -30,7 +30,7 @@ from tracks.device import pick_device
 from train.captions import CaptionSampler, vocabulary_nouns
 from train.corpus import Corpus, CorpusPlan, build_corpus
 from train.losses import dice_loss
-from train.perturb import augment
+from train.perturb import augment_twins
 
 log = logging.getLogger(__name__)
 STATE_COSINE = 0.975
@@ -40,11 +40,7 @@ NAMES_PER_PRODUCT = 32
 
 
 class TinyClip(nn.Module):
-    """A CLIP with a ResNet image tower, and the adapters, for training.
-
-    Features after a ReLU share a large mean, beside which what tells tokens apart is small, and cosines hardly see
-    it. So the adapters learn from features normalised over the batch; `folded_adapter` undoes that exactly.
-    """
+    """A CLIP with a ResNet image tower, and adapters that read deviations, for training."""
 
     mean: Tensor
     std: Tensor
@@ -54,38 +50,22 @@ class TinyClip(nn.Module):
         self.clip = CLIP(**config)
         self.stages = list(stages)
         visual = self.clip.visual
-        self.pool_grid = (visual.image_size // 32,) * 2
+        self.image_size = int(visual.image_size)
         self.register_buffer("mean", torch.tensor(open_clip.OPENAI_DATASET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(open_clip.OPENAI_DATASET_STD).view(1, 3, 1, 1), persistent=False)
         widths = [getattr(visual, f"layer{stage}")[-1].conv3.out_channels for stage in stages]
-        self.norms = nn.ModuleList(nn.BatchNorm1d(width, affine=False) for width in widths)
-        self.adapter = LinearAdapter(widths, config["embed_dim"])
-
-    def folded_adapter(self) -> LinearAdapter:
-        """The adapters with the norms before them folded in: the same affine maps of the raw features."""
-        folded = LinearAdapter(self.adapter.stage_widths, self.adapter.embed_dim)
-        with torch.no_grad():
-            for norm, linear, target in zip(self.norms, self.adapter.fc, folded.fc, strict=True):
-                target.weight.copy_(linear.weight / (norm.running_var + norm.eps).sqrt())
-                target.bias.copy_(linear.bias - target.weight @ norm.running_mean)
-        return folded.eval()
+        self.adapter = LinearAdapter(widths, config["embed_dim"], deviation=True)
 
     def forward(self, images: Tensor, text: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Embedding (B, D) of unit length and stage logits each (B, 2, h, w).
 
-        `images` is (B, 3, H, W) in [0, 1] of any size, `text` (B, D, 2), unit columns normal and anomalous. The pool has one position per cell of the full size, so the last layer's
-        features of smaller images are resampled to that grid.
+        `images` is (B, 3, H, W) in [0, 1], `text` (B, D, 2), unit columns normal and anomalous.
         """
-        visual = self.clip.visual
-        out = visual.forward_intermediates(
-            (images - self.mean) / self.std, indices=[1, 2, 3, 4], intermediates_only=True
-        )
-        features = out["image_intermediates"]
-        embedding = visual.attnpool(functional.interpolate(features[-1], size=self.pool_grid, mode="bilinear"))
+        out = self.clip.visual.forward_intermediates((images - self.mean) / self.std, indices=[1, 2, 3, 4])
+        features, embedding = out["image_intermediates"], out["image_features"]
         chosen = [features[stage - 1] for stage in self.stages]
         with torch.autocast(images.device.type, enabled=False):  # cosines near 1 need their digits
-            tokens = [norm(stage.flatten(2).float()) for norm, stage in zip(self.norms, chosen, strict=True)]
-            adapted = self.adapter([stage.transpose(1, 2) for stage in tokens])
+            adapted = self.adapter([stage.flatten(2).transpose(1, 2).float() for stage in chosen])
             logits = [LOGIT_SCALE * functional.normalize(stage, dim=-1) @ text for stage in adapted]
         maps = [
             logit.transpose(1, 2).unflatten(2, feature.shape[-2:])
@@ -182,18 +162,21 @@ class BatchSource:
         self.directions, self.names = text
 
     def draw(self, step: int, size: int) -> Batch:
-        """The batch of one step, images of `size` pixels a side."""
-        generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + step)
+        """The batch of one step, images of `size` pixels a side: half of them scenes, half their defective twins."""
+        seed = self.seed * 1_000_003 + step
+        generator = torch.Generator(self.device).manual_seed(seed)
 
         def below(limit: int, count: int) -> Tensor:
             return torch.randint(limit, (count,), generator=generator, device=self.device)
 
-        chosen = below(len(self.images), self.batch_size)
-        images = self.images[chosen].permute(0, 3, 1, 2).float() / 255
-        images, masks = augment(images, self.masks[chosen], size, generator)
-        present, products = self.categories[chosen].unique(return_inverse=True)
+        half = self.batch_size // 2
+        scenes = 2 * below(len(self.images) // 2, half)
+        normal, defective = (self.images[scenes + twin].permute(0, 3, 1, 2).float() / 255 for twin in (0, 1))
+        images, masks = augment_twins(normal, defective, self.masks[scenes + 1], size, seed)
+        present, products = self.categories[scenes].unique(return_inverse=True)
         names = self.names[present, below(NAMES_PER_PRODUCT, len(present))]
-        return Batch(images, masks, self.directions[below(PAIRS, self.batch_size)], names, products)
+        directions = self.directions[below(PAIRS, half)]
+        return Batch(images, masks, directions.repeat(2, 1, 1), names, products.repeat(2))
 
 
 def loss_terms(model: TinyClip, batch: Batch, cfg: DictConfig) -> dict[str, Tensor]:
@@ -259,7 +242,7 @@ def fit(model: TinyClip, corpus: Corpus, words: Words, cfg: DictConfig, device: 
     log_file = Path(cfg.work) / "log.csv"
     bar = tqdm(range(start, cfg.steps), initial=start, total=cfg.steps, desc="tiny", unit="step")
     for step in bar:
-        batch = source.draw(step, cfg.crop if step < cfg.steps * (1 - cfg.full_share) else cfg.image_size)
+        batch = source.draw(step, model.image_size)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, cfg)
         with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=cfg.bfloat16):
@@ -309,7 +292,7 @@ def train_tiny(cfg: DictConfig) -> TinyClip:
     work = Path(cfg.work)
     work.mkdir(parents=True, exist_ok=True)
     config = json.loads(Path(cfg.config).read_text())
-    plan = CorpusPlan(cfg.variants, cfg.per_variant, cfg.image_size, cfg.seed)
+    plan = CorpusPlan(cfg.variants, cfg.pairs, cfg.picture_size, cfg.seed)
     corpus = build_corpus(plan, work / "corpus", cfg.render_workers)
     sampler = CaptionSampler(
         cfg.prompts.normal_states, cfg.prompts.anomalous_states, cfg.prompts.templates, vocabulary_nouns(),

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 LOGIT_SCALE = 100.0
 """Factor on cosines before the softmax: constant, not read from CLIP's own temperature."""
 
+DEVIATION_FLOOR = 1e-3
+"""Added to the standard deviation, so that the channels of a flat image give no noise."""
+
 ADAPTER_FORMAT = "vandkit-clip-adapter-1"
 
 
@@ -28,6 +31,7 @@ class AdapterHeader:
     activation: str
     trained_on: tuple[str, ...]
     format: str = ADAPTER_FORMAT
+    deviation: bool = False
     backbone_fingerprint: str = ""
     commit: str = ""
     image_threshold: float | None = None
@@ -35,29 +39,47 @@ class AdapterHeader:
     notes: str = ""
 
 
-class LinearAdapter(nn.Module):
-    """One affine map with bias per stage, (B, N, C_n) to (B, N, D): no non-linearity, no residual (Eq. 2)."""
+def deviations(tokens: Tensor) -> Tensor:
+    """How each token differs from its image's others: (B, N, C) to (B, N, 2C), z-scores per channel and their sizes.
 
-    def __init__(self, stage_widths: Sequence[int], embed_dim: int):
+    Departs from the paper. What is odd in an image is odd beside the rest of it, and a linear map of raw features
+    cannot see that; a small encoder does not learn by itself to subtract its image.
+    """
+    std, mean = torch.std_mean(tokens, dim=1, keepdim=True, correction=0)
+    z = (tokens - mean) / (std + DEVIATION_FLOOR)
+    return torch.cat([z, z.abs()], dim=-1)
+
+
+class LinearAdapter(nn.Module):
+    """One affine map with bias per stage, (B, N, C_n) to (B, N, D): no non-linearity, no residual (Eq. 2).
+
+    With `deviation` the maps read `deviations` of the tokens, 2 C_n wide, in place of the tokens.
+    """
+
+    def __init__(self, stage_widths: Sequence[int], embed_dim: int, deviation: bool = False):
         super().__init__()
         self.stage_widths = tuple(stage_widths)
+        self.deviation = deviation
         self.embed_dim = embed_dim
         self.header: AdapterHeader | None = None
         """What the checkpoint says; None if untrained, or read from a file without header."""
         self.trained_on: tuple[str, ...] = ()
         """Names of the data sets it was trained on; empty if not known."""
-        self.fc = nn.ModuleList(nn.Linear(width, embed_dim) for width in self.stage_widths)
+        self.fc = nn.ModuleList(nn.Linear(width * (1 + deviation), embed_dim) for width in self.stage_widths)
 
     def forward(self, stages: Sequence[Tensor]) -> list[Tensor]:
         """Raw tokens of each stage, (B, N_n, C_n), to the joint space, (B, N_n, D); not normalised."""
-        return [linear(tokens) for linear, tokens in zip(self.fc, stages, strict=True)]
+        read = [deviations(tokens) if self.deviation else tokens for tokens in stages]
+        return [linear(tokens) for linear, tokens in zip(self.fc, read, strict=True)]
 
 
-def random_adapter(stage_widths: Sequence[int], embed_dim: int, seed: int = 0) -> LinearAdapter:
+def random_adapter(
+    stage_widths: Sequence[int], embed_dim: int, seed: int = 0, deviation: bool = False
+) -> LinearAdapter:
     """An untrained adapter, the same for the same seed: to try a set-up without its weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        adapter = LinearAdapter(stage_widths, embed_dim)
+        adapter = LinearAdapter(stage_widths, embed_dim, deviation)
     adapter.trained_on = ("nothing (random weights)",)
     return adapter
 

@@ -3,6 +3,7 @@
 import os
 import pickle
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ PUBLISHED_KEY = "trainable_linearlayer"
 
 def save_adapter(path: str | os.PathLike[str], adapter: LinearAdapter, header: AdapterHeader) -> None:
     """Write the adapter and what is to be known of it as one safetensors file."""
-    write_tensors(path, adapter.state_dict(), to_metadata(header))
+    write_tensors(path, adapter.state_dict(), to_metadata(replace(header, deviation=adapter.deviation)))
 
 
 def load_adapter(path: str | os.PathLike[str]) -> tuple[LinearAdapter, AdapterHeader | None]:
@@ -37,7 +38,7 @@ def load_adapter(path: str | os.PathLike[str]) -> tuple[LinearAdapter, AdapterHe
     else:
         state, metadata = read_tensors(file)
         header = _read_header(metadata, file)
-    adapter = _from_state(state, file)
+    adapter = _from_state(state, file, deviation=bool(header and header.deviation))
     adapter.header = header
     adapter.trained_on = header.trained_on if header else ()
     return adapter.eval(), header
@@ -115,7 +116,7 @@ def _read_published(file: Path) -> dict[str, Tensor]:
     return content[PUBLISHED_KEY]
 
 
-def _from_state(state: Mapping[str, Tensor], file: Path) -> LinearAdapter:
+def _from_state(state: Mapping[str, Tensor], file: Path, deviation: bool) -> LinearAdapter:
     """The adapter whose sizes the tensors have: `fc.{n}.weight` (D, C_n) and `fc.{n}.bias` (D,), n from 0."""
     num_stages = max(1, len({name.split(".")[1] for name in state if name.startswith("fc.")}))
     wanted = {f"fc.{n}.{part}" for n in range(num_stages) for part in ("weight", "bias")}
@@ -132,6 +133,6 @@ def _from_state(state: Mapping[str, Tensor], file: Path) -> LinearAdapter:
         raise ModelInputError(
             f"expected {file} to hold weights (D, C) and biases (D,) of one D, got weights {shapes} and biases {biases}"
         )
-    adapter = LinearAdapter([shape[1] for shape in shapes], shapes[0][0])
+    adapter = LinearAdapter([shape[1] // (1 + deviation) for shape in shapes], shapes[0][0], deviation)
     adapter.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     return adapter

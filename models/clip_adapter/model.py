@@ -6,6 +6,7 @@ Workshop Challenge Tracks 1&2 (arXiv 2305.17382). Maps are the published ones. D
 * One encoder pass per image serves the image score, the adapters and the memory banks.
 * The few-shot image score needs no test set: the memory part is calibrated on the references alone. The scalars
   `text_score` and `map_max` let the published test-set scaling be applied outside.
+* An adapter may be trained on how tokens deviate from their image instead of on the tokens (`deviations`).
 * Options, off by default: the zero-shot score sees the map, smoothed memory tokens, a choice of memory stages and
   weight, defects named in words, clean category names.
 """
@@ -165,6 +166,9 @@ class ClipAdapter(AnomalyModel):
             "stages": " ".join(map(str, self.backbone.stages)),
             "precision": self.backbone.precision,
             "adapter_trained_on": ", ".join(self.adapter.trained_on) or "not stated in the file",
+            "adapter_reads": "deviations of tokens from their image"
+            if self.adapter.deviation
+            else "raw tokens (Eq. 2)",
             "map": "sum over stages of the abnormal probability (Eq. 3)",
             "few_shot_map": f"zero-shot map + {self.memory_weight:g} x sum of 1 - cosine to the nearest reference "
             f"token (Eq. 4), stages {' '.join(map(str, self.memory_stages))}, smoothing {self.memory_smoothing}",

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from models.clip_adapter.adapter import AdapterHeader, LinearAdapter, random_adapter
+from models.clip_adapter.adapter import AdapterHeader, LinearAdapter, deviations, random_adapter
 from models.clip_adapter.checkpoint import check_adapter_fits, load_adapter, save_adapter, trained_adapter
 from models.clip_adapter.model import ClipAdapter
 from models.errors import ModelInputError
@@ -43,6 +43,27 @@ def test_round_trip(tmp_path):
     assert not loaded.training
     assert_close(loaded.state_dict(), adapter.state_dict(), rtol=0, atol=0)
     assert [file.name for file in tmp_path.iterdir()] == ["adapter.safetensors"]
+
+
+def test_an_adapter_of_deviations_is_read_as_one(tmp_path):
+    adapter, path = random_adapter((3, 5), 4, deviation=True), tmp_path / "adapter.safetensors"
+    save_adapter(path, adapter, HEADER)
+    loaded, header = load_adapter(path)
+    assert header.deviation
+    assert (loaded.stage_widths, loaded.deviation) == ((3, 5), True)
+    stages = (torch.randn(2, 6, 3), torch.randn(2, 9, 5))
+    assert_close(loaded(stages), adapter(stages))
+
+
+def test_deviations_are_z_scores_of_the_image_and_their_sizes():
+    tokens = torch.randn(2, 7, 3) * 5 + 2
+    for image, got in zip(tokens, deviations(tokens), strict=True):
+        for channel in range(3):
+            values = image[:, channel]
+            z = (values - values.mean()) / (values.var(correction=0).sqrt() + 1e-3)
+            assert_close(got[:, channel], z)
+            assert_close(got[:, 3 + channel], z.abs())
+    assert deviations(torch.ones(1, 4, 2)).abs().max() == 0
 
 
 def test_a_header_without_threshold(tmp_path):

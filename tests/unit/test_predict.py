@@ -17,7 +17,6 @@ from models.base import AnomalyModel, Prediction
 from models.errors import ModelInputError
 from tracks.cli import CONF
 from tracks.errors import TrackInputError
-from tracks.judge import _load_ahead
 from tracks.predict import predict, split_words, weights_threshold
 
 SIDE = 16
@@ -251,23 +250,11 @@ def test_what_was_judged_stays_when_the_run_is_stopped(tmp_path, photos, model, 
     assert len(table(tmp_path / "out")) == 1
 
 
-def test_batches_are_as_large_as_asked_for_and_loaded_at_most_one_ahead(tmp_path, photos, model):
+def test_batches_are_as_large_as_asked_for(tmp_path, photos, model):
     for index in range(8):
         save_photo(photos / f"more/{index}.png", 50)
     predict(settings(tmp_path, batch_size=4))
     assert model.largest_batch == 4
-
-    class Counting:
-        loaded = 0
-
-        def load_image(self):
-            Counting.loaded += 1
-            return PIL.Image.new("RGB", (8, 8))
-
-    batches = _load_ahead(model, [Counting()] * 40, batch_size=4, workers=2)
-    next(batches)
-    assert Counting.loaded <= 8
-    assert sum(len(batch) for batch in batches) == 36
 
 
 def test_a_name_that_is_no_unicode_does_not_stop_the_run(tmp_path, photos, model):
