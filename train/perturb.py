@@ -105,7 +105,9 @@ def _grid(images: Tensor) -> tuple[Tensor, Tensor]:
 def _foreign(part: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
     """What is pasted: another picture, the same one shifted, its mean colours, or itself lighter or darker."""
     others = images[torch.randint(len(images), (len(part),), generator=generator, device=part.device)]
-    shift = [int(torch.randint(16, part.shape[-1] - 16, (), generator=generator, device=part.device)) for _ in "yx"]
+    side = part.shape[-1]
+    margin = side // 10
+    shift = [int(torch.randint(margin, side - margin, (), generator=generator, device=part.device)) for _ in "yx"]
     same = part.roll(shift, (-2, -1)).flip(-1)
     gain = uniform(part, 0.3, 1.9, generator, 3, 1, 1)
     gain = torch.where(uniform(part, 0, 1, generator, 1, 1, 1) < 0.5, gain[:, :1], gain)

@@ -106,8 +106,7 @@ def teach_words(clip: CLIP, words: Words, cfg: DictConfig, device: str) -> None:
     """Train the text tower alone: one direction for every normal product, another, near it, for every damaged one.
 
     Within what that leaves free, products keep apart. It is fixed afterwards: learning together with the images,
-    both towers settle on one embedding for everything. Were the two directions far apart, as they would become by
-    themselves, the softmax of the published temperature would saturate and nothing be learnt either.
+    both towers settle on one embedding for everything.
     """
     parameters = [parameter for name, parameter in clip.named_parameters() if not name.startswith("visual.")]
     optimizer = torch.optim.AdamW(parameters, lr=cfg.text_learning_rate, weight_decay=cfg.weight_decay)
@@ -120,7 +119,7 @@ def teach_words(clip: CLIP, words: Words, cfg: DictConfig, device: str) -> None:
         normal, anomalous = text[:32:2], text[1:32:2]
         products = text[32:] @ text[32:].T
         loss = (
-            (normal @ anomalous.T - STATE_COSINE).square().mean()
+            (normal @ anomalous.T + 0.5).relu().mean()
             + 0.5 * (1 - normal @ normal.T).mean()
             + 0.5 * (1 - anomalous @ anomalous.T).mean()
             + 0.5 * ((products - 0.5) * apart).relu().mean()
@@ -131,9 +130,30 @@ def teach_words(clip: CLIP, words: Words, cfg: DictConfig, device: str) -> None:
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
+    draw_together(clip, words.pairs[:500].to(device), STATE_COSINE)
     for parameter in parameters:
         parameter.requires_grad_(False)
     clip.logit_scale.requires_grad_(True)
+
+
+@torch.no_grad()
+def draw_together(clip: CLIP, pairs: Tensor, cosine: float) -> None:
+    """Shift all sentence embeddings by one vector, so that normal and anomalous ones meet at this cosine.
+
+    Taught apart, the two directions would saturate the softmax of the published temperature; in a CLIP trained on
+    photographs they lie close together. `pairs` is (P, 2, L) token ids. The shift goes into the last norm's bias.
+    """
+    text = clip.encode_text(pairs.flatten(0, 1)).unflatten(0, pairs.shape[:2])
+    normal, anomalous = text.mean(0)
+    away = torch.linalg.lstsq(clip.text_projection.T, (anomalous - normal)[:, None]).solution[:, 0]
+    shift = torch.ones_like(away) - away * (away.sum() / away.square().sum())
+    direction = shift @ clip.text_projection
+    low, high = 0.0, 1e4
+    for _ in range(60):
+        middle = (low + high) / 2
+        together = functional.cosine_similarity(normal + middle * direction, anomalous + middle * direction, dim=0)
+        low, high = (middle, high) if together < cosine else (low, middle)
+    clip.ln_final.bias.add_(low * shift)
 
 
 @dataclass(frozen=True)
@@ -254,7 +274,7 @@ def fit(model: TinyClip, corpus: Corpus, words: Words, cfg: DictConfig, device: 
         optimizer.step()
         average.update_parameters(model)
         if step % 100 == 0:
-            values = {name: round(float(value), 4) for name, value in terms.items()}
+            values = {name: round(float(value.detach()), 4) for name, value in terms.items()}
             bar.set_postfix(values)
             with log_file.open("a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")

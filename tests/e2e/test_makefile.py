@@ -38,8 +38,3 @@ def test_help_has_a_sentence_for_every_target():
 def test_a_target_runs_the_module_with_the_variables_as_settings(arguments, expected):
     ran = make("-n", "-o", ".venv/.ready", *arguments)
     assert expected in re.sub(r"\s+", " ", ran)
-
-
-@pytest.mark.parametrize("text", re.findall(r"^make [^\n#]+", (ROOT / "README.md").read_text(), re.MULTILINE))
-def test_every_make_command_of_the_readme_exists(text):
-    make("-n", "-o", ".venv/.ready", *re.findall(r'[^\s"=]+(?:="[^"]*"|=\S+)?', text.removeprefix("make ").strip())[:1])

@@ -1,0 +1,33 @@
+"""What the README shows runs: its Python, and every make command it names (as far as make itself goes)."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+TARGETS = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+
+pytestmark = pytest.mark.e2e
+
+
+def test_the_python_runs():
+    (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    check = "\nassert prediction.anomaly_maps.shape[0] == 1 and prediction.image_scores.shape == (1,)"
+    done = subprocess.run([sys.executable, "-c", program + check], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_make_command_names_a_target():
+    named = re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE)
+    assert {"zero-shot", "few-shot", "test", "predict", "submission"} <= set(named)
+    assert set(named) <= set(TARGETS)
+
+
+def test_every_file_it_links_to_exists():
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert links
+    assert not [link for link in links if not (ROOT / link).exists()]

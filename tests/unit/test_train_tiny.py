@@ -1,0 +1,110 @@
+"""The recipe of the small weights, in seconds: what it draws, what it teaches, and that it can be stopped."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from open_clip import CLIP
+from torch.nn import functional
+from torch.testing import assert_close
+
+from tracks.cli import CONF
+from train.captions import CaptionSampler, vocabulary_nouns
+from train.corpus import CorpusPlan, build_corpus
+from train.perturb import augment_twins
+from train.tiny import TinyClip, Words, draw_together, teach_words, train_tiny
+
+SMALL = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16, "patch_size": None},
+    "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+SAMPLER = CaptionSampler(["flawless {}", "{}"], ["damaged {}"], ["a photo of a {}.", "the {}."], ["river", "seven"], 24)
+
+
+def settings(tmp_path, **changed):
+    (tmp_path / "clip.json").write_text(json.dumps(SMALL))
+    values = {
+        "config": tmp_path / "clip.json", "work": tmp_path / "work", "variants": 1, "pairs": 1, "picture_size": 48,
+        "render_workers": 1, "text_steps": 4, "steps": 4, "batch_size": 4, "warmup": 1, "save_every": 2, "device": "cpu",
+        "bfloat16": "false", **changed,
+    }  # fmt: skip
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("tiny", [f"{key}={value}" for key, value in values.items()])
+
+
+def test_a_pair_of_sentences_differs_in_the_state_alone():
+    for seed in range(50):
+        normal, anomalous = SAMPLER.pair("hex_nut", np.random.default_rng(seed))
+        assert normal != anomalous
+        assert ("a photo of" in normal) == ("a photo of" in anomalous)
+        assert "_" not in normal + anomalous
+        assert ("hex nut" in normal) == ("hex nut" in anomalous)
+
+
+def test_nouns_are_plain_words_of_the_vocabulary():
+    nouns = vocabulary_nouns()
+    assert {"river", "seven", "bottle"} <= set(nouns)
+    assert all(word.isalpha() and len(word) >= 3 for word in nouns)
+
+
+def test_twins_are_equal_but_for_the_defect():
+    generator = torch.Generator().manual_seed(0)
+    normal = torch.rand(6, 3, 48, 48, generator=generator)
+    masks = torch.zeros(6, 48, 48, dtype=torch.bool)
+    masks[:, 16:26, 20:30] = True
+    defective = torch.where(masks[:, None], 1 - normal, normal)
+    images, marked = augment_twins(normal, defective, masks, 32, seed=5)
+    assert images.shape == (12, 3, 32, 32)
+    assert not marked[:6].any()
+    assert marked[6:].flatten(1).any(1).all()
+    near = functional.max_pool2d(marked[6:, None].float(), 13, 1, 6) > 0  # pasting, blur and contrast reach further
+    difference = (images[:6] - images[6:]).abs().amax(1, keepdim=True)
+    assert difference[near].mean() > 5 * difference[~near].mean()
+    again, _ = augment_twins(normal, defective, masks, 32, seed=5)
+    assert_close(again, images, rtol=0, atol=0)
+
+
+def test_words_learn_one_direction_and_are_drawn_together(tmp_path):
+    torch.manual_seed(0)
+    clip = CLIP(**SMALL)
+    words = Words.draw(SAMPLER, ["gear", "hex_nut", "coin"], seed=0)
+    teach_words(clip, words, settings(tmp_path, text_steps=200), "cpu")
+    directions, _ = words.embedded(clip, "cpu")
+    away = functional.normalize(directions[..., 1] - directions[..., 0], dim=-1)[:100]
+    assert (away @ away.T).mean() > 0.9
+    draw_together(clip, words.pairs[:100], 0.9)
+    text = clip.encode_text(words.pairs[:100].flatten(0, 1)).unflatten(0, (100, 2)).mean(0)
+    assert functional.cosine_similarity(text[0], text[1], dim=0) == pytest.approx(0.9, abs=1e-3)
+
+
+def test_a_corpus_is_pairs_of_a_scene_and_is_rendered_once(tmp_path):
+    plan = CorpusPlan(variants=1, pairs=1, image_size=48)
+    corpus = build_corpus(plan, tmp_path, workers=1)
+    assert len(corpus.images) == len(plan) == 2 * len(plan.categories)
+    assert not corpus.masks[::2].any()
+    assert corpus.masks[1::2].reshape(len(plan) // 2, -1).any(1).all()
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("chunk-*")}
+    again = build_corpus(plan, tmp_path, workers=1)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("chunk-*")} == stamps
+    np.testing.assert_array_equal(again.images, corpus.images)
+
+
+def test_stopped_and_started_again_ends_in_the_same_weights(tmp_path, monkeypatch):
+    whole = train_tiny(settings(tmp_path, work=tmp_path / "whole"))
+    real, calls = TinyClip.forward, []
+
+    def stops(self, *arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(self, *arguments)
+
+    monkeypatch.setattr(TinyClip, "forward", stops)
+    with pytest.raises(KeyboardInterrupt):
+        train_tiny(settings(tmp_path, work=tmp_path / "cut"))
+    continued = train_tiny(settings(tmp_path, work=tmp_path / "cut"))
+    assert len(calls) == 4 + 2  # two steps were kept
+    assert_close(continued.state_dict(), whole.state_dict(), rtol=0, atol=0)
