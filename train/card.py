@@ -86,8 +86,8 @@ The validation categories, zero-shot:
 
 * Images are seen at 160 x 160 pixels: a defect of a pixel or two at that size is missed.
 * Without references the image score ranks poorly (AUROC cls above); give references where there are any.
-* 30 rendered products are few: results on the validation categories lie well above those on the target categories,
-  and both above what some photographs give. Measure on your own images before relying on a verdict.
+* 30 rendered products are few, and what holds for one product need not hold for the next: on photographs results
+  lie above and below those on renderings. Measure on your own images before relying on a verdict.
 """
 
 
