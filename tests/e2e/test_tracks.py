@@ -30,6 +30,11 @@ def run(module, *arguments, expect=0, **environment):
     return done.stderr if expect else done.stdout
 
 
+def heed_interrupts():
+    """In the child: a test run that was started in the background hands down that interrupts are ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def results(outputs, track):
     return json.loads((outputs / track / "latest" / "results.json").read_text())
 
@@ -191,7 +196,10 @@ def test_another_runs_folder_is_refused_and_left_alone(few_shot_run):
 
 def test_ctrl_c_keeps_what_is_done(tmp_path):
     command = [sys.executable, "-m", "tracks.zero_shot", f"outputs={tmp_path}", "categories=[plaster]", "workers=1"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        preexec_fn=heed_interrupts,
+    )  # fmt: skip
     while not list(tmp_path.rglob("*.tiff")) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
