@@ -49,6 +49,12 @@ def fit_references(model: AnomalyModel, references: Sequence[Sample], category: 
         model.fit(images.to(device), category)
 
 
+def lacking(store: PredictionStore, samples: Sequence[Sample], category: str) -> set[str]:
+    """Names of the samples that the store has no prediction of, or one of an image that changed since."""
+    known = {row.name: row.fingerprint for row in store.rows(category)}
+    return {sample.name for sample in samples if known.get(sample.name) != sample.fingerprint}
+
+
 def predict_category(
     model: AnomalyModel, samples: Sequence[Sample], category: str, store: PredictionStore, options: RunnerOptions
 ) -> int:
@@ -57,8 +63,7 @@ def predict_category(
     Batches are cut from the whole list, whatever is there already, so that an image is always
     computed in the same company: a run that was killed ends in the same numbers, bit for bit.
     """
-    known = {row.name: row.fingerprint for row in store.rows(category)}
-    stale = {sample.name for sample in samples if known.get(sample.name) != sample.fingerprint}
+    stale = lacking(store, samples, category)
     batches = cut(samples, options.batch_size)
     todo = [batch for batch in batches if any(sample.name in stale for sample in batch)]
     with tqdm(total=len(samples), initial=len(samples) - len(stale), desc=f"{category}: predict", unit="image") as bar:

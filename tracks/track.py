@@ -25,7 +25,7 @@ from tracks.names import unknown
 from tracks.overlay import draw_overlays
 from tracks.references import resolve, write_manifest
 from tracks.resize import MAP_RULE, MASK_RULE
-from tracks.runner import RunnerOptions, fit_references, predict_category, score_category
+from tracks.runner import RunnerOptions, fit_references, lacking, predict_category, score_category
 from tracks.store import PredictionStore, write_atomically
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def run_track(cfg: DictConfig, track: str) -> dict[str, Any]:
     tables, predicted = {}, 0
     for category in categories:
         samples = samples_to_score(dataset, category, references.get(category, []))
-        if references and not all_there(store, samples, category):
+        if references and lacking(store, samples, category):
             fit_references(model, references[category], category, options.device)
         predicted += predict_category(model, samples, category, store, options)
         tables[category] = score_category(samples, category, store, cfg.image_score)
@@ -108,12 +108,6 @@ def samples_to_score(dataset: Dataset, category: str, references: Sequence[Sampl
     if not samples:
         raise TrackInputError(f"expected test images of {category} in {dataset.name}, got none; look into its folder")
     return samples
-
-
-def all_there(store: PredictionStore, samples: Sequence[Sample], category: str) -> bool:
-    """Whether every image has been predicted already."""
-    known = {row.name: row.fingerprint for row in store.rows(category)}
-    return all(known.get(sample.name) == sample.fingerprint for sample in samples)
 
 
 def describe(

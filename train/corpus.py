@@ -50,13 +50,12 @@ class CorpusPlan:
 
 @dataclass(frozen=True)
 class Corpus:
-    """N pictures: images (N, H, W, 3) uint8, masks (N, H, W) bool, category index (N,), defect kind (N,) or ""."""
+    """N pictures: images (N, H, W, 3) uint8, masks (N, H, W) bool, category index (N,)."""
 
     plan: CorpusPlan
     images: np.ndarray
     masks: np.ndarray
     categories: np.ndarray
-    kinds: np.ndarray
 
 
 def build_corpus(plan: CorpusPlan, folder: Path, workers: int | None = None) -> Corpus:
@@ -88,17 +87,15 @@ def _render_chunk(plan: CorpusPlan, folder: Path, start: int) -> None:
     indices = range(start, min(start + CHUNK, len(plan)))
     images = np.zeros((len(indices), size, size, 3), dtype=np.uint8)
     masks = np.zeros((len(indices), size, size), dtype=bool)
-    kinds = []
     for place, index in enumerate(indices):
         category, variant, number, defect = plan.picture(index)
         rendering = render(
             plan.categories[category], seed=plan.seed, variant=variant, index=number, defect=defect, size=size
         )
         images[place], masks[place] = rendering.image, rendering.mask
-        kinds.append(rendering.defect_kind if rendering.mask.any() else "")
     path = _chunk_file(folder, start)
     temporary = path.with_suffix(".part.npz")
-    np.savez(temporary, images=images, masks=np.packbits(masks, axis=-1), kinds=np.array(kinds, dtype="U32"))
+    np.savez(temporary, images=images, masks=np.packbits(masks, axis=-1))
     temporary.replace(path)
 
 
@@ -110,7 +107,6 @@ def _gather(plan: CorpusPlan, folder: Path) -> Corpus:
         images=np.concatenate([chunk["images"] for chunk in chunks]),
         masks=np.unpackbits(masks, axis=-1, count=plan.image_size).astype(bool),
         categories=np.array([plan.picture(index)[0] for index in range(len(plan))]),
-        kinds=np.concatenate([chunk["kinds"] for chunk in chunks]),
     )
 
 
