@@ -58,8 +58,9 @@ class RankingCurve:
                 "AUROC compares anomalous with normal items, so at least one of each was expected; got "
                 f"{self.num_positive} anomalous and {self.num_negative} normal. Leave this set out of the average."
             )
-        above = np.concatenate([[0.0], self.true_positives[:-1]])
-        pairs_won = (above + self.true_positives) / 2 * np.diff(self.false_positives, prepend=0)
+        pairs_won = np.diff(self.true_positives, prepend=0) * -0.5
+        pairs_won += self.true_positives
+        pairs_won *= np.diff(self.false_positives, prepend=0)
         return float(np.sum(pairs_won) / (self.num_positive * self.num_negative))
 
     def average_precision(self) -> float:
@@ -69,9 +70,8 @@ class RankingCurve:
             ScoringInputError: without an anomalous item.
         """
         self._expect_positive("Average precision")
-        precision = self.true_positives / (self.true_positives + self.false_positives)
-        gained = np.diff(self.true_positives, prepend=0)
-        return float(np.sum(precision * gained) / self.num_positive)
+        hits, called, _ = self._where_found()
+        return float(np.sum(hits / called * np.diff(hits, prepend=0)) / self.num_positive)
 
     def f1_max(self) -> F1Max:
         """The largest F1 over all thresholds.
@@ -80,16 +80,21 @@ class RankingCurve:
             ScoringInputError: without an anomalous item.
         """
         self._expect_positive("F1")
-        called = self.true_positives + self.false_positives
-        f1 = 2 * self.true_positives / (called + self.num_positive)
+        hits, called, places = self._where_found()
+        f1 = 2 * hits / (called + self.num_positive)
         best = int(np.argmax(f1))  # the first, hence the highest threshold, of equals
-        hits = int(self.true_positives[best])
         return F1Max(
             value=float(f1[best]),
-            threshold=float(self.thresholds[best]),
-            precision=hits / int(called[best]),
-            recall=hits / self.num_positive,
+            threshold=float(self.thresholds[places[best]]),
+            precision=int(hits[best]) / int(called[best]),
+            recall=int(hits[best]) / self.num_positive,
         )
+
+    def _where_found(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where anomalous items are found, and so F1 and precision can gain: true positives, all called, places."""
+        places = np.flatnonzero(np.diff(self.true_positives, prepend=0))
+        hits = self.true_positives[places]
+        return hits, hits + self.false_positives[places], places
 
     def _expect_positive(self, metric: str) -> None:
         if not self.num_positive:

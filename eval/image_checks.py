@@ -1,6 +1,7 @@
 """What the scorer accepts as one image, and the errors, naming the image, for everything else."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,35 +21,99 @@ class CheckedImage:
     mask: np.ndarray | None
     image_score: float
     label: int | None
+    defect_type: str = ""
+
+
+def image_checker(
+    maps: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray | None],
+    image_scores: Sequence[float],
+    labels: Sequence[int | None] | None,
+    names: Sequence[str] | None,
+    defect_types: Sequence[str] | None,
+    *,
+    first: int = 1,
+) -> Callable[[int], tuple[CheckedImage, str]]:
+    """A function that checks the i-th of N images and returns it with its name; one without is numbered from `first`.
+
+    Raises:
+        ScoringInputError: for sequences of unlike lengths; the function raises as `check_image`.
+    """
+    number = len(maps)
+    labels = [None] * number if labels is None else labels
+    names = [""] * number if names is None else names
+    defect_types = [""] * number if defect_types is None else defect_types
+    columns = {"masks": masks, "image scores": image_scores, "labels": labels, "names": names, "types": defect_types}
+    lengths = {what: _length(column) for what, column in columns.items()}
+    if set(lengths.values()) - {number}:
+        counted = ", ".join(f"{'no' if length < 0 else length} {what}" for what, length in lengths.items())
+        raise ScoringInputError(
+            f"Expected one of each for each of {number} maps, got {counted}. Use None for what is unknown."
+        )
+
+    def check(i: int) -> tuple[CheckedImage, str]:
+        name = names[i] or f"number {first + i}"
+        return check_image(maps[i], masks[i], image_scores[i], labels[i], name, defect_types[i]), name
+
+    return check
+
+
+def _length(column: Sequence[object] | None) -> int:
+    """How many entries a sequence has; -1 if it is none, or a single text."""
+    try:
+        return -1 if isinstance(column, str) else len(column)  # type: ignore[arg-type]
+    except TypeError:
+        return -1
 
 
 def check_image(
-    anomaly_map: np.ndarray, mask: np.ndarray | None, image_score: float, label: int | None, name: str
-) -> CheckedImage:
+    anomaly_map: np.ndarray, mask: np.ndarray | None, image_score: float, label: int | None, name: str,
+    defect_type: str = "",
+) -> CheckedImage:  # fmt: skip
     """Check one image and complete its label and mask from each other; `name` is for the errors.
 
+    The values of the map are not looked at: they are checked while they are counted, see `not_finite`.
+
     Raises:
-        ScoringInputError: for a map that is not (H, W) finite float, a score that is not finite, a label other than
-            1, 0 and None, a mask that is not bool of the map's shape or that contradicts the label.
+        ScoringInputError: for a map that is not (H, W) float, a score that is not finite, a label other than 1, 0 and
+            None, a mask that is not bool, or 0 and 1, of the map's shape, or that contradicts the label.
     """
     _check_map(anomaly_map, name)
-    if not math.isfinite(image_score):
+    if not _is_finite(image_score):
         raise ScoringInputError(
             f"Image {name}: expected a finite image score, got {image_score}. Mend what made it: it has no rank."
         )
-    if label not in (None, 0, 1):
+    if np.ndim(label) or label not in (None, 0, 1):  # type: ignore[arg-type]
         raise ScoringInputError(
             f"Image {name}: expected label 1 (anomalous), 0 (normal) or None (unknown), got {label!r}. "
             "Turn the data set's own labels into these first."
         )
     if mask is not None:
-        _check_mask(mask, anomaly_map.shape, name)
+        mask = _checked_mask(mask, anomaly_map.shape, name)
         _check_agreement(mask, label, name)
     if label is None and mask is not None:
         label = int(mask.any())
     elif label == 0 and mask is None:
         mask = np.zeros(anomaly_map.shape, dtype=bool)
-    return CheckedImage(anomaly_map, mask, float(image_score), None if label is None else int(label))
+    return CheckedImage(anomaly_map, mask, float(image_score), None if label is None else int(label), defect_type)
+
+
+def not_finite(anomaly_map: np.ndarray, name: str) -> ScoringInputError | None:
+    """The error for a map with NaN or inf; None if there is none."""
+    bad = int(np.count_nonzero(~np.isfinite(anomaly_map)))
+    if not bad:
+        return None
+    return ScoringInputError(
+        f"Image {name}: expected a finite anomaly map, got {bad} of {anomaly_map.size} values NaN or infinite. "
+        "Mend what made the map: such pixels have no rank, and a metric computed around them would mislead."
+    )
+
+
+def _is_finite(image_score: float) -> bool:
+    try:
+        return math.isfinite(image_score)
+    except TypeError:  # no number at all
+        return False
 
 
 def _check_map(anomaly_map: np.ndarray, name: str) -> None:
@@ -62,25 +127,28 @@ def _check_map(anomaly_map: np.ndarray, name: str) -> None:
             f"Image {name}: expected a 2-D anomaly map (height, width) with pixels, got shape {anomaly_map.shape}. "
             "Hand over one map at a time, without batch or channel axis."
         )
-    if not np.isfinite(anomaly_map).all():
-        bad = int(np.count_nonzero(~np.isfinite(anomaly_map)))
-        raise ScoringInputError(
-            f"Image {name}: expected a finite anomaly map, got {bad} of {anomaly_map.size} values NaN or infinite. "
-            "Mend what made the map: such pixels have no rank, and a metric computed around them would mislead."
-        )
 
 
-def _check_mask(mask: np.ndarray, shape: tuple[int, ...], name: str) -> None:
-    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+def _checked_mask(mask: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
+    is_array = isinstance(mask, np.ndarray)
+    if not is_array or (mask.dtype != np.bool_ and (mask.dtype.kind not in "iuf" or not np.isin(mask, (0, 1)).all())):
         raise ScoringInputError(
-            f"Image {name}: expected a bool mask, True where there is a defect, got {_kind_of(mask)}. "
-            "Compare it with the threshold its data set states: mask > 0, or mask > 127 for soft masks."
+            f"Image {name}: expected a mask of bool, or of 0 and 1, True where there is a defect, got {_kind_of(mask)}"
+            f"{_other_values(mask)}. Compare it with the threshold its data set states: mask > 0, or mask > 127 for "
+            "soft masks."
         )
     if mask.shape != shape:
         raise ScoringInputError(
             f"Image {name}: expected a mask of the map's shape {shape}, got {mask.shape}. "
             "Resize the map to the mask, or both to the resolution the protocol states, before scoring."
         )
+    return mask.astype(bool, copy=False)
+
+
+def _other_values(mask: object) -> str:
+    if not isinstance(mask, np.ndarray) or mask.dtype.kind not in "iuf":
+        return ""
+    return f" with values such as {mask[~np.isin(mask, (0, 1))].ravel()[0]}"
 
 
 def _check_agreement(mask: np.ndarray, label: int | None, name: str) -> None:

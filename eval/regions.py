@@ -7,20 +7,14 @@ curve from rate 0 up to a limit (0.3), divided by the limit. All distinct thresh
 """
 
 import numpy as np
-import scipy.ndimage
 
+from eval.compiled import compiled
+from eval.components import label_regions as label_regions
 from eval.errors import ScoringInputError
-from eval.histogram import VALUES, pattern_ranks, to_float16
 
 WHOLE = 1 << 40
 """One fully covered region. Covered shares are whole numbers of 1/WHOLE, so that sums do not depend on
 their order; the rounding moves a share by less than 1e-12, and 8 million regions fit an int64."""
-
-
-def label_regions(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """The 8-connected regions of a bool mask (H, W): int32 (H, W) with 0 outside and 1..n inside, and n."""
-    labels, num_regions = scipy.ndimage.label(mask, structure=np.ones((3, 3)))
-    return labels, int(num_regions)
 
 
 def covered_shares(ranks: np.ndarray, regions: np.ndarray, num_ranks: int) -> np.ndarray:
@@ -29,15 +23,26 @@ def covered_shares(ranks: np.ndarray, regions: np.ndarray, num_ranks: int) -> np
     `ranks` is (N,), the place of each defect pixel's value among `num_ranks` descending values;
     `regions` is (N,), the region of each, 1..n, each number with at least one pixel. A region adds up to WHOLE.
     """
-    sizes = np.bincount(regions)
-    pairs, counts = np.unique(regions.astype(np.int64) * num_ranks + ranks, return_counts=True)
-    region, rank = np.divmod(pairs, num_ranks)
-    pixels_before = np.cumsum(sizes)[region - 1]
-    covered = (np.cumsum(counts) - pixels_before) / sizes[region]  # of its region, at this rank and above; ends in 1.0
-    total = (region - 1) * WHOLE + np.rint(covered * WHOLE).astype(np.int64)
     shares = np.zeros(num_ranks, dtype=np.int64)
-    np.add.at(shares, rank, np.diff(total, prepend=0))
+    add_covered_shares(ranks, regions, np.argsort(ranks, kind="stable"), shares)
     return shares
+
+
+def add_covered_shares(ranks: np.ndarray, regions: np.ndarray, order: np.ndarray, shares: np.ndarray) -> None:
+    """As `covered_shares`, added to `shares`; `order` puts the pixels (N,) in rising order of their ranks."""
+    _add_shares(ranks, regions, order, np.bincount(regions), shares)
+
+
+@compiled
+def _add_shares(
+    ranks: np.ndarray, regions: np.ndarray, order: np.ndarray, sizes: np.ndarray, shares: np.ndarray
+) -> None:
+    covered = np.zeros(sizes.size, dtype=np.int64)
+    for i in order:
+        region = regions[i]
+        before = np.int64(np.rint(covered[region] / sizes[region] * WHOLE))
+        covered[region] += 1
+        shares[ranks[i]] += np.int64(np.rint(covered[region] / sizes[region] * WHOLE)) - before
 
 
 def pro_from_counts(negatives: np.ndarray, shares: np.ndarray, num_regions: int, fpr_limit: float) -> float:
@@ -55,9 +60,15 @@ def pro_from_counts(negatives: np.ndarray, shares: np.ndarray, num_regions: int,
             "PRO needs at least one defect region and one normal pixel, got "
             f"{num_regions} regions and {num_negative} normal pixels. Leave this category out of the average."
         )
-    rate = np.concatenate([[0.0], np.cumsum(negatives) / num_negative])
-    overlap = np.concatenate([[0.0], np.cumsum(shares) / WHOLE / num_regions])
+    rate, overlap = pro_curve(negatives, shares, num_regions)
     return _area_up_to(fpr_limit, rate, overlap) / fpr_limit
+
+
+def pro_curve(negatives: np.ndarray, shares: np.ndarray, num_regions: int) -> tuple[np.ndarray, np.ndarray]:
+    """The curve under which PRO is the area: false positive rate and mean overlap, (K + 1,) each, from 0 to 1."""
+    rate = np.concatenate([[0.0], np.cumsum(negatives) / int(np.sum(negatives))])
+    overlap = np.concatenate([[0.0], np.cumsum(shares) / WHOLE / num_regions])
+    return rate, overlap
 
 
 def check_fpr_limit(fpr_limit: float) -> None:
@@ -77,33 +88,3 @@ def _area_up_to(limit: float, x: np.ndarray, y: np.ndarray) -> float:
     run = limit - x[inside - 1]
     slope = (y[inside] - y[inside - 1]) / (x[inside] - x[inside - 1])
     return area + float(run * (y[inside - 1] + slope * run / 2))
-
-
-class RegionCounts:
-    """How much of the defect regions lies at each float16 value. Half a MB, however many are added."""
-
-    def __init__(self) -> None:
-        self.shares = np.zeros(VALUES.size, dtype=np.int64)
-        self.num_regions = 0
-
-    def add(self, values: np.ndarray, mask: np.ndarray) -> None:
-        """Add the regions of one image: values (H, W), rounded to float16, and mask (H, W) bool.
-
-        Raises:
-            ScoringInputError: as `to_float16`; nothing is added then.
-        """
-        values = to_float16(values)
-        if not mask.any():
-            return
-        labels, num_regions = label_regions(mask)
-        self.shares += covered_shares(pattern_ranks(values[mask]), labels[mask], VALUES.size)
-        self.num_regions += num_regions
-
-    def merge(self, other: "RegionCounts") -> None:
-        """Add the regions of `other` to these; the order of merging does not matter."""
-        self.shares += other.shares
-        self.num_regions += other.num_regions
-
-    def pro(self, negatives: np.ndarray, fpr_limit: float) -> float:
-        """PRO in [0, 1], given how many normal pixels have each of `VALUES`; raises as `pro_from_counts`."""
-        return pro_from_counts(negatives, self.shares, self.num_regions, fpr_limit)

@@ -1,254 +1,188 @@
-"""`Scorer`, one category's images in, its metrics out; `score_arrays`, the same from arrays in memory, unrounded.
+"""`Scorer`: one category's images in, as they come, its metrics out; no pixel is kept.
 
-What is counted. Image metrics rank the image scores as they are (float64). Pixel metrics pool the pixels of all
-images of the category, normal ones too; `Scorer` rounds maps to float16 first (as the prediction store keeps them),
-`score_arrays` does not. A metric that has no meaning for a category is None and `reasons` says why: never 0 or NaN.
+What is counted. Image metrics rank the image scores as they are (float64). Pixel metrics pool the pixels of all images
+of the category, normal ones too, and take the maps as float16, as the prediction store keeps them: float16 maps are
+scored as they are, others are rounded first (`eval.exact.score_arrays` does not round). Where all scores are equal,
+nothing is ranked: AUROC is 0.5, AP and F1-max are their floors, and PRO is half its limit.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
-from eval.curves import RankingCurve, curve_from_ranks, curve_from_scores, descending_ranks, f1_floor
+from eval.category import CategoryScores, DefectRecord, Evidence, Images, ScoreCurves
+from eval.components import component_changes, hit_changes, label_regions
+from eval.counting import NUM_PATTERNS, count_patterns
 from eval.errors import ScoringInputError
-from eval.histogram import ValueCounts, to_float16
-from eval.image_checks import CheckedImage, check_image
-from eval.regions import RegionCounts, check_fpr_limit, covered_shares, label_regions, pro_from_counts
-
-IMAGE_METRICS = ("auroc_cls", "f1_cls", "ap_cls", "f1_cls_floor", "f1_cls_threshold")
-PIXEL_METRICS = ("auroc_seg", "f1_seg", "ap_seg", "pro_seg", "f1_seg_floor", "f1_seg_threshold")
-
-Metrics = dict[str, float | None]
-
-
-@dataclass(frozen=True)
-class CategoryScores:
-    """The metrics of one category, in [0, 1] (thresholds: in the unit of the scores), None where one has no meaning.
-
-    `reasons` says, for each metric that is None, why. `num_images` counts every image given, `num_anomalous` those
-    known to be anomalous, `num_unlabelled` those that nothing is known of and that no metric counts.
-    """
-
-    metrics: Metrics
-    reasons: dict[str, str] = field(default_factory=dict)
-    num_images: int = 0
-    num_anomalous: int = 0
-    num_unlabelled: int = 0
-
-
-class _Images:
-    """The image scores and labels of a category, and which of its images cannot be counted."""
-
-    def __init__(self) -> None:
-        self.scores: list[float] = []
-        self.labels: list[int] = []
-        self.num_unlabelled = 0
-        self.num_without_mask = 0
-
-    def __len__(self) -> int:
-        return len(self.labels) + self.num_unlabelled
-
-    def add(self, image: CheckedImage) -> None:
-        if image.label is None:
-            self.num_unlabelled += 1
-            return
-        self.scores.append(image.image_score)
-        self.labels.append(image.label)
-        self.num_without_mask += image.mask is None
-
-    def merge(self, other: "_Images") -> None:
-        self.scores += other.scores
-        self.labels += other.labels
-        self.num_unlabelled += other.num_unlabelled
-        self.num_without_mask += other.num_without_mask
+from eval.exact import score_arrays as score_arrays
+from eval.histogram import LARGEST, VALUES, in_value_order, pattern_ranks
+from eval.image_checks import CheckedImage, image_checker, not_finite
+from eval.region_f1 import LEAST_IOU, RegionCurve
+from eval.regions import add_covered_shares, check_fpr_limit
+from eval.sorting import falling_order
+from eval.state import read_state, write_state
 
 
 class Scorer:
-    """Takes the images of one category one at a time and computes its metrics; no pixel is kept.
+    """Takes the images of one category, one or several at a time, and computes its metrics.
+
+    Holds a few MB, and for each anomalous image the counts of its defect pixels by value.
+
+    Args:
+        pro_fpr_limit: PRO's largest false positive rate, in (0, 1].
+        region_f1: whether to follow components for region F1, which takes most of the time.
 
     Raises:
-        ScoringInputError: for a `pro_fpr_limit`, PRO's largest false positive rate, outside (0, 1].
+        ScoringInputError: for a limit outside (0, 1].
     """
 
-    def __init__(self, pro_fpr_limit: float = 0.3) -> None:
+    def __init__(self, pro_fpr_limit: float = 0.3, region_f1: bool = True) -> None:
         check_fpr_limit(pro_fpr_limit)
         self.pro_fpr_limit = pro_fpr_limit
-        self._images = _Images()
-        self._pixels = ValueCounts()
-        self._regions = RegionCounts()
+        self.region_f1 = region_f1
+        self._images = Images()
+        self._patterns = np.zeros((2, NUM_PATTERNS), dtype=np.int64)  # pixels of normal and of anomalous images
+        self._positives = np.zeros(VALUES.size, dtype=np.int64)
+        self._shares = np.zeros(VALUES.size, dtype=np.int64)
+        self._components = np.zeros(VALUES.size, dtype=np.int64)
+        self._records: list[DefectRecord] = []
 
     def update(
         self,
-        anomaly_map: np.ndarray,
-        mask: np.ndarray | None,
-        image_score: float,
-        label: int | None = None,
-        name: str = "",
+        maps: np.ndarray | Sequence[np.ndarray],
+        masks: np.ndarray | Sequence[np.ndarray | None] | None,
+        image_scores: float | Sequence[float] | np.ndarray,
+        labels: int | Sequence[int | None] | None = None,
+        names: str | Sequence[str] | None = None,
+        defect_types: str | Sequence[str] | None = None,
     ) -> None:
-        """Add one image.
+        """Add one image, or N of them.
 
-        `anomaly_map` is (H, W) float, counted as float16; `mask` (H, W) bool, True = defect, or None if unknown;
-        `label` 1 anomalous, 0 normal (no mask then means no defect pixel), None: as the mask says. An image of which
-        neither is known counts for nothing but `num_unlabelled`. `name` is for errors.
+        One image: `maps` is (H, W) float, `masks` (H, W) bool or 0 and 1, True = defect, or None if unknown, `labels` 1
+        anomalous, 0 normal (no mask then means no defect pixel), None: as the mask says; `names` is for errors,
+        `defect_types` for the recall by type. An image of which neither label nor mask is known counts for nothing but
+        `num_unlabelled`. N images: (N, H, W), or sequences of N of each, of which all but the first three may be None.
 
         Raises:
-            ScoringInputError: as `check_image`, and for values beyond float16; nothing of the image is added then.
+            ScoringInputError: as `check_image`, for NaN or inf in a map, for values beyond float16, and for sequences
+                of unlike lengths. Nothing of the image that the error names is added; those before it are.
         """
-        name = name or f"number {len(self._images) + 1}"
-        image = check_image(anomaly_map, mask, image_score, label, name)
-        values = _rounded(anomaly_map, name)
+        if np.ndim(image_scores) == 0:
+            maps, masks, image_scores = [maps], [masks], [image_scores]  # type: ignore[list-item]
+            labels, names = [labels], None if names is None else [names]  # type: ignore[list-item]
+            defect_types = None if defect_types is None else [defect_types]  # type: ignore[list-item]
+        check = image_checker(maps, masks, image_scores, labels, names, defect_types, first=len(self._images) + 1)  # type: ignore[arg-type]
+        for i in range(len(maps)):
+            self._add(*check(i))
+
+    def _add(self, image: CheckedImage, name: str) -> None:
+        with np.errstate(over="ignore"):
+            values = np.ascontiguousarray(image.anomaly_map, dtype=np.float16)
+        if image.mask is None:
+            if not np.isfinite(values).all():
+                raise _no_rank(image.anomaly_map, name)
+        else:
+            is_anomalous = int(bool(image.label))
+            if not count_patterns(values.view(np.uint16).ravel(), self._patterns[is_anomalous]):
+                raise _no_rank(image.anomaly_map, name)
+            if is_anomalous:
+                self._add_defects(values, image)
+            if self.region_f1:
+                changes = component_changes(values)
+                np.add.at(self._components, pattern_ranks(values.ravel()[changes.pixels]), changes.steps)
         self._images.add(image)
-        if image.mask is not None:
-            self._pixels.add(values, image.mask)
-            self._regions.add(values, image.mask)
+
+    def _add_defects(self, values: np.ndarray, image: CheckedImage) -> None:
+        """Take note of the defect pixels of an image: values (H, W) float16."""
+        assert image.mask is not None
+        flat, pixels = values.ravel(), np.flatnonzero(image.mask)
+        labels, num_regions = label_regions(image.mask)
+        found, regions = flat[pixels], labels.ravel()[pixels]
+        order, ranks = falling_order(found), pattern_ranks(found)
+        add_covered_shares(ranks, regions, order, self._shares)
+        starts = np.flatnonzero(np.diff(ranks[order], prepend=-1))
+        distinct, counts = ranks[order][starts], np.diff(starts, append=ranks.size)
+        self._positives[distinct] += counts
+        hit_values, hits = np.zeros(0, dtype=np.float16), np.zeros(0, dtype=np.int64)
+        if self.region_f1:
+            changes = hit_changes(values, labels, LEAST_IOU)
+            hit_values, hits = flat[changes.pixels], changes.steps
+        self._records.append(DefectRecord(image.defect_type, distinct, counts, num_regions, hit_values, hits))
 
     def merge(self, other: "Scorer") -> None:
-        """Add the images that `other` was given, of the same category; the order of merging does not matter.
+        """Add the images that `other` was given, of the same category; the order of merging does not change any metric.
 
         Raises:
-            ScoringInputError: if the two differ in their limit for PRO.
+            ScoringInputError: if the two differ in their settings.
         """
-        if other.pro_fpr_limit != self.pro_fpr_limit:
+        mine, others = (self.pro_fpr_limit, self.region_f1), (other.pro_fpr_limit, other.region_f1)
+        if mine != others:
             raise ScoringInputError(
-                f"Expected a scorer with the same false positive rate limit for PRO, {self.pro_fpr_limit}, got "
-                f"{other.pro_fpr_limit}. Build both with the same limit."
+                f"Expected a scorer with the same settings (pro_fpr_limit, region_f1), {mine}, got {others}. "
+                "Build both alike."
             )
         self._images.merge(other._images)
-        self._pixels.merge(other._pixels)
-        self._regions.merge(other._regions)
+        for name in ("_patterns", "_positives", "_shares", "_components"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self._records += other._records
+
+    def save(self, path: Path | str) -> None:
+        """Write everything counted so far to a small file, from which `load` makes an equal scorer."""
+        settings = {"pro_fpr_limit": self.pro_fpr_limit, "region_f1": self.region_f1}
+        arrays = {name: getattr(self, f"_{name}") for name in ("patterns", "positives", "shares", "components")}
+        write_state(Path(path), settings, arrays, self._images, self._records)
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Scorer":
+        """The scorer that was saved to `path`; more may be added to it or merged with it.
+
+        Raises:
+            ScoringInputError: if the file is missing or is not such a state.
+        """
+        settings, arrays, images, records = read_state(Path(path))
+        scorer = cls(**settings)
+        for name, array in arrays.items():
+            setattr(scorer, f"_{name}", array)
+        scorer._images, scorer._records = images, records
+        return scorer
 
     def compute(self) -> CategoryScores:
         """The metrics of all images added so far; more may be added afterwards."""
-        curve = self._pixels.curve()
-        if why_no_pixels := _why_no_pixel_metrics(self._images, curve):
-            return _category_scores(self._images, None, why_no_pixels)
-        _, negatives = self._pixels.by_value()
-        pro = self._regions.pro(negatives, self.pro_fpr_limit)
-        return _category_scores(self._images, _pixel_metrics(curve, pro))
+        return self._evidence().scores()
+
+    def curves(self) -> ScoreCurves:
+        """The curves behind the metrics."""
+        return self._evidence().curves()
+
+    def _evidence(self) -> Evidence:
+        normal, anomalous = (in_value_order(patterns) for patterns in self._patterns)
+        seen = np.flatnonzero(normal + anomalous)
+        negatives = (normal + anomalous - self._positives)[seen]
+        places = np.zeros(VALUES.size, dtype=np.int64)
+        places[seen] = np.arange(seen.size)
+        records = [
+            DefectRecord(r.defect_type, places[r.ranks], r.counts, r.num_regions, r.hit_values, r.hits)
+            for r in self._records
+        ]
+        return Evidence(
+            self._images, VALUES[seen], self._positives[seen], negatives, normal[seen], self._shares[seen], records,
+            self._region_curve() if self.region_f1 and seen.size else None, self.pro_fpr_limit,
+        )  # fmt: skip
+
+    def _region_curve(self) -> RegionCurve:
+        hits = np.zeros(VALUES.size, dtype=np.int64)
+        for record in self._records:
+            np.add.at(hits, pattern_ranks(record.hit_values), record.hits)
+        changed = np.flatnonzero(self._components | hits)
+        components, hits = np.cumsum(self._components[changed]), np.cumsum(hits[changed])
+        return RegionCurve(VALUES[changed], components, hits, sum(record.num_regions for record in self._records))
 
 
-def score_arrays(
-    maps: Sequence[np.ndarray],
-    masks: Sequence[np.ndarray | None],
-    image_scores: Sequence[float],
-    labels: Sequence[int | None] | None = None,
-    *,
-    names: Sequence[str] | None = None,
-    pro_fpr_limit: float = 0.3,
-) -> CategoryScores:
-    """Score one category held in memory, N of each, without rounding the maps: the reference for `Scorer`.
-
-    Each image is as `Scorer.update` takes it. It sorts all pixels at once, which takes about 20 times the memory of
-    the float32 maps.
-
-    Raises:
-        ScoringInputError: as `Scorer.update`, and for sequences of unlike lengths.
-    """
-    check_fpr_limit(pro_fpr_limit)
-    labels = [None] * len(maps) if labels is None else labels
-    names = [f"number {i + 1}" for i in range(len(maps))] if names is None else names
-    if len({len(maps), len(masks), len(image_scores), len(labels), len(names)}) != 1:
-        raise ScoringInputError(
-            f"Expected one mask, score, label and name for each of {len(maps)} maps, got {len(masks)} masks, "
-            f"{len(image_scores)} scores, {len(labels)} labels and {len(names)} names. Use None for what is unknown."
-        )
-    everything = zip(maps, masks, image_scores, labels, names, strict=True)
-    return _score_pooled([check_image(*one) for one in everything], pro_fpr_limit)
-
-
-def _score_pooled(checked: Sequence[CheckedImage], pro_fpr_limit: float) -> CategoryScores:
-    """The metrics of images held in memory, all pixels ranked together."""
-    images = _Images()
-    for image in checked:
-        images.add(image)
-    maps = [image.anomaly_map.ravel() for image in checked if image.mask is not None]
-    masks = [image.mask for image in checked if image.mask is not None]
-    positive = np.concatenate([np.zeros(0, dtype=bool), *(mask.ravel() for mask in masks)])
-    values, ranks = descending_ranks(np.concatenate(maps) if maps else np.zeros(0))
-    curve = curve_from_ranks(values, ranks, positive)
-    if why_no_pixels := _why_no_pixel_metrics(images, curve):
-        return _category_scores(images, None, why_no_pixels)
-    regions, num_regions = _regions_of_defect_pixels(masks)
-    shares = covered_shares(ranks[positive], regions, values.size)
-    negatives = np.diff(curve.false_positives, prepend=0)
-    pro = pro_from_counts(negatives, shares, num_regions, pro_fpr_limit)
-    return _category_scores(images, _pixel_metrics(curve, pro))
-
-
-def _regions_of_defect_pixels(masks: Sequence[np.ndarray]) -> tuple[np.ndarray, int]:
-    """The region, 1..n over all masks, of each defect pixel in reading order, and n."""
-    numbers, num_regions = [], 0
-    for mask in masks:
-        labels, found = label_regions(mask)
-        numbers.append(labels[mask].astype(np.int64) + num_regions)
-        num_regions += found
-    return np.concatenate(numbers), num_regions
-
-
-def _rounded(anomaly_map: np.ndarray, name: str) -> np.ndarray:
-    try:
-        return to_float16(anomaly_map)
-    except ScoringInputError as error:
-        raise ScoringInputError(f"Image {name}: {error}") from error
-
-
-def _why_no_pixel_metrics(images: _Images, curve: RankingCurve) -> str:
-    """Why the category has no pixel metrics; empty if it has."""
-    if images.num_without_mask:
-        return f"{images.num_without_mask} of {sum(images.labels)} anomalous images have no mask"
-    if not curve.num_positive:
-        return f"no defect pixel in {len(images.labels)} images" + _uncounted(images)
-    if not curve.num_negative:
-        return f"no normal pixel in {len(images.labels)} images" + _uncounted(images)
-    return ""
-
-
-def _why_no_image_metrics(images: _Images) -> str:
-    """Why the category has no image metrics; empty if it has."""
-    num_anomalous = sum(images.labels)
-    if not num_anomalous:
-        return f"no anomalous image among {len(images.labels)}" + _uncounted(images)
-    if num_anomalous == len(images.labels):
-        return f"no normal image among {len(images.labels)}" + _uncounted(images)
-    return ""
-
-
-def _uncounted(images: _Images) -> str:
-    return f" ({images.num_unlabelled} more with neither label nor mask)" if images.num_unlabelled else ""
-
-
-def _curve_metrics(curve: RankingCurve, level: str) -> Metrics:
-    """AUROC, AP, F1-max with its threshold, and the F1 floor, with ids ending in `level`: cls or seg."""
-    best = curve.f1_max()
-    return {
-        f"auroc_{level}": curve.auroc(),
-        f"f1_{level}": best.value,
-        f"ap_{level}": curve.average_precision(),
-        f"f1_{level}_floor": f1_floor(curve.num_positive, curve.num_positive + curve.num_negative),
-        f"f1_{level}_threshold": best.threshold,
-    }
-
-
-def _pixel_metrics(curve: RankingCurve, pro: float) -> Metrics:
-    return {**_curve_metrics(curve, "seg"), "pro_seg": pro}
-
-
-def _category_scores(images: _Images, pixels: Metrics | None, why_no_pixels: str = "") -> CategoryScores:
-    """Join image and pixel metrics, their harmonic F1, and a reason for each that is None."""
-    metrics: Metrics = dict.fromkeys((*IMAGE_METRICS, *PIXEL_METRICS, "f1_harmonic"))
-    reasons: dict[str, str] = {}
-    if why_no_images := _why_no_image_metrics(images):
-        reasons |= dict.fromkeys(IMAGE_METRICS, why_no_images)
-    else:
-        metrics |= _curve_metrics(curve_from_scores(np.array(images.scores), np.array(images.labels)), "cls")
-    if pixels is None:
-        reasons |= dict.fromkeys(PIXEL_METRICS, why_no_pixels)
-    else:
-        metrics |= pixels
-    f1_cls, f1_seg = metrics["f1_cls"], metrics["f1_seg"]
-    if f1_cls is None or f1_seg is None:
-        reasons["f1_harmonic"] = "; ".join(dict.fromkeys(why for why in (why_no_images, why_no_pixels) if why))
-    else:
-        metrics["f1_harmonic"] = 2 * f1_cls * f1_seg / (f1_cls + f1_seg)
-    return CategoryScores(metrics, reasons, len(images), sum(images.labels), images.num_unlabelled)
+def _no_rank(anomaly_map: np.ndarray, name: str) -> ScoringInputError:
+    """The error for a map that float16 cannot hold."""
+    return not_finite(anomaly_map, name) or ScoringInputError(
+        f"Image {name}: expected values that float16 can hold (up to {LARGEST:.0f} in size), got "
+        f"{float(np.abs(anomaly_map).max()):g}. Scale the maps of the whole category by one factor, or score them "
+        "unrounded with eval.exact.score_arrays."
+    )

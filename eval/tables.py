@@ -23,10 +23,11 @@ COLUMNS: dict[str, str] = {
     "f1_seg_floor": "F1 floor seg",
     "ap_seg": "AP seg",
     "pro_seg": "PRO seg",
+    "f1_region": "F1-max region",
     "f1_harmonic": "F1 harmonic",
 }
-"""The columns of a table, ids and names shown: cls ranks images, seg ranks pixels; beside each F1-max stands its
-floor, the F1 of calling everything anomalous."""
+"""The columns of a table, ids and names shown: cls ranks images, seg ranks pixels, region counts whole defects; beside
+each F1-max of a ranking stands its floor, the F1 of calling everything anomalous."""
 
 METRICS: dict[str, str] = {metric: shown for metric, shown in COLUMNS.items() if not metric.endswith("_floor")}
 """The metrics alone, in the same order."""

@@ -5,7 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import PIL.Image
+import torch
 from torch import Tensor, nn
+
+from models.errors import ModelInputError
+
+Images = Tensor | Sequence[Tensor]
+"""Preprocessed images: one (B, 3, h, w) tensor, or B tensors (3, h, w) where a model's `preprocess` keeps sizes."""
 
 
 @dataclass(frozen=True)
@@ -30,18 +36,18 @@ class AnomalyModel(nn.Module, ABC):
     """
 
     preprocess: Callable[[PIL.Image.Image], Tensor]
-    """One RGB image to (3, h, w) float32; belongs to the weights, picklable for loader workers."""
+    """One RGB image to (3, h, w), of one size or of its own; belongs to the weights, picklable for loader workers."""
 
     @abstractmethod
-    def fit(self, references: Tensor, category: str) -> None:
-        """Learn what `category` looks like from (K, 3, h, w) preprocessed normal images, K >= 1.
+    def fit(self, references: Images, category: str) -> None:
+        """Learn what `category` looks like from K >= 1 preprocessed normal images.
 
         Replaces whatever was learnt for that category before.
         """
 
     @abstractmethod
-    def predict(self, images: Tensor, categories: Sequence[str]) -> Prediction:
-        """Score (B, 3, h, w) preprocessed images of B named categories; B = 1 is like any other B.
+    def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
+        """Score B preprocessed images of B named categories; B = 1 is like any other B.
 
         Raises:
             KeyError: once `fit` was called, for a category that was not fitted; lists those that were.
@@ -59,3 +65,19 @@ class AnomalyModel(nn.Module, ABC):
     @abstractmethod
     def protocol(self) -> dict[str, str | int | float | bool]:
         """Labels that every number made with this model must carry: rules, training data, map size."""
+
+
+def stacked(images: Images) -> Tensor:
+    """The images as one (B, 3, h, w) tensor, for a model whose images are all of one size.
+
+    Raises:
+        ModelInputError: images of unlike sizes.
+    """
+    if isinstance(images, Tensor):
+        return images
+    if len(shapes := {tuple(image.shape) for image in images}) > 1:
+        raise ModelInputError(
+            f"expected images of one size, got {', '.join(map(str, sorted(shapes)))}; make each with the model's own "
+            "`preprocess`"
+        )
+    return torch.stack(list(images))

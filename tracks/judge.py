@@ -14,6 +14,7 @@ from eval.histogram import ValueCounts
 from models.base import AnomalyModel
 from models.errors import ModelInputError
 from tracks.ahead import cut, load_ahead
+from tracks.batch import as_batch
 from tracks.datasets.sample import Sample
 from tracks.errors import TrackInputError
 from tracks.overlay import category_scale, count_pixels, render_overlay
@@ -92,7 +93,7 @@ class Judge:
     def _score(self, photos: Sequence[Loaded]) -> Iterator[Verdict]:
         if not photos:
             return
-        images = torch.stack([photo.image for photo in photos if photo.image is not None]).to(self.device)
+        images = as_batch([photo.image for photo in photos if photo.image is not None], self.device)
         with torch.inference_mode():
             prediction = self.model.predict(images, [self.category] * len(photos))
         for photo, score, anomaly_map in zip(

@@ -1,20 +1,18 @@
-"""The only evaluation loop: references, predictions into the store, scores out of it."""
+"""The only evaluation loop: references, then predictions into the store; `tracks.scoring` takes it from there."""
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from eval.scorer import Scorer
 from models.base import AnomalyModel, Prediction
 from tracks.ahead import cut, load_ahead
+from tracks.batch import as_batch
 from tracks.datasets.sample import Sample
-from tracks.legacy import transductive_image_scores
 from tracks.resize import resize_map, resize_mask
 from tracks.store import PredictionStore, Row
 
@@ -44,9 +42,9 @@ class Loaded:
 def fit_references(model: AnomalyModel, references: Sequence[Sample], category: str, device: str) -> None:
     """Show the model the references of one category."""
     bar = tqdm(references, desc=f"{category}: references", unit="image", leave=False)
-    images = torch.stack([model.preprocess(sample.load_image()) for sample in bar])
+    images = [model.preprocess(sample.load_image()) for sample in bar]
     with torch.inference_mode():
-        model.fit(images.to(device), category)
+        model.fit(as_batch(images, device), category)
 
 
 def lacking(store: PredictionStore, samples: Sequence[Sample], category: str) -> set[str]:
@@ -68,7 +66,7 @@ def predict_category(
     todo = [batch for batch in batches if any(sample.name in stale for sample in batch)]
     with tqdm(total=len(samples), initial=len(samples) - len(stale), desc=f"{category}: predict", unit="image") as bar:
         for _, batch in load_ahead(todo, lambda sample: _load(model, sample, options), options.workers):
-            images = torch.stack([loaded.image for loaded in batch]).to(options.device)
+            images = as_batch([loaded.image for loaded in batch], options.device)
             with torch.inference_mode():
                 prediction = model.predict(images, [category] * len(batch))
             for index, loaded in enumerate(batch):
@@ -76,25 +74,6 @@ def predict_category(
                     _keep(store, loaded, prediction, index, options)
                     bar.update()
     return len(stale)
-
-
-def score_category(
-    samples: Sequence[Sample] | None, category: str, store: PredictionStore, image_score: str = "model"
-) -> dict[str, Any]:
-    """Score a category from the store alone; `samples` fixes which images count (all rows if None)."""
-    rows = {row.name: row for row in store.rows(category)}
-    counted = list(rows.values()) if samples is None else [rows[sample.name] for sample in samples]
-    scores = transductive_image_scores(counted) if image_score == "legacy_minmax" else {}
-    scorer = Scorer()
-    for row in tqdm(counted, desc=f"{category}: score", unit="image", leave=False):
-        scorer.update(
-            store.read_map(row), store.read_mask(row), scores.get(row.name, row.image_score), row.label,
-            name=f"{category}/{row.name}",
-        )  # fmt: skip
-    result = scorer.compute()
-    for metric, reason in result.reasons.items():
-        log.warning("%s: no %s, %s", category, metric, reason)
-    return {**result.metrics, "images": result.num_images, "anomalous": result.num_anomalous}
 
 
 def _keep(store: PredictionStore, loaded: Loaded, prediction: Prediction, index: int, options: RunnerOptions) -> None:

@@ -25,11 +25,11 @@ from tracks.names import unknown
 from tracks.overlay import draw_overlays
 from tracks.references import resolve, write_manifest
 from tracks.resize import MAP_RULE, MASK_RULE
-from tracks.runner import RunnerOptions, fit_references, lacking, predict_category, score_category
+from tracks.runner import RunnerOptions, fit_references, lacking, predict_category
+from tracks.scoring import RULES, score_category
 from tracks.store import PredictionStore, write_atomically
 
 log = logging.getLogger(__name__)
-PRO_RULE = "exact, FPR <= 0.3, interpolated at the limit, 8-connected regions"
 IMAGE_SCORES = ("model", "legacy_minmax")
 
 
@@ -60,9 +60,10 @@ def run_track(cfg: DictConfig, track: str) -> dict[str, Any]:
         if references and lacking(store, samples, category):
             fit_references(model, references[category], category, options.device)
         predicted += predict_category(model, samples, category, store, options)
-        tables[category] = score_category(samples, category, store, cfg.image_score)
+        tables[category] = score_category(samples, category, store, cfg.image_score, cfg.workers)
         draw_overlays(store, samples, category, count=cfg.overlays)
-    results = summarise(settings, tables, cfg.image_score, time.perf_counter() - started)
+    cost = cost_so_far(started) if predicted else cost_of_run(store.folder)
+    results = summarise(settings, tables, cfg.image_score, cost)
     write_results(store.folder, results, cfg)
     link_latest(Path(cfg.outputs) / track, store.folder)
     report(results, store.folder, predicted, Path(cfg.outputs) / track / "latest")
@@ -124,7 +125,6 @@ def describe(
         "map_resize": MAP_RULE,
         "mask_resize": MASK_RULE,
         "map_precision": "float16",
-        "pro": PRO_RULE,
     }
     return {
         "track": track,
@@ -162,21 +162,34 @@ def open_store(cfg: DictConfig, track: str, settings: dict[str, Any]) -> Predict
 
 
 def summarise(
-    settings: dict[str, Any], tables: dict[str, dict[str, Any]], image_score: str, seconds: float
+    settings: dict[str, Any], tables: dict[str, dict[str, Any]], image_score: str, cost: dict[str, float | None]
 ) -> dict[str, Any]:
-    """The content of results.json."""
-    protocol = dict(settings["protocol"])
+    """The content of results.json; `cost` is what the run took: `seconds` and `peak_memory_mb`."""
+    protocol = {**settings["protocol"], **RULES}
     if image_score == "legacy_minmax":
         protocol.update(setting="transductive", image_score=LEGACY_IMAGE_SCORE)
     return {
         **{key: settings[key] for key in ("track", "model", "weights", "data", "shots", "seed")},
         "protocol": protocol,
         "images": sum(table["images"] for table in tables.values()),
-        "seconds": round(seconds, 2),
+        **cost,
         "categories": tables,
         "mean": mean_over_categories(tables),
         "score": track_score(tables),
     }
+
+
+def cost_so_far(started: float) -> dict[str, float | None]:
+    """Seconds since `started` (of time.perf_counter) and the largest memory of this process in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
+    return {"seconds": round(time.perf_counter() - started, 2), "peak_memory_mb": round(peak)}
+
+
+def cost_of_run(folder: Path) -> dict[str, float | None]:
+    """What a run took that was made earlier; None where its results do not say."""
+    path = folder / "results.json"
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    return {key: known.get(key) for key in ("seconds", "peak_memory_mb")}
 
 
 def write_results(folder: Path, results: dict[str, Any], cfg: DictConfig | None) -> None:
@@ -200,17 +213,18 @@ def link_latest(track_folder: Path, run_folder: Path) -> None:
 
 
 def report(results: dict[str, Any], folder: Path, predicted: int, latest: Path) -> None:
-    """Print the table, the track score, the cost and where the files are."""
-    seconds = max(results["seconds"], 1e-9)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
+    """Print the table, the track score, the cost (if anything was predicted) and where the files are."""
     score = results["score"]
     earlier = results["images"] - predicted
     print(to_markdown(results))
     print(
         f"track score (mean over categories of harmonic F1): {'none' if score is None else format(100 * score, '.1f')}"
     )
-    print(
-        f"{predicted} images in {seconds:.1f} s ({predicted / seconds:.1f} images/s), peak memory {peak:.0f} MB"
-        + (f"; {earlier} more were there from an earlier run" if earlier > 0 else "")
-    )
+    if predicted:
+        seconds = max(results["seconds"], 1e-9)
+        print(
+            f"{predicted} images in {seconds:.1f} s ({predicted / seconds:.1f} images/s), peak memory "
+            f"{results['peak_memory_mb']:.0f} MB"
+            + (f"; {earlier} more were there from an earlier run" if earlier > 0 else "")
+        )
     print(f"files: {folder} (also {latest}): results.json, results.csv, results.md, predictions/, overlays/")

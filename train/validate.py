@@ -39,7 +39,7 @@ def validate(
 
     The metrics are means over categories; the threshold is the one of F1-max over all images pooled.
     """
-    scorers = {sample.category: Scorer() for sample in samples}
+    scorers = {sample.category: Scorer(region_f1=False) for sample in samples}
     image_scores: list[float] = []
     for batch in source.batches(range(len(samples)), batch_size):
         scores, maps = zero_shot(adapter, batch, text)
@@ -49,7 +49,7 @@ def validate(
         for index, category in enumerate(batch.categories):
             sample = samples[first + index]
             scorers[category].update(
-                half_maps[index], masks[index], image_scores[first + index], sample.label, name=sample.name
+                half_maps[index], masks[index], image_scores[first + index], sample.label, names=sample.name
             )
     mean = mean_over_categories({category: scorer.compute().metrics for category, scorer in scorers.items()})
     return Validation({metric: mean[metric] for metric in REPORTED}, _threshold(image_scores, samples))

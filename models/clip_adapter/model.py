@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from models.base import AnomalyModel, Prediction
+from models.base import AnomalyModel, Images, Prediction, stacked
 from models.clip_adapter.adapter import LinearAdapter, stage_probabilities
 from models.clip_adapter.backbone import ClipBackbone
 from models.clip_adapter.checkpoint import check_adapter_fits
@@ -112,10 +112,11 @@ class ClipAdapter(AnomalyModel):
         self._fitted: dict[str, Fitted] = {}
 
     @torch.no_grad()
-    def fit(self, references: Tensor, category: str) -> None:
+    def fit(self, references: Images, category: str) -> None:
         """Remember (K, 3, S, S) preprocessed normal images of a category, and calibrate its image score on them."""
         if len(references) == 0:
             raise ModelInputError(f"expected at least one reference image of {category!r}, got none")
+        references = stacked(references)
         features = ImageFeatures.cat(
             [self.backbone.encode_image(part) for part in references.split(REFERENCES_AT_ONCE)]
         )
@@ -126,7 +127,7 @@ class ClipAdapter(AnomalyModel):
         self._fitted[category] = Fitted(memory, evidence, self._score_maxima(evidence).mean())
 
     @torch.no_grad()
-    def predict(self, images: Tensor, categories: Sequence[str]) -> Prediction:
+    def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
         """Score (B, 3, S, S) preprocessed images of B named categories: one encoder pass.
 
         Raises:
@@ -136,7 +137,7 @@ class ClipAdapter(AnomalyModel):
         if isinstance(categories, str) or len(categories) != len(images):
             raise ModelInputError(f"expected one category for each of {len(images)} images, got {categories!r}")
         fitted = [self._fitted_category(category) for category in categories] if self._fitted else None
-        features = self.backbone.encode_image(images)
+        features = self.backbone.encode_image(stacked(images))
         evidence = self._zero_shot(features, categories)
         if fitted is None:
             return self._prediction(evidence)

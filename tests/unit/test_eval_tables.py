@@ -21,7 +21,7 @@ from eval.tables import (
     track_score,
 )
 
-IDS = ["auroc_cls", "f1_cls", "ap_cls", "auroc_seg", "f1_seg", "ap_seg", "pro_seg", "f1_harmonic"]
+IDS = ["auroc_cls", "f1_cls", "ap_cls", "auroc_seg", "f1_seg", "ap_seg", "pro_seg", "f1_region", "f1_harmonic"]
 
 
 def run(seed: int = 0, shift: float = 0.0) -> dict:
@@ -46,7 +46,7 @@ def test_metrics_and_their_order() -> None:
     assert list(METRICS) == IDS
     assert [metric for metric in COLUMNS if metric in METRICS] == IDS
     assert list(COLUMNS)[list(COLUMNS).index("f1_seg") + 1] == "f1_seg_floor"
-    assert len(set(COLUMNS.values())) == len(COLUMNS) == 10
+    assert len(set(COLUMNS.values())) == len(COLUMNS) == 11
 
 
 def test_mean_leaves_blanks_out() -> None:
@@ -83,10 +83,10 @@ def test_track_score_is_the_mean_of_the_harmonic_means() -> None:
 def test_markdown() -> None:
     header, rule, *rows = cells(to_markdown(run()))
     assert header == ["category", *COLUMNS.values()]
-    assert rule == ["---", *["---:"] * 10]
-    assert rows[0] == ["bottle", *[f"{5 + 10 * i}.0" for i in range(10)]]
-    assert rows[1] == ["a¦b", "", "", "", "", "50.0", "50.0", "50.0", "50.0", "50.0", ""]
-    assert rows[2] == ["screw, small", *[""] * 10]
+    assert rule == ["---", *["---:"] * 11]
+    assert rows[0] == ["bottle", *[f"{5 + 10 * i}.0" for i in range(11)]]
+    assert rows[1] == ["a¦b", "", "", "", "", "50.0", "50.0", "50.0", "50.0", "50.0", "50.0", ""]
+    assert rows[2] == ["screw, small", *[""] * 11]
     assert rows[3][:2] == ["mean", "5.0"]
     assert rows[3][5:7] == ["47.5", "52.5"]
     assert len(rows) == 4
@@ -97,7 +97,7 @@ def test_markdown_says_what_the_mean_left_out() -> None:
     assert image_note == (
         "AUROC cls, F1-max cls, AP cls, F1 harmonic: mean over 1 of 3 categories, blank for a|b, screw, small."
     )
-    assert pixel_note.endswith("PRO seg: mean over 2 of 3 categories, blank for screw, small.")
+    assert pixel_note.endswith("PRO seg, F1-max region: mean over 2 of 3 categories, blank for screw, small.")
     complete = run() | {"categories": {"bottle": run()["categories"]["bottle"]}}
     assert all(line.startswith("|") for line in to_markdown(complete).splitlines())
 
@@ -110,7 +110,7 @@ def test_csv_is_exact_and_reads_back() -> None:
     assert [row[0] for row in rows] == ["bottle", "a|b", "screw, small", "mean"]
     assert float(rows[0][header.index("ap_seg")]) == 1 / 3
     assert float(rows[3][header.index("ap_seg")]) == mean_over_categories(results["categories"])["ap_seg"]
-    assert rows[2][1:] == [""] * 10
+    assert rows[2][1:] == [""] * 11
 
 
 def test_tables_do_not_trust_a_stored_mean() -> None:
