@@ -27,8 +27,8 @@ RULES = {
     "aupimo": "exact, FPR of normal images 1e-5 to 1e-4 on a logarithmic axis, without interpolation",
 }
 """Labels of how a store is scored."""
-SHARD_PIXELS = 16_000_000
-"""A shard has at least so many pixels: about as long to score as a further process takes to start."""
+SHARD_PIXELS = 100_000_000
+"""A shard has at least so many pixels: they take about as long to score as a further process takes to start."""
 
 
 class _Bar(Protocol):
