@@ -1,5 +1,6 @@
 """What the README shows runs: its Python, and every make command it names (as far as make itself goes)."""
 
+import os
 import re
 import subprocess
 import sys
@@ -14,10 +15,18 @@ TARGETS = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULT
 pytestmark = pytest.mark.e2e
 
 
-def test_the_python_runs():
-    (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    check = "\nassert prediction.anomaly_maps.shape[0] == 1 and prediction.image_scores.shape == (1,)"
-    done = subprocess.run([sys.executable, "-c", program + check], cwd=ROOT, capture_output=True, text=True)
+PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+CHECKS = [
+    "assert prediction.anomaly_maps.shape[0] == 1 and prediction.image_scores.shape == (1,)",
+    "import sys; assert set(scorer.compute().recall_by_type) == {'scratch'} and 'torch' not in sys.modules",
+]
+
+
+@pytest.mark.parametrize(("program", "check"), zip(PROGRAMS, CHECKS, strict=True), ids=["a model", "the scorer"])
+def test_the_python_runs(program, check, tmp_path):
+    command = [sys.executable, "-c", f"{program}\n{check}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
