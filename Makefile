@@ -11,6 +11,10 @@ ROOT ?=
 MODEL ?=
 WEIGHTS ?=
 SHOTS ?=
+STORE ?=
+RUN ?= $(STORE)
+A ?=
+B ?=
 SEED ?=
 CATEGORIES ?=
 DEVICE ?=
@@ -20,17 +24,17 @@ LAUNCHER ?=
 TARGET ?=
 
 # Paths and free text reach the configuration through the environment, so that blanks, quotes and commas survive.
-export ROOT OUT IMAGES REFERENCES CATEGORY PROMPT RUN
+export ROOT OUT IMAGES REFERENCES CATEGORY PROMPT RUN A B
 
 comma := ,
 SETTINGS = $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') $(if $(MODEL),model=$(MODEL)) \
 	$(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(SEED),seed=$(SEED)) $(if $(DEVICE),device=$(DEVICE)) \
 	$(if $(CATEGORIES),'categories=[$(CATEGORIES)]') $(if $(OUT),'out=$${oc.env:OUT}')
 
-.PHONY: help zero-shot few-shot sweep train tiny predict score submission test check install clean
+.PHONY: help zero-shot few-shot sweep train tiny predict score report compare-runs submission bench-metrics test check install clean
 
 help: ## List the targets.
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 	@echo "Variables of the track targets: DATA ROOT MODEL WEIGHTS SHOTS SEED CATEGORIES DEVICE OUT; any setting: ARGS=\"key=value ...\""
 
 zero-shot: $(READY) ## Run the zero-shot track: no image of the product is used (DATA=mvtec ROOT=folder for real images).
@@ -51,11 +55,20 @@ tiny: $(READY) ## Train the small weights that ship again, from nothing (about 2
 predict: $(READY) ## Judge a folder of your own photos: IMAGES=folder [REFERENCES=folder] [CATEGORY="steel bracket"] [PROMPT="scratch, dent"].
 	@$(RUN_PY) -m tracks.predict $(if $(MODEL),model=$(MODEL)) $(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(DEVICE),device=$(DEVICE)) $(ARGS)
 
-score: $(READY) ## Score a finished run again from its stored maps (RUN=outputs/few_shot/latest).
+score: $(READY) ## Score a finished run again from its stored maps (RUN=outputs/few_shot/latest; ARGS="bootstrap=1000" for intervals).
 	@$(RUN_PY) -m tracks.score $(ARGS)
+
+report: $(READY) ## Write a web page of one file about a finished run (RUN=outputs/few_shot/latest).
+	@$(RUN_PY) -m tracks.report $(ARGS)
+
+compare-runs: $(READY) ## Compare two runs on the same images: which is better where, and is it more than noise (A=run B=run).
+	@$(RUN_PY) -m tracks.compare $(ARGS)
 
 submission: $(READY) ## Export a run as a challenge submission, zipped and validated (RUN=outputs/few_shot/latest).
 	@$(RUN_PY) -m tracks.submit $(ARGS)
+
+bench-metrics: $(READY) ## Time our scorer beside the others that are installed (they are not by default: see benchmarks/README.md).
+	@$(RUN_PY) -m benchmarks.metrics $(ARGS)
 
 test: $(READY) ## Install what is missing and run all tests.
 	@$(RUN_PY) -m pytest $(ARGS)

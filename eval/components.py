@@ -177,6 +177,8 @@ def _add_to_fragments(
     `is_new` says that it has none without a search.
     """
     fragment = -1 if is_new else firsts[root]
+    if fragment >= 0 and fragment_region[bests[root]] == region:
+        fragment = bests[root]
     while fragment >= 0 and fragment_region[fragment] != region:
         fragment = fragment_next[fragment]
     added = fragment < 0

@@ -2,7 +2,6 @@
 
 import io
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], Image
         if head["format"] != FORMAT:
             raise ValueError(f"format {head['format']!r}")
         return head["settings"], _arrays(head, kept), _images(head, kept), _records(head, kept)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # broken bytes end in any of zipfile's, zlib's, json's and numpy's own errors
         raise ScoringInputError(
             f"Expected the state of a scorer ({FORMAT}) at {path}, got {error}. Save it again with Scorer.save."
         ) from error

@@ -87,6 +87,20 @@ def sweep_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return _pipe_table([*RUN_KEYS, "seeds", "categories"], lines, ["protocol"] if unlike else [])
 
 
+def interval_table(results: Mapping[str, Any]) -> str:
+    """A pipe table of the intervals that a results dict holds, [low, high] in percent; blank where there is none."""
+    categories = results["categories"]
+    rows = [[name, *_intervals(scores.get("intervals") or {})] for name, scores in categories.items()]
+    rows.append(["mean", *_intervals(results.get("mean_intervals") or {})])
+    return _pipe_table([f"{100 * results['interval_level']:g} % interval"], rows)
+
+
+def _intervals(ends: Mapping[str, Sequence[float] | None]) -> list[str]:
+    return [
+        "" if (pair := ends.get(metric)) is None else f"{100 * pair[0]:.1f}-{100 * pair[1]:.1f}" for metric in COLUMNS
+    ]
+
+
 def to_csv(results: Mapping[str, Any]) -> str:
     """The same rows as comma-separated values: fractions in [0, 1] in full precision, blanks empty, ids as header.
 

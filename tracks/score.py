@@ -6,22 +6,44 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from eval.bootstrap import mean_over
+from eval.tables import interval_table
 from tracks.cli import command, run_main
-from tracks.scoring import score_category
+from tracks.intervals import resample_rows
+from tracks.scoring import as_table, scorer_of
 from tracks.store import PredictionStore
 from tracks.track import cost_of_run, report, summarise, write_results
 
+INTERVAL_LEVEL = 0.95
 
-def score_run(folder: Path, image_score: str, out: Path | None, processes: int) -> dict[str, Any]:
-    """Score every category of the store in `folder`; the results go into `out` (the run folder if None)."""
+
+def score_run(
+    folder: Path, image_score: str, out: Path | None, processes: int, bootstrap: int = 0, seed: int = 0
+) -> dict[str, Any]:
+    """Score every category of the store in `folder`; the results go into `out` (the run folder if None).
+
+    With `bootstrap` > 0, so many draws of the test images give a 95 % interval for each metric.
+    """
     started = time.perf_counter()
     store = PredictionStore(folder)
-    tables = {category: score_category(None, category, store, image_score, processes) for category in store.categories}
+    tables, draws = {}, {}
+    for category in store.categories:
+        rows = store.rows(category)
+        scorer = scorer_of(rows, category, store, image_score, processes)
+        tables[category] = as_table(category, scorer.compute())
+        if bootstrap:
+            draws[category] = resample_rows(scorer, rows, category, store, image_score, bootstrap, seed)
+            tables[category]["intervals"] = draws[category].intervals(INTERVAL_LEVEL)
     results = summarise(store.settings, tables, image_score, cost_of_run(folder))
+    if bootstrap:
+        of_means = mean_over(draws).intervals(INTERVAL_LEVEL)
+        results |= {"mean_intervals": of_means, "interval_level": INTERVAL_LEVEL, "interval_draws": bootstrap}
     target = out or store.folder
     target.mkdir(parents=True, exist_ok=True)
     write_results(target, results, cfg=None)
     report(results, target, predicted=0, latest=store.folder)
+    if bootstrap:
+        print(interval_table(results))
     print(f"{results['images']} images scored in {time.perf_counter() - started:.1f} s")
     return results
 
@@ -29,7 +51,7 @@ def score_run(folder: Path, image_score: str, out: Path | None, processes: int) 
 @command("score")
 def main(cfg: DictConfig) -> None:
     """Score and print the table."""
-    score_run(Path(cfg.run), cfg.image_score, Path(cfg.out) if cfg.out else None, cfg.workers)
+    score_run(Path(cfg.run), cfg.image_score, Path(cfg.out) if cfg.out else None, cfg.workers, cfg.bootstrap, cfg.seed)
 
 
 if __name__ == "__main__":

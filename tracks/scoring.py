@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from eval.category import CategoryScores
 from eval.errors import ScoringInputError
 from eval.scorer import Scorer
 from tracks.datasets.sample import Sample
@@ -54,7 +55,12 @@ def score_category(
         TrackInputError: a map or mask of the store is missing or broken.
         ScoringInputError: a map is not finite, or disagrees with its mask or label.
     """
-    result = scorer_of(counted_rows(samples, category, store), category, store, image_score, processes).compute()
+    rows = counted_rows(samples, category, store)
+    return as_table(category, scorer_of(rows, category, store, image_score, processes).compute())
+
+
+def as_table(category: str, result: CategoryScores) -> dict[str, Any]:
+    """A category's entry in results.json; says aloud what is blank and why."""
     for reason in dict.fromkeys(result.reasons.values()):
         metrics = [metric for metric, why in result.reasons.items() if why == reason]
         log.warning("%s: no %s, %s", category, ", ".join(metrics), reason)

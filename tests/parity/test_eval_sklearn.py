@@ -2,18 +2,11 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from eval.curves import auroc, average_precision, f1_max
 from eval.scorer import Scorer, score_arrays
-
-
-def sklearn_f1_max(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float, float, float]:
-    """(F1, threshold, precision, recall) at the best of scikit-learn's thresholds, the highest of equals."""
-    precision, recall, thresholds = precision_recall_curve(labels, scores)
-    f1 = 2 * precision[:-1] * recall[:-1] / np.maximum(precision[:-1] + recall[:-1], 1e-300)
-    best = np.flatnonzero(f1 >= f1.max() - 1e-12)[-1]
-    return f1[best], thresholds[best], precision[best], recall[best]
+from tests.plain_scores import sklearn_f1_max
 
 
 def one_dimensional(kind: str, dtype: type) -> tuple[np.ndarray, np.ndarray]:
@@ -61,18 +54,25 @@ def expected_metrics(maps: np.ndarray, masks: np.ndarray, scores: np.ndarray) ->
         "ap_cls": average_precision_score(images, scores),
         "f1_cls": f1_cls[0],
         "f1_cls_threshold": f1_cls[1],
+        "precision_cls": f1_cls[2],
+        "recall_cls": f1_cls[3],
         "auroc_seg": roc_auc_score(labels, pixels),
         "ap_seg": average_precision_score(labels, pixels),
         "f1_seg": f1_seg[0],
         "f1_seg_threshold": f1_seg[1],
+        "precision_seg": f1_seg[2],
+        "recall_seg": f1_seg[3],
         "f1_harmonic": 2 / (1 / f1_cls[0] + 1 / f1_seg[0]),
     }
 
 
-def test_arrays_in_memory_are_scored_unrounded() -> None:
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_arrays_in_memory_are_scored_unrounded(dtype: type, threads: int) -> None:
     maps, masks = maps_and_masks()
+    maps = (maps + np.random.default_rng(3).random(maps.shape) / 1e9).astype(dtype)  # differences that float32 drops
     scores = maps.max(axis=(1, 2)).astype(np.float64)
-    metrics = score_arrays(list(maps), list(masks), list(scores)).metrics
+    metrics = score_arrays(list(maps), list(masks), list(scores), threads=threads).metrics
     for metric, expected in expected_metrics(maps, masks, scores).items():
         assert metrics[metric] == pytest.approx(expected, abs=1e-9), metric
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from eval.errors import ScoringInputError
-from eval.histogram import ValueCounts
-from eval.regions import WHOLE, RegionCounts, covered_shares, label_regions, pro_from_counts
+from eval.histogram import VALUES, ValueCounts, pattern_ranks
+from eval.regions import WHOLE, add_covered_shares, covered_shares, label_regions, pro_curve, pro_from_counts
+from eval.scorer import Scorer, score_arrays
 
 
 def flood_regions(mask: np.ndarray) -> list[set[tuple[int, int]]]:
@@ -47,12 +48,19 @@ def slow_pro(maps: list[np.ndarray], masks: list[np.ndarray], limit: Fraction, t
     return float(area / limit)
 
 
+def shares_of(anomaly_map: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """What share of the regions of one image is newly covered at each float16 value, and how many regions it has."""
+    labels, num_regions = label_regions(mask)
+    return covered_shares(pattern_ranks(anomaly_map[mask]), labels[mask], VALUES.size), num_regions
+
+
 def pro(maps: list[np.ndarray], masks: list[np.ndarray], limit: float = 0.3) -> float:
-    pixels, regions = ValueCounts(), RegionCounts()
+    pixels, shares, num_regions = ValueCounts(), np.zeros(VALUES.size, dtype=np.int64), 0
     for anomaly_map, mask in zip(maps, masks, strict=True):
         pixels.add(anomaly_map, mask)
-        regions.add(anomaly_map, mask)
-    return regions.pro(pixels.by_value()[1], limit)
+        found, number = shares_of(anomaly_map, mask)
+        shares, num_regions = shares + found, num_regions + number
+    return pro_from_counts(pixels.by_value()[1], shares, num_regions, limit)
 
 
 def random_category(seed: int, levels: int, images: int = 3) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -96,7 +104,13 @@ def test_every_region_weighs_the_same() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_against_exact_fractions(seed: int, levels: int, limit: Fraction) -> None:
     maps, masks = random_category(seed, levels)
-    assert pro(maps, masks, float(limit)) == pytest.approx(slow_pro(maps, masks, limit), abs=1e-11)
+    expected = pytest.approx(slow_pro(maps, masks, limit), abs=1e-11)
+    assert pro(maps, masks, float(limit)) == expected
+    scorer = Scorer(pro_fpr_limit=float(limit))
+    scorer.update(maps, masks, [0.0] * len(maps))
+    assert scorer.compute().metrics["pro_seg"] == expected
+    unrounded = [m.astype(np.float64) for m in maps]
+    assert score_arrays(unrounded, masks, [0.0] * len(maps), pro_fpr_limit=float(limit)).metrics["pro_seg"] == expected
 
 
 def test_interpolated_at_the_limit() -> None:
@@ -155,17 +169,33 @@ def test_shares_of_each_region_add_up_to_one_whole() -> None:
     np.testing.assert_allclose(shares / WHOLE, expected, atol=1e-11)
 
 
+def test_shares_of_one_region_may_come_in_any_order_of_equal_values() -> None:
+    ranks, regions = np.array([2, 0, 2, 1, 2]), np.array([1, 1, 2, 2, 1])
+    for order in ([1, 3, 0, 2, 4], [1, 3, 4, 2, 0], [1, 3, 2, 4, 0]):
+        shares = np.zeros(3, dtype=np.int64)
+        add_covered_shares(ranks, regions, np.array(order), shares)
+        np.testing.assert_array_equal(shares, covered_shares(ranks, regions, 3))
+    np.testing.assert_allclose(shares / WHOLE, [1 / 3, 1 / 2, 2 / 3 + 1 / 2], atol=1e-11)
+
+
 def test_parts_add_up_bit_for_bit_in_any_order() -> None:
+    """All images at once, their regions numbered on, against the sum over single images."""
     maps, masks = random_category(4, 30, images=8)
-    whole, merged = RegionCounts(), RegionCounts()
-    for anomaly_map, mask in zip(maps, masks, strict=True):
-        whole.add(anomaly_map, mask)
-    for index in [3, 0, 7, 5, 1, 6, 2, 4]:
-        part = RegionCounts()
-        part.add(maps[index], masks[index])
-        merged.merge(part)
-    np.testing.assert_array_equal(merged.shares, whole.shares)
-    assert merged.num_regions == whole.num_regions == sum(len(flood_regions(mask)) for mask in masks)
+    parts = [shares_of(maps[i], masks[i]) for i in [3, 0, 7, 5, 1, 6, 2, 4]]
+    merged, num_regions = sum(shares for shares, _ in parts), sum(number for _, number in parts)
+    assert num_regions == sum(len(flood_regions(mask)) for mask in masks)
+    labels = [label_regions(mask)[0][mask] for mask in masks]
+    first = np.cumsum([0, *(int(one.max(initial=0)) for one in labels)])
+    regions = np.concatenate([one + offset for one, offset in zip(labels, first, strict=False)])
+    ranks = np.concatenate([pattern_ranks(m[mask]) for m, mask in zip(maps, masks, strict=True)])
+    np.testing.assert_array_equal(merged, covered_shares(ranks, regions, VALUES.size))
+    assert int(np.sum(merged)) == num_regions * WHOLE
+
+
+def test_curve_runs_from_zero_to_one() -> None:
+    rate, overlap = pro_curve(np.array([0, 1, 0, 3]), np.array([WHOLE, WHOLE // 2, WHOLE // 2, 0]), 2)
+    np.testing.assert_allclose(rate, [0, 0, 0.25, 0.25, 1])
+    np.testing.assert_allclose(overlap, [0, 0.5, 0.75, 1, 1])
 
 
 @pytest.mark.parametrize("limit", [0, -0.1, 1.01, 30, float("nan")])

@@ -1,49 +1,17 @@
-"""The scorer: planted truth, float16 against unrounded arrays, blanks with reasons, and errors that name the image."""
+"""The scorer: planted truth, float16 against unrounded arrays, batches, parts and recall by defect type.
 
-import dataclasses
+What it does with input that is odd or wrong is in test_eval_odd_input.py.
+"""
+
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 
+from eval.category import IMAGE_METRICS, REGION_METRICS
 from eval.errors import ScoringInputError
-from eval.scorer import IMAGE_METRICS, PIXEL_METRICS, CategoryScores, Scorer, score_arrays
-
-ALL_METRICS = {*IMAGE_METRICS, *PIXEL_METRICS, "f1_harmonic"}
-
-
-@dataclasses.dataclass
-class Category:
-    """Images as the scorer takes them; the even ones are normal."""
-
-    maps: list[np.ndarray]
-    masks: list
-    scores: list[float]
-    labels: list
-
-    def scored(self, order: list[int] | None = None) -> CategoryScores:
-        scorer = Scorer()
-        for i in order if order is not None else range(len(self.maps)):
-            scorer.update(self.maps[i], self.masks[i], self.scores[i], self.labels[i], name=f"{i}.png")
-        return scorer.compute()
-
-    def scored_unrounded(self) -> CategoryScores:
-        return score_arrays(self.maps, self.masks, self.scores, self.labels)
-
-
-def category(seed: int = 0, images: int = 8, levels: int | None = None) -> Category:
-    """Noise with faint squares where the masks are; with `levels`, whole numbers that float16 holds exactly."""
-    rng = np.random.default_rng(seed)
-    maps, masks = [], []
-    for i in range(images):
-        mask = np.zeros((24, 30 + i), dtype=bool)
-        if i % 2:
-            mask[2:7, 3:9] = mask[15:17, 20:22] = mask[23, 0] = True
-        noise = rng.random(mask.shape) if levels is None else rng.integers(0, levels, mask.shape)
-        maps.append((noise + mask * (0.4 if levels is None else levels // 3)).astype(np.float32))
-        masks.append(mask)
-    return Category(maps, masks, [float(m.mean()) for m in maps], [i % 2 for i in range(images)])
+from eval.scorer import Scorer, score_arrays
+from tests.plain_scores import ALL_METRICS, TOO_FEW, category, plain_metrics, plain_recalls
 
 
 def test_planted_truth() -> None:
@@ -54,17 +22,27 @@ def test_planted_truth() -> None:
     scorer.update(np.array([[0.0, 0.0, 0.0, 0.125]], np.float32), ~mask & False, 0.2, 0)
     result = scorer.compute()
     assert set(result.metrics) == ALL_METRICS
-    assert result.reasons == {}
+    assert result.reasons == {"aupimo_seg": f"4 {TOO_FEW} for a false positive rate of 1e-05"}
     assert (result.num_images, result.num_anomalous, result.num_unlabelled) == (2, 1, 0)
     expected = {
         **{"auroc_cls": 1.0, "f1_cls": 1.0, "ap_cls": 1.0, "f1_cls_floor": 2 / 3, "f1_cls_threshold": 0.9},
+        **{"precision_cls": 1.0, "recall_cls": 1.0},
         "auroc_seg": (6 + 5.5) / 12,
         "ap_seg": 0.5 * 1 + 0.5 * 2 / 3,
         "f1_seg": 4 / 5,
         "f1_seg_floor": 4 / 10,
         "f1_seg_threshold": 0.25,
+        "precision_seg": 2 / 3,
+        "recall_seg": 1.0,
         "pro_seg": (1 / 6 * 0.75 + (0.3 - 1 / 6)) / 0.3,
+        **{
+            "f1_region": 1.0,
+            "f1_region_threshold": 0.25,
+            "precision_region": 1.0,
+            "recall_region": 1.0,
+        },  # 2 of 3 pixels
         "f1_harmonic": 2 * 0.8 / 1.8,
+        "aupimo_seg": None,
     }
     assert result.metrics == pytest.approx(expected, abs=1e-12)
 
@@ -74,25 +52,53 @@ def test_perfect_maps_score_one() -> None:
     given.maps = [mask.astype(np.float32) for mask in given.masks]
     given.scores = [float(label) for label in given.labels]
     metrics = given.scored().metrics
-    assert {metrics[m] for m in ALL_METRICS if "floor" not in m} == {1.0}
+    assert {metrics[m] for m in ALL_METRICS if "floor" not in m and m != "aupimo_seg"} == {1.0}
+
+
+def test_perfect_maps_of_many_pixels_have_an_aupimo_of_one() -> None:
+    mask = np.zeros((250, 400), dtype=bool)
+    mask[9:20, 9:20] = True
+    for score in (score_arrays, scored_as_a_batch):
+        metrics = score([mask.astype(np.float32), np.zeros(mask.shape, np.float32)], [mask, ~mask & False], [1.0, 0.0])
+        assert {metrics.metrics[m] for m in ALL_METRICS if "floor" not in m} == {1.0}
+        assert metrics.reasons == {}
+
+
+def scored_as_a_batch(*images):  # type: ignore[no-untyped-def]
+    scorer = Scorer()
+    scorer.update(*images)
+    return scorer.compute()
 
 
 @pytest.mark.parametrize("levels", [2, 40, 2000])
 def test_equals_unrounded_scoring_where_float16_is_exact(levels: int) -> None:
     given = category(levels=levels)
     assert given.scored().metrics == pytest.approx(given.scored_unrounded().metrics, abs=1e-11)
+    assert given.scored().recall_by_type == given.scored_unrounded().recall_by_type
+
+
+@pytest.mark.parametrize("limit", [0.3, 0.05])
+def test_equals_the_plain_derivation(limit: float) -> None:
+    given = category(seed=4, images=5, levels=25)
+    given.types = ["", "a", "", "b", ""]
+    for result in (given.scored(pro_fpr_limit=limit), given.scored_unrounded(pro_fpr_limit=limit)):
+        metrics = {name: value for name, value in result.metrics.items() if name != "aupimo_seg"}
+        assert metrics == pytest.approx(plain_metrics(given, limit), abs=1e-11)
+        assert result.recall_by_type["b"] == pytest.approx(plain_recalls(given, metrics)["b"])
 
 
 def test_rounding_to_float16_moves_little_and_is_not_done_in_memory() -> None:
     given = category(seed=3, images=12)
     rounded, exact = given.scored().metrics, given.scored_unrounded().metrics
-    assert rounded == pytest.approx(exact, abs=0.01)  # few pixels: a step of F1 is large
+    continuous = {m for m in ALL_METRICS - set(REGION_METRICS) if not m.startswith(("precision", "recall"))}
+    assert {m: rounded[m] for m in continuous} == pytest.approx({m: exact[m] for m in continuous}, abs=0.01)
     assert rounded["auroc_seg"] != exact["auroc_seg"]
     assert {m: rounded[m] for m in IMAGE_METRICS} == {
         m: exact[m] for m in IMAGE_METRICS
     }  # image scores are not rounded
     given.maps = [m.astype(np.float16).astype(np.float32) for m in given.maps]
     assert given.scored().metrics == rounded
+    assert given.scored_unrounded().metrics == pytest.approx(rounded, abs=1e-11)
 
 
 def test_order_and_parts_do_not_matter_to_the_bit() -> None:
@@ -105,6 +111,15 @@ def test_order_and_parts_do_not_matter_to_the_bit() -> None:
             scorer.update(given.maps[i], given.masks[i], given.scores[i], given.labels[i])
         merged.merge(scorer)
     assert merged.compute() == whole
+
+
+def test_merging_changes_only_the_one_merged_into() -> None:
+    given = category()
+    first, second = given.scorer([0, 1, 2]), given.scorer([3, 4, 5])
+    first.merge(second)
+    assert first.compute() == given.scored(range(6))
+    first.update(given.maps[6], given.masks[6], given.scores[6], given.labels[6])
+    assert second.compute() == given.scored([3, 4, 5])
 
 
 def test_merging_keeps_what_could_not_be_counted() -> None:
@@ -124,7 +139,24 @@ def test_more_images_may_follow_a_result() -> None:
     for i in range(8):
         scorer.update(given.maps[i], given.masks[i], given.scores[i])
         scorer.compute()
+        scorer.curves()
     assert scorer.compute() == given.scored()
+
+
+def test_batches_equal_single_images() -> None:
+    given = category()
+    maps = np.stack([m[:, :30] for m in given.maps])
+    masks = np.stack([m[:, :30] for m in given.masks])
+    single, batch, lists = Scorer(), Scorer(), Scorer()
+    for i in range(8):
+        single.update(maps[i], masks[i], given.scores[i], given.labels[i], defect_types="ab"[i % 2])
+    batch.update(maps, masks, np.array(given.scores), np.array(given.labels), defect_types=["a", "b"] * 4)
+    lists.update(list(maps[:3]), list(masks[:3]), given.scores[:3], given.labels[:3], defect_types=["a", "b", "a"])
+    lists.update(tuple(maps[3:]), list(masks[3:]), given.scores[3:], None, None, ["b", "a", "b", "a", "b"])
+    assert batch.compute() == lists.compute() == single.compute()
+    ragged = Scorer()
+    ragged.update(given.maps, given.masks, given.scores)
+    assert ragged.compute() == given.scored()
 
 
 def test_label_follows_from_the_mask_and_no_mask_from_a_normal_label() -> None:
@@ -145,6 +177,16 @@ def test_image_scores_keep_their_float64_differences() -> None:
     assert given.scored().metrics["f1_cls_threshold"] == given.scores[1]
 
 
+def test_pixels_keep_their_float64_differences_even_beside_float32() -> None:
+    """A normal float64 pixel just above the defect, which float32 would tie with it."""
+    maps = [np.array([[1.0, 0.0]], np.float32), np.array([[np.nextafter(1.0, 2.0), 0.0]])]
+    masks = [np.array([[True, False]]), np.array([[False, False]])]
+    for order in ([0, 1], [1, 0]):
+        metrics = score_arrays([maps[i] for i in order], [masks[i] for i in order], [0.0, 0.0]).metrics
+        assert metrics["auroc_seg"] == pytest.approx(2 / 3)
+        assert metrics["f1_region_threshold"] == 1.0
+
+
 def test_pro_limit_is_used() -> None:
     given = category()
     scorer = Scorer(pro_fpr_limit=0.05)
@@ -153,117 +195,70 @@ def test_pro_limit_is_used() -> None:
     expected = score_arrays(given.maps, given.masks, given.scores, pro_fpr_limit=0.05).metrics["pro_seg"]
     assert scorer.compute().metrics["pro_seg"] == pytest.approx(expected, abs=1e-3)
     assert given.scored().metrics["pro_seg"] != pytest.approx(expected, abs=0.05)
-    with pytest.raises(ScoringInputError, match=r"0\.05, got 0\.3"):
+    with pytest.raises(ScoringInputError, match=r"\(0\.05, True\), got \(0\.3, True\)"):
         scorer.merge(Scorer())
     with pytest.raises(ScoringInputError, match="30"):
         Scorer(pro_fpr_limit=30)
+    with pytest.raises(ScoringInputError, match="30"):
+        score_arrays(given.maps, given.masks, given.scores, pro_fpr_limit=30)
 
 
-def expect_blank(result: CategoryScores, blank: set[str], reason: str) -> None:
-    assert {m for m, value in result.metrics.items() if value is None} == blank == set(result.reasons)
-    assert all(math.isfinite(value) for value in result.metrics.values() if value is not None)
-    for metric in blank:
-        assert reason in result.reasons[metric]
-
-
-@pytest.mark.parametrize("way", ["scored", "scored_unrounded"])
-class TestBlanks:
-    def test_without_normal_images_pixel_metrics_remain(self, way: str) -> None:
-        given = category()
-        given.masks = [np.arange(m.size).reshape(m.shape) < 9 for m in given.maps]
-        given.labels = [1] * 8
-        result = getattr(given, way)()
-        expect_blank(result, {*IMAGE_METRICS, "f1_harmonic"}, "no normal image among 8")
-        assert result.metrics["pro_seg"] is not None
-
-    def test_without_anomalous_images_everything_is_blank(self, way: str) -> None:
-        given = category()
-        given.masks, given.labels = [None] * 8, [0] * 8
-        result = getattr(given, way)()
-        expect_blank(result, ALL_METRICS, "8")
-        assert result.reasons["auroc_cls"] == "no anomalous image among 8"
-        assert result.reasons["pro_seg"] == "no defect pixel in 8 images"
-        assert result.reasons["f1_harmonic"] == "no anomalous image among 8; no defect pixel in 8 images"
-
-    def test_missing_masks_blank_the_pixel_metrics(self, way: str) -> None:
-        given = category()
-        given.masks[1] = given.masks[5] = None
-        result = getattr(given, way)()
-        expect_blank(result, {*PIXEL_METRICS, "f1_harmonic"}, "2 of 4 anomalous images have no mask")
-        assert {m: result.metrics[m] for m in IMAGE_METRICS} == {
-            m: category().scored().metrics[m] for m in IMAGE_METRICS
-        }
-
-    def test_unknown_images_are_left_out_and_counted(self, way: str) -> None:
-        given, known = category(images=9), category(images=8)
-        given.masks[8] = given.labels[8] = None
-        result = getattr(given, way)()
-        assert result.metrics == getattr(known, way)().metrics
-        assert (result.num_images, result.num_unlabelled, result.num_anomalous) == (9, 1, 4)
-
-    def test_only_unknown_images(self, way: str) -> None:
-        given = category()
-        given.masks, given.labels = [None] * 8, [None] * 8
-        result = getattr(given, way)()
-        expect_blank(result, ALL_METRICS, "8 more with neither label nor mask")
-        assert (result.num_images, result.num_unlabelled, result.num_anomalous) == (8, 8, 0)
-
-    def test_all_pixels_defective(self, way: str) -> None:
-        ones = np.ones((3, 3), dtype=bool)
-        given = Category([np.eye(3, dtype=np.float32)] * 2, [ones, ones], [0.1, 0.2], [1, 1])
-        result = getattr(given, way)()
-        expect_blank(result, ALL_METRICS, "2")
-        assert result.reasons["auroc_seg"] == "no normal pixel in 2 images"
-
-    def test_no_image_at_all(self, way: str) -> None:
-        result = getattr(Category([], [], [], []), way)()
-        expect_blank(result, ALL_METRICS, "0")
-        assert result.num_images == 0
-
-
-FLAT = np.zeros((4, 6), np.float32)
-DEFECT = np.arange(24).reshape(4, 6) < 3
-BAD_IMAGES: dict[str, tuple[tuple[Any, Any, Any, Any], str]] = {
-    "shape of the mask": ((FLAT, DEFECT.T, 0.5, 1), r"\(4, 6\), got \(6, 4\)"),
-    "NaN": ((np.where(DEFECT, np.nan, FLAT), DEFECT, 0.5, 1), "3 of 24 values NaN"),
-    "inf": ((np.where(DEFECT, -np.inf, FLAT), DEFECT, 0.5, 1), "3 of 24 values NaN"),
-    "grey mask": ((FLAT, DEFECT.astype(np.uint8) * 255, 0.5, 1), "bool mask.*uint8.*mask > 127"),
-    "channel axis": ((FLAT[None], DEFECT, 0.5, 1), r"2-D.*\(1, 4, 6\)"),
-    "no pixel": ((FLAT[:0], DEFECT[:0], 0.5, 0), r"\(0, 6\)"),
-    "whole numbers": ((FLAT.astype(int), DEFECT, 0.5, 1), "array of floats.*int64"),
-    "a list": ((FLAT.tolist(), DEFECT, 0.5, 1), "array of floats.*list"),
-    "mask a list": ((FLAT, DEFECT.tolist(), 0.5, 1), "bool mask.*list"),
-    "score NaN": ((FLAT, DEFECT, math.nan, 1), "finite image score, got nan"),
-    "score inf": ((FLAT, DEFECT, -math.inf, 1), "finite image score, got -inf"),
-    "label": ((FLAT, DEFECT, 0.5, 2), "label 1 .* got 2"),
-    "empty mask": ((FLAT, DEFECT & False, 0.5, 1), "mask with no defect pixel"),
-    "mask of a normal image": ((FLAT, DEFECT, 0.5, 0), "3 defect pixels"),
-}
-
-
-@pytest.mark.parametrize("bad", BAD_IMAGES)
-def test_bad_images_are_named_and_leave_no_trace(bad: str) -> None:
-    image, message = BAD_IMAGES[bad]
-    given, scorer = category(), Scorer()
-    for i in range(8):
-        scorer.update(given.maps[i], given.masks[i], given.scores[i], given.labels[i])
-    with pytest.raises(ScoringInputError, match=f"(?s)Image test/crack/7.png: .*{message}"):
-        scorer.update(*image, name="test/crack/7.png")
-    assert scorer.compute() == given.scored()
-    with pytest.raises(ScoringInputError, match=f"(?s)Image b.png: .*{message}"):
-        score_arrays(
-            *([good, b] for good, b in zip((FLAT, DEFECT, 0.1, 1), image, strict=True)), names=["a.png", "b.png"]
-        )
-
-
-def test_values_beyond_float16_are_named_and_leave_no_trace() -> None:
+def test_recall_by_type() -> None:
+    """Two types by hand: the long defect is found at each threshold, the faint one only as an image."""
+    row = np.array([[True, True, True, False, False, False]])
     scorer = Scorer()
-    with pytest.raises(ScoringInputError, match=r"Image number 1: .*70000"):
-        scorer.update(FLAT + 70_000, DEFECT, 0.5)
-    assert scorer.compute().num_images == 0
-    assert score_arrays([FLAT + 7e4], [DEFECT], [0.5]).metrics["auroc_seg"] == 0.5
+    scorer.update(np.array([[9, 9, 9, 0, 0, 0]], np.float32), row, 0.9, 1, defect_types="long")
+    scorer.update(np.array([[9, 8, 9, 0, 0, 0]], np.float32), row, 0.2, 1, defect_types="long")
+    scorer.update(np.array([[0, 1, 0, 2, 2, 2]], np.float32), row, 0.8, 1, defect_types="faint")
+    scorer.update(np.array([[5, 0, 5, 0, 5, 0]], np.float32), row & False, 0.1, 0, defect_types="good")
+    scorer.update(np.array([[0, 9, 9, 0, 0, 0]], np.float32), row, 0.7, 1)  # no type given
+    result = scorer.compute()
+    assert (result.metrics["f1_seg_threshold"], result.metrics["f1_region_threshold"]) == (8, 8)
+    assert result.metrics["f1_cls_threshold"] == 0.2
+    assert result.recall_by_type == {
+        "faint": {"images": 1, "image": 1.0, "pixel": 0.0, "region": 0.0},
+        "long": {"images": 2, "image": 1.0, "pixel": 1.0, "region": 1.0},
+    }
+    assert result.metrics["recall_region"] == 3 / 4
 
 
-def test_unlike_lengths_are_refused() -> None:
-    with pytest.raises(ScoringInputError, match="2 maps, got 1 masks, 2 scores, 2 labels and 2 names"):
-        score_arrays([FLAT, FLAT], [DEFECT], [0.1, 0.2])
+def test_curves_end_in_the_metrics() -> None:
+    given = category(seed=2)
+    scorer = given.scorer()
+    curves, metrics = scorer.curves(), scorer.compute().metrics
+    assert curves.image is not None
+    assert curves.pixel is not None
+    assert curves.region is not None
+    assert curves.pro is not None
+    assert (curves.image.auroc(), curves.pixel.auroc()) == (metrics["auroc_cls"], metrics["auroc_seg"])
+    assert curves.pixel.f1_max().threshold == metrics["f1_seg_threshold"]
+    assert curves.region.f1_max().value == metrics["f1_region"]
+    rate, overlap = curves.pro
+    assert (rate[0], overlap[0], rate[-1], overlap[-1]) == pytest.approx((0, 0, 1, 1))
+    inside = np.linspace(0, 0.3, 200_001)
+    assert np.trapezoid(np.interp(inside, rate, overlap), inside) / 0.3 == pytest.approx(metrics["pro_seg"], abs=1e-4)
+    empty = Scorer().curves()
+    assert (empty.image, empty.pixel, empty.pro, empty.region) == (None,) * 4
+
+
+class CountedReads:
+    """A sequence that makes each map anew when it is asked for it."""
+
+    def __init__(self, maps: list[np.ndarray]):
+        self.maps = maps
+        self.reads = 0
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        self.reads += 1
+        return self.maps[i].copy()
+
+
+def test_maps_may_be_read_as_they_are_asked_for() -> None:
+    given = category()
+    lazy = CountedReads(given.maps)
+    result = score_arrays(lazy, given.masks, given.scores, given.labels)  # type: ignore[arg-type]
+    assert result == given.scored_unrounded()
+    assert lazy.reads == 2 * len(given.maps)
