@@ -13,7 +13,7 @@ from eval.compiled import COMPILED, compiled
 
 NUM_PATTERNS = 1 << 16
 """float16 has this many bit patterns."""
-CHUNK_PIXELS = 1 << 23
+CHUNK_PIXELS = 14_000_000
 """About so many pixels of float32 maps are grouped at a time; 2 bytes each."""
 
 
@@ -132,7 +132,7 @@ def _group_low_halves(patterns: np.ndarray, ends: np.ndarray, low_halves: np.nda
 def _count_groups(
     low_halves: np.ndarray, sizes: np.ndarray, keys: np.ndarray, starts: np.ndarray, bins: np.ndarray
 ) -> None:
-    counts = np.zeros(65536, dtype=np.int32)
+    bin_of = np.empty(65536, dtype=np.int32)
     begin = 0
     for group in range(65536):
         end = begin + sizes[group]
@@ -151,23 +151,14 @@ def _count_groups(
                     else:
                         high = middle
                 bins[2 * low + (low < last and np.uint16(keys[low]) == low_halves[i])] += 1
-        else:  # many pixels: count all 65,536 values they can have, then sum up between the keys
-            counts[:] = 0
-            for i in range(begin, end):
-                counts[low_halves[i]] += 1
+        else:  # many pixels: note the bin of each of the 65,536 values they can have
             value = 0
             for place in range(first, last):
-                below = 0
                 key = np.int64(np.uint16(keys[place]))
-                while value < key:
-                    below += counts[value]
-                    value += 1
-                bins[2 * place] += below
-                bins[2 * place + 1] += counts[value]
-                value += 1
-            above = 0
-            while value < 65536:
-                above += counts[value]
-                value += 1
-            bins[2 * last] += above
+                bin_of[value:key] = 2 * place
+                bin_of[key] = 2 * place + 1
+                value = key + 1
+            bin_of[value:] = 2 * last
+            for i in range(begin, end):
+                bins[np.uint32(bin_of[low_halves[i]])] += 1
         begin = end
