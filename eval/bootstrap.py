@@ -8,7 +8,11 @@ the estimate ("bias-corrected", Efron, Canadian Journal of Statistics 1981), as 
 
 What it cannot tell: how far another seed, other references or another category would move the metric; and, where every
 anomalous image outscores every normal one, how many images it would take to find one that does not ([1, 1]).
-F1-max, a maximum, lies higher on small sets than on large ones; its interval is about sets of the size at hand.
+F1-max, a maximum, lies higher on small sets than on large ones, and its interval is about sets of the size at hand.
+
+How often 95 % intervals held the truth on made-up test sets of 20 + 24 and 30 + 80 images (see
+benchmarks/bootstrap_coverage.py): differences of two runs 85 to 99 %, mostly 93 to 97; pixel metrics of one run 91 to
+96 %; image metrics 83 to 96 %, the less the nearer they are to 1; means of image or region F1-max 80 to 90 %.
 """
 
 from collections.abc import Mapping, Sequence

@@ -6,6 +6,7 @@ Both count integers, so several threads or machines may each count a part and ad
 import mmap
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -152,7 +153,7 @@ def _count_groups(
                         high = middle
                 bins[2 * low + (low < last and np.uint16(keys[low]) == low_halves[i])] += 1
         else:  # many pixels: note the bin of each of the 65,536 values they can have
-            value = 0
+            value: Any = 0
             for place in range(first, last):
                 key = np.int64(np.uint16(keys[place]))
                 bin_of[value:key] = 2 * place

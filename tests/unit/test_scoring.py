@@ -22,8 +22,8 @@ def store(tmp_path) -> PredictionStore:
         anomaly_map = (rng.random((20, 30)) + 0.5 * mask).astype(np.float16)
         known = i < 12
         row = Row(
-            name=f"{i}.png", category="nut", label=i % 2 if known else None, defect_type=("", "dent", "", "crack")[i % 4],
-            image_score=float(anomaly_map.max()), height=20, width=30, map_file=store.map_file("nut", f"{i}.png"),
+            name=f"{i}.png", category="nut", label=i % 2 if known else None,
+            defect_type=("", "dent", "", "crack")[i % 4], image_score=float(anomaly_map.max()), height=20, width=30, map_file=store.map_file("nut", f"{i}.png"),
             has_mask=known, fingerprint="",
         )  # fmt: skip
         store.add(row, anomaly_map, mask if known else None)
