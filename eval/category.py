@@ -251,7 +251,7 @@ class Evidence:
 
     def _region_recall(self, defect_type: str, threshold: float) -> float:
         records = [record for record in self.records if record.defect_type == defect_type]
-        found = sum(int(record.hits[record.hit_values >= threshold].sum()) for record in records)
+        found = sum(int(record.hits[record.hit_values >= np.float64(threshold)].sum()) for record in records)
         return found / sum(record.num_regions for record in records)
 
 

@@ -182,6 +182,7 @@ BAD_IMAGES: dict[str, tuple[tuple[Any, Any, Any, Any], str]] = {
     "label": ((FLAT, DEFECT, 0.5, 2), "label 1 .* got 2"),
     "label NaN": ((FLAT, DEFECT, 0.5, math.nan), "label 1 .* got nan"),
     "label a word": ((FLAT, DEFECT, 0.5, "good"), "label 1 .* got 'good'"),
+    "label an array": ((FLAT, DEFECT, 0.5, np.array([1])), r"label 1 .* got array"),
     "label a list": ((FLAT, DEFECT, 0.5, [1]), r"label 1 .* got \[1\]"),
     "empty mask": ((FLAT, DEFECT & False, 0.5, 1), "mask with no defect pixel"),
     "mask of a normal image": ((FLAT, DEFECT, 0.5, 0), "3 defect pixels"),

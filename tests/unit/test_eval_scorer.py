@@ -222,6 +222,16 @@ def test_recall_by_type() -> None:
     assert result.metrics["recall_region"] == 3 / 4
 
 
+def test_recall_of_regions_is_not_rounded_beside_float64() -> None:
+    """The best threshold lies just above 1, where a float32 map of 1 has not reached it."""
+    above = np.nextafter(1.0, 2.0)
+    maps = [np.array([[1.0, 0, 1, 0, 1, 0, 1]], np.float32), np.array([[above, 0, 0]])]
+    masks = [np.arange(7)[None] == 0, np.arange(3)[None] == 0]
+    result = score_arrays(maps, masks, [1.0, 1.0], defect_types=["wide", "narrow"])
+    assert result.metrics["f1_region_threshold"] == above  # 2 / (1 + 2) there, 4 / (5 + 2) at 1
+    assert (result.recall_by_type["wide"]["region"], result.recall_by_type["narrow"]["region"]) == (0.0, 1.0)
+
+
 def test_curves_end_in_the_metrics() -> None:
     given = category(seed=2)
     scorer = given.scorer()

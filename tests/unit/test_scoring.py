@@ -23,8 +23,8 @@ def store(tmp_path) -> PredictionStore:
         known = i < 12
         row = Row(
             name=f"{i}.png", category="nut", label=i % 2 if known else None,
-            defect_type=("", "dent", "", "crack")[i % 4], image_score=float(anomaly_map.max()), height=20, width=30, map_file=store.map_file("nut", f"{i}.png"),
-            has_mask=known, fingerprint="",
+            defect_type=("", "dent", "", "crack")[i % 4], image_score=float(anomaly_map.max()), height=20, width=30,
+            map_file=store.map_file("nut", f"{i}.png"), has_mask=known, fingerprint="",
         )  # fmt: skip
         store.add(row, anomaly_map, mask if known else None)
     return store

@@ -1,0 +1,79 @@
+"""The stages of a CLIP image tower as features for the saliency prompt: no third net, no further weights.
+
+Not the published SAA+, which takes a WideResNet50.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from models.clip_adapter.backbone import PRECISIONS, ClipBackbone, fused_attention
+from models.errors import ModelInputError
+from models.saa.features import Size, joined, normalised, resized
+
+
+class ClipFeatures(nn.Module):
+    """Joined stages of a frozen CLIP.
+
+    A ResNet reads images at any size; a ViT always at its own, whatever is asked for.
+
+    Args:
+        backbone: the CLIP; may be shared with other parts of a model.
+        stages: layers of a ResNet or blocks of a ViT, counted from 1, increasing; by default the backbone's.
+        antialias: whether resizing averages over what it leaves out.
+    """
+
+    def __init__(self, backbone: ClipBackbone, stages: Sequence[int] | None = None, *, antialias: bool = True):
+        super().__init__()
+        chosen = tuple(backbone.stages if stages is None else stages)
+        if not chosen or list(chosen) != sorted(set(chosen)) or chosen[0] < 1 or chosen[-1] > backbone.num_stages:
+            raise ModelInputError(
+                f"expected increasing stages between 1 and {backbone.num_stages} for {backbone.name}, got "
+                f"{list(chosen)}"
+            )
+        self.backbone = backbone
+        self.stages = chosen
+        self.antialias = antialias
+
+    @property
+    def stage_widths(self) -> tuple[int, ...]:
+        """Channels of each stage."""
+        visual = self.backbone.clip.visual
+        if self.backbone.is_resnet:
+            return tuple(getattr(visual, f"layer{stage}")[-1].conv3.out_channels for stage in self.stages)
+        return (visual.transformer.width,) * len(self.stages)
+
+    @property
+    def protocol(self) -> dict[str, str | int | float | bool]:
+        """Labels of every number made with these features."""
+        backbone = self.backbone
+        own_size = "" if backbone.is_resnet else f", always at {backbone.image_size} px"
+        resized_by = "bilinear, averaging" if self.antialias else "bilinear"
+        return {
+            "saliency_features": f"CLIP {backbone.name}, stages {' '.join(map(str, self.stages))} joined at the "
+            f"first's size, resized {resized_by}{own_size}",
+            "saliency_weights": backbone.weights,
+        }
+
+    @torch.no_grad()
+    def features(self, images: Tensor, size: Size) -> Tensor:
+        """(B, 3, h, w) uint8 RGB to (B, sum C_n, h', w') float32."""
+        backbone, statistics = self.backbone, self.backbone.preprocess
+        images = images.to(next(backbone.parameters()).device)
+        pixels = resized(images, size if backbone.is_resnet else backbone.image_size, antialias=self.antialias)
+        pixels = normalised(pixels, statistics.mean, statistics.std)
+        precision = PRECISIONS[backbone.precision]
+        with fused_attention(), torch.autocast(images.device.type, precision, enabled=precision != torch.float32):
+            return joined(self._stages(pixels))
+
+    def _stages(self, pixels: Tensor) -> list[Tensor]:
+        resnet = self.backbone.is_resnet
+        output = self.backbone.clip.visual.forward_intermediates(
+            pixels,
+            indices=[stage if resnet else stage - 1 for stage in self.stages],  # index 0 of a ResNet is the stem
+            stop_early=not resnet,  # a ResNet of open_clip 3.3 stops early unless told to
+            intermediates_only=True,
+            output_fmt="NCHW",
+        )
+        return output["image_intermediates"]

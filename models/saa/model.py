@@ -1,0 +1,322 @@
+"""SAA and SAA+: boxes by words, outlines of boxes, and four hybrid prompts that tell which of them are the anomaly.
+
+Y. Cao, X. Xu, C. Sun, Y. Cheng, Z. Du, L. Gao, W. Shen: Segment Any Anomaly without Training via Hybrid Prompt
+Regularization (arXiv 2305.10724), and Y. Cao, X. Xu et al.: the winning solution of the CVPR 2023 VAND challenge.
+`rules="paper"` does what the equations say, `rules="released"` what their code does (models/saa/rules.py). Departs from both:
+
+* An image score that one image has by itself; theirs is the map's maximum, scaled over the whole test set.
+* Regions are outlined lazily, objects only where they are used, each text is encoded once: the same result, sooner.
+* Options, off by default: duplicate regions merged, dense saliency under the regions, several sources of prompts.
+* Few-shot: the saliency of an image is measured against normal references in place of the image itself.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.base import AnomalyModel, Images, Prediction
+from models.errors import ModelInputError
+from models.saa.agreement import most_agreed
+from models.saa.confidence import TopRegions, anomaly_map, top_regions, with_dense_saliency
+from models.saa.generator import Proposals, RegionGenerator
+from models.saa.image_score import image_score, label, top
+from models.saa.preprocess import KeepSize
+from models.saa.prompts import LANGUAGES, Caption, Language, ProductPrompt, PromptBook, PromptChoice
+from models.saa.refiner import RegionRefiner
+from models.saa.rules import Rules
+from models.saa.saliency import Saliency
+from models.saa.scene import Scene
+
+log = logging.getLogger(__name__)
+LARGEST_EXPONENT = 10.0
+"""Of Eq. 6 with references: maps are kept as float16, which ends at exp(11)."""
+NO_DIGITS = str.maketrans("", "", "0123456789")
+
+
+@runtime_checkable
+class ObjectFinder(Protocol):
+    """A generator that finds whole objects in another way than it finds defects."""
+
+    def propose_objects(self, image: Tensor, captions: Sequence[str]) -> list[Proposals]:
+        """As `propose`, for captions that name objects."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Assessment:
+    """What is said of one image: its map (S, S) and score, and the highest rescored confidence of a region."""
+
+    anomaly_map: Tensor
+    image_score: Tensor
+    confidence: Tensor
+
+
+class SAA(AnomalyModel):
+    """The assembly; with all four prompts it is SAA+, without them SAA.
+
+    Args:
+        generator: proposes boxes for captions (Eq. 1).
+        refiner: outlines boxes (Eq. 2).
+        saliency_map: Eq. 5.
+        prompts: words and numbers for each product, or several sources to choose from by image.
+        rules: "paper" or "released".
+        switches: single departures from the rules, by the names of `Rules`.
+        language: T_a and T_s ("both"), one of them ("general", "specific"), or "anomaly" alone ("naive").
+        property: whether regions must fit the object (Eq. 4).
+        saliency: whether saliency rescores regions (Eq. 6, 7).
+        confidence: whether only the K best regions count (Eq. 8).
+        merge_overlap: regions with this intersection over union or more count once; None as published.
+        dense_saliency: weight of the saliency under the regions of the map; 0 as published.
+        score_saliency: share of the saliency in the image score.
+        few_shot_exponent: with references, of Eq. 6: what a region as salient as the references' own most salient
+            places gains. It takes the place of the rules' exponent, since saliency is another measure then.
+        map_size: side of the maps in pixels.
+        image_threshold: image score from which an image is a defect; None where not known.
+        threshold_source: where that comes from.
+    """
+
+    def __init__(
+        self,
+        generator: RegionGenerator,
+        refiner: RegionRefiner,
+        saliency_map: Saliency,
+        prompts: PromptBook | PromptChoice,
+        *,
+        rules: str = "paper",
+        switches: Mapping[str, Any] | None = None,
+        language: Language = "both",
+        property: bool = True,
+        saliency: bool = True,
+        confidence: bool = True,
+        merge_overlap: float | None = None,
+        dense_saliency: float = 0.0,
+        score_saliency: float = 0.0,
+        few_shot_exponent: float = 1.0,
+        map_size: int = 400,
+        image_threshold: float | None = None,
+        threshold_source: str = "",
+    ):
+        super().__init__()
+        for name, part in {"generator": generator, "refiner": refiner, "saliency_map": saliency_map}.items():
+            _check(name, part, part is not None, "a built part; choose weights that have it (weights=tiny, for one)")
+        ours = isinstance(prompts, PromptBook | PromptChoice)
+        _check("prompts", prompts, ours, "prompts of SAA (prompts=saa_general, saa_expert, saa_naive or saa_auto)")
+        self.generator = generator
+        self.refiner = refiner
+        self.saliency_map = saliency_map
+        self.prompts = prompts
+        self.rules = Rules.named(rules, switches)
+        self.language: Language = _check("language", language, language in LANGUAGES, f"one of {', '.join(LANGUAGES)}")
+        self.property, self.saliency, self.confidence = property, saliency, confidence
+        some = merge_overlap is None or 0 < merge_overlap <= 1
+        self.merge_overlap = _check("merge_overlap", merge_overlap, some, "above 0 and up to 1, or null")
+        self.dense_saliency = _check("dense_saliency", dense_saliency, dense_saliency >= 0, "at least 0")
+        share = 0 <= score_saliency <= 1
+        self.score_saliency = _check("score_saliency", score_saliency, share, "between 0 and 1")
+        positive = few_shot_exponent >= 0
+        self.few_shot_exponent = _check("few_shot_exponent", few_shot_exponent, positive, "at least 0")
+        self.map_size = _check("map_size", map_size, map_size >= 1, "at least 1")
+        self.image_threshold, self.threshold_source = image_threshold, threshold_source
+        self.preprocess = KeepSize(self.rules.max_side)
+        self._references: dict[str, list[Tensor]] = {}
+        self._typical: dict[str, Tensor] = {}
+        self._said: set[tuple[str, str]] = set()
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever is asked for."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def fit(self, references: Images, category: str) -> None:
+        """Measure saliency in this category against normal (3, H, W) uint8 images, of any sizes, from now on."""
+        self.saliency_map.fit([self._shown(image) for image in references], category)
+        self._references[category] = list(references)
+        maps = self.saliency_map.reference_maps(category)
+        self._typical[category] = torch.stack([top(each) for each in maps]).mean()
+
+    @torch.no_grad()
+    def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
+        """Score B uint8 images (3, H, W), each at its own size.
+
+        Raises:
+            KeyError: once `fit` was called, for a category that was not fitted.
+            ModelInputError: not one category per image, or no prompt for a category.
+        """
+        if isinstance(categories, str) or len(categories) != len(images):
+            raise ModelInputError(f"expected one category for each of {len(images)} images, got {categories!r}")
+        for category in categories:
+            self._check_fitted(category)
+        return _prediction([self._assess(image, name) for image, name in zip(images, categories, strict=True)])
+
+    @torch.no_grad()
+    def reference_prediction(self, category: str) -> Prediction:
+        """The references of a category, each measured against the others (a single one against itself elsewhere)."""
+        self._check_fitted(category, always=True)
+        maps = self.saliency_map.reference_maps(category)
+        pairs = zip(self._references[category], maps, strict=True)
+        return _prediction([self._assess(image, category, saliency) for image, saliency in pairs])
+
+    @property
+    def protocol(self) -> dict[str, str | int | float | bool]:
+        """Labels of every number made with this model."""
+        off = [name for name, on in self._hybrid_prompts().items() if not on]
+        missing = "SAA" if len(off) == 4 else f"SAA+ without {', '.join(off)}" if off else "SAA+"
+        dense = f" + {self.dense_saliency:g} x saliency under them" if self.dense_saliency else ""
+        return {
+            "method": missing,
+            "rules": self.rules.label,
+            "language": self.language,
+            "prompts": self.prompts.label,
+            "duplicates": "kept" if self.merge_overlap is None else f"merged from IoU {self.merge_overlap:g}",
+            "map": f"mean of the regions' confidences (Eq. 9){dense}",
+            "map_size": self.map_size,
+            "image_score": label(self.score_saliency),
+            **self.generator.protocol,
+            **self.refiner.protocol,
+            **self.saliency_map.protocol,
+        }
+
+    def _hybrid_prompts(self) -> dict[str, bool]:
+        """The papers' four, and which of them are on."""
+        return {
+            "P^L language": self.language != "naive", "P^P property": self.property, "P^S saliency": self.saliency,
+            "P^C confidence": self.confidence,
+        }  # fmt: skip
+
+    def _assess(self, image: Tensor, category: str, saliency: Tensor | None = None) -> Assessment:
+        """The papers' figure from left to right; `saliency` where it is known already."""
+        books = self.prompts.sources.values() if isinstance(self.prompts, PromptChoice) else [self.prompts]
+        wanted = [book.captions(category, self.language, self.rules.raw_names) for book in books]
+        products = [book.product(category) for book in books]
+        known = next((book for book in books if book.knows(category)), next(iter(books))).product(category)
+        scene, found = self._propose(image, known, wanted)  # Eq. 1 with T_a and T_s
+        if saliency is None:
+            saliency = self._saliency(scene, image, category, known)  # Eq. 5
+        regions = [
+            self._regions(scene, texts, boxes, product, saliency, category)  # Eq. 2, 4, 6, 7 and 8
+            for texts, boxes, product in zip(wanted, found, products, strict=True)
+        ]
+        maps = [anomaly_map(each, extra_weight=self.rules.denominator) for each in regions]  # Eq. 9
+        chosen = 0 if len(maps) == 1 else most_agreed(maps, saliency)
+        return self._assessment(regions[chosen], maps[chosen], saliency, category)
+
+    def _propose(
+        self, image: Tensor, product: ProductPrompt, wanted: Sequence[Sequence[Caption]]
+    ) -> tuple[Scene, list[list[Proposals]]]:
+        """One pass of the generator for each distinct caption, and one for the object where it matters."""
+        texts = list(dict.fromkeys(caption.text for captions in wanted for caption in captions))
+        named = [self._object_caption(product)] if self.property or self._several(product) else []
+        if isinstance(self.generator, ObjectFinder):
+            objects = self.generator.propose_objects(image, named)
+            found = self.generator.propose(image, texts)
+        else:
+            everything = self.generator.propose(image, [*named, *texts])
+            objects, found = everything[: len(named)], everything[len(named) :]
+        by_text = dict(zip(texts, found, strict=True))
+        size = (image.shape[1], image.shape[2])
+        if named and not len(objects[0].scores):
+            self._say(product.name, "no object found, so the whole image counts as the object")
+        scene = Scene(size, self.refiner.outline(self._shown(image)), objects[0] if objects else None, self.rules)
+        return scene, [[by_text[caption.text] for caption in captions] for captions in wanted]
+
+    def _regions(
+        self, scene: Scene, captions: Sequence[Caption], found: Sequence[Proposals], product: ProductPrompt,
+        saliency: Tensor | None, category: str,
+    ) -> TopRegions:  # fmt: skip
+        """Boxes of one source of prompts to the regions that count."""
+        plausible = [
+            scene.plausible(boxes, caption.filter, product, self.property)
+            for caption, boxes in zip(captions, found, strict=True)
+        ]
+        boxes = torch.cat([each.boxes[kept] for each, kept in zip(found, plausible, strict=True)])
+        scores = torch.cat([each.scores[kept] for each, kept in zip(found, plausible, strict=True)])
+        regions = top_regions(
+            scene.masks, boxes, scores, scene.size,
+            saliency=saliency if self.saliency else None,
+            factor=self._exponent(category),
+            top_k=(self.rules.top_k or product.top_k) if self.confidence else None,
+            keep=scene.property_rule(product) if self.property else None,
+            merge_overlap=self.merge_overlap,
+        )  # fmt: skip
+        if len(regions.scores) == 0:
+            proposed = sum(len(each.scores) for each in found)
+            self._say(category, f"no region left of {proposed} boxes proposed; the map is without regions")
+        return regions
+
+    def _saliency(self, scene: Scene, image: Tensor, category: str, product: ProductPrompt) -> Tensor | None:
+        """Eq. 5 where anything needs it: against the image itself, its several objects, or references."""
+        if not (self.saliency or self.dense_saliency or self.score_saliency or isinstance(self.prompts, PromptChoice)):
+            return None
+        if self._references:
+            return self.saliency_map(self._shown(image), category=category)
+        if not self._several(product):
+            return self.saliency_map(self._shown(image))
+        if (number := len(scene.object_boxes(product))) < 2:
+            self._say(category, f"{product.count} objects expected, {number} found: nothing to compare, saliency is 0")
+            return torch.zeros(scene.size, device=image.device)
+        return self.saliency_map(self._shown(image), scene.object_masks(product))
+
+    def _exponent(self, category: str) -> float:
+        """Factor on the mean saliency of a region (Eq. 6)."""
+        if category not in self._typical:
+            return self.rules.exponent
+        largest = LARGEST_EXPONENT / self.saliency_map.highest
+        return min(largest, self.few_shot_exponent / max(float(self._typical[category]), 1e-6))
+
+    def _several(self, product: ProductPrompt) -> bool:
+        """Whether saliency compares the objects of an image with each other."""
+        return self.saliency and self.rules.several_objects and product.count > 1
+
+    def _assessment(
+        self, regions: TopRegions, region_map: Tensor, saliency: Tensor | None, category: str
+    ) -> Assessment:
+        highest = self.saliency_map.highest
+        if self.dense_saliency and saliency is not None:
+            region_map = with_dense_saliency(region_map, saliency, highest=highest, weight=self.dense_saliency)
+        size = (self.map_size, self.map_size)
+        resized = F.interpolate(region_map[None, None], size, mode="bilinear")[0, 0]
+        confidence = regions.scores.max() if len(regions.scores) else region_map.new_zeros(())
+        typical = self._typical.get(category)
+        return Assessment(
+            resized, image_score(confidence, saliency, highest, self.score_saliency, typical), confidence
+        )
+
+    def _object_caption(self, product: ProductPrompt) -> str:
+        if not self.rules.raw_names:
+            return product.object
+        return product.object_caption or f"{product.object.replace(' ', '_')},"
+
+    def _shown(self, image: Tensor) -> Tensor:
+        """The image as the refiner and the saliency net see it."""
+        return image.flip(0) if self.rules.bgr else image
+
+    def _check_fitted(self, category: str, always: bool = False) -> None:
+        if category not in self._references and (self._references or always):
+            known = ", ".join(self._references) or "none"
+            raise KeyError(f"expected a category with references, got {category!r}; fitted: {known}; call `fit` for it")
+
+    def _say(self, category: str, what: str) -> None:
+        """Log what became of an image, aloud for the first of a category and quietly for the others."""
+        kind = (category, what.translate(NO_DIGITS))
+        log.log(logging.DEBUG if kind in self._said else logging.WARNING, "%s: %s", category, what)
+        self._said.add(kind)
+
+
+def _prediction(assessed: Sequence[Assessment]) -> Prediction:
+    maps = torch.stack([each.anomaly_map for each in assessed]).float()
+    scores, confidences = (
+        torch.stack([getattr(each, name) for each in assessed]).float() for name in ("image_score", "confidence")
+    )
+    return Prediction(maps, scores, {"region_confidence": confidences, "map_max": maps.amax(dim=(1, 2))})
+
+
+def _check(name: str, value: Any, good: bool, expected: str) -> Any:
+    if not good:
+        raise ModelInputError(f"expected {name} to be {expected}, got {value!r}")
+    return value

@@ -1,0 +1,61 @@
+"""Build Segment Anything and load its published weights, from a file only."""
+
+from typing import Literal
+
+import torch
+from segment_anything import sam_model_registry
+from segment_anything.modeling import Sam
+
+from models.errors import ModelInputError
+from models.saa.refiner import SamRefiner
+from models.weights.registry import find_weights
+
+NAMES = ("vit_b", "vit_l", "vit_h")
+RANDOM_PREFIX = "random:"
+
+
+def load_sam(
+    name: Literal["vit_b", "vit_l", "vit_h"], *, weights: str, precision: str = "float32",
+    boxes_at_once: int | None = None,
+) -> SamRefiner:  # fmt: skip
+    """The refiner with Segment Anything ViT-B, L or H, on the CPU.
+
+    Args:
+        name: of the architecture.
+        weights: a path, a name of the weights catalogue (sam_vit_b, sam_vit_l, sam_vit_h), or "random:SEED".
+        precision: "float32", or "bfloat16" for autocast.
+        boxes_at_once: as for `SamRefiner`.
+
+    Raises:
+        ModelInputError: an unknown architecture; a missing, damaged or foreign file.
+    """
+    if name not in NAMES:
+        raise ModelInputError(f"expected the architecture of SAM to be one of {', '.join(NAMES)}, got {name!r}")
+    sam = _random(name, weights) if weights.startswith(RANDOM_PREFIX) else _loaded(name, weights)
+    return SamRefiner(sam, name=name, weights=weights, precision=precision, boxes_at_once=boxes_at_once)
+
+
+def _random(name: str, weights: str) -> Sam:
+    if not (seed := weights.removeprefix(RANDOM_PREFIX)).isdigit():
+        raise ModelInputError(f"expected random weights with a whole number as seed, like random:0, got {weights!r}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed))
+        return sam_model_registry[name]()
+
+
+def _loaded(name: str, weights: str) -> Sam:
+    """Built without storage, then given the file's tensors: nothing is initialised in vain."""
+    path = find_weights(weights)
+    with torch.device("meta"):
+        sam = sam_model_registry[name]()
+    try:
+        sam.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), assign=True)
+    except Exception as error:  # torch.load raises nearly anything on a file that is not one of its own
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelInputError(
+            f"expected {path} to hold the weights of SAM {name}, got a file that does not fit ({reason}); name the "
+            "architecture that belongs to the file, or fetch it again"
+        ) from error
+    sam.pixel_mean = torch.tensor([123.675, 116.28, 103.53]).view(-1, 1, 1)  # not in the file
+    sam.pixel_std = torch.tensor([58.395, 57.12, 57.375]).view(-1, 1, 1)
+    return sam.eval()

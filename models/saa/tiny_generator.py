@@ -1,0 +1,197 @@
+"""A region generator for small weights: boxes where a CLIP's patches are nearer to words for a defect than to "flawless".
+
+Not the paper's: it stands in for GroundingDINO (SAA+ Eq. 1) where only the small weights that ship are at hand, with the
+trained adapters of the other model family as its sight. What it is, is said in the protocol label. Its boxes carry no
+words, so the filter by name has nothing to read; and the small text tower tells good from bad and little else, so that
+the boxes of one caption resemble those of the next.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Self
+
+import numpy as np
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor, nn
+from torchvision.ops import box_convert, nms
+
+from models.clip_adapter.adapter import LinearAdapter, stage_probabilities
+from models.clip_adapter.backbone import ClipBackbone
+from models.clip_adapter.checkpoint import check_adapter_fits
+from models.errors import ModelInputError
+from models.saa.foreground import foreground_boxes
+from models.saa.generator import Proposals
+
+NORMAL = ("flawless object", "perfect object", "object without defect")
+TEMPLATES = ("a photo of a {}.", "a close-up photo of a {}.", "a cropped photo of the {}.", "there is a {} in the scene.")
+EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
+LEAST_RANGE = 1e-4
+"""A map that rises less above its median has no blob."""
+LEAST_AREA = 1e-4
+"""Smallest blob as a share of the image."""
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """The windows of one scale: per stage their adapted tokens (B, h*w, D) and grid (h, w)."""
+
+    scale: int
+    stages: tuple[Tensor, ...]
+    grids: tuple[tuple[int, int], ...]
+
+
+class ClipBoxGenerator(nn.Module):
+    """Boxes around the blobs of a text-to-patch similarity map, at several scales.
+
+    Args:
+        backbone: the frozen CLIP.
+        adapter: its trained adapters; patches are compared with words after them.
+        scales: 1 looks at the whole image, s at overlapping windows of 1/s of its sides.
+        levels: a blob is where a map is above this share of the way from its median to its maximum.
+        box_overlap: of two boxes of one caption with a larger intersection over union, the better one stays.
+        min_score: boxes below it are not proposed.
+        grid: side of a window's map in pixels, even.
+    """
+
+    def __init__(
+        self, backbone: ClipBackbone, adapter: LinearAdapter, *, scales: Sequence[int] = (1, 2),
+        levels: Sequence[float] = (0.5,), box_overlap: float = 0.7, min_score: float = 0.1, grid: int = 128,
+    ):  # fmt: skip
+        super().__init__()
+        check_adapter_fits(adapter, backbone)
+        if not scales or any(not isinstance(scale, int) or scale < 1 for scale in scales):
+            raise ModelInputError(f"expected scales to be whole numbers from 1, got {list(scales)}")
+        if not levels or any(not 0 < level < 1 for level in levels):
+            raise ModelInputError(f"expected levels between 0 and 1, got {list(levels)}")
+        self.backbone = backbone
+        self.adapter = adapter
+        self.scales = tuple(scales)
+        self.levels = tuple(levels)
+        self.box_overlap = box_overlap
+        self.min_score = min_score
+        self.grid = grid
+        self._texts: dict[tuple[str, torch.device], Tensor] = {}
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever is asked for."""
+        return super().train(False)
+
+    def propose(self, image: Tensor, captions: Sequence[str]) -> list[Proposals]:
+        """Boxes of each caption on a (3, H, W) uint8 RGB image; the image is encoded once for all captions.
+
+        A box's score is the mean defect probability of its blob, in [0, 1].
+        """
+        seen = [self._look(image, scale) for scale in self.scales]
+        return [self._proposals([self._map(windows, caption) for windows in seen], image) for caption in captions]
+
+    def propose_objects(self, image: Tensor, captions: Sequence[str]) -> list[Proposals]:
+        """Boxes of whole objects, found without words: what differs from the border of the image.
+
+        A picture whose border looks like the rest of it shows a surface and has no object box.
+        """
+        boxes, scores = foreground_boxes(image)
+        return [Proposals(boxes, scores, ("",) * len(boxes)) for _ in captions]
+
+    def similarity(self, image: Tensor, caption: str) -> list[Tensor]:
+        """The defect probability of each place, one square map in [0, 1] per scale."""
+        return [self._map(self._look(image, scale), caption) for scale in self.scales]
+
+    @property
+    def protocol(self) -> dict[str, str | int | float | bool]:
+        """Labels of every number made with this generator."""
+        return {
+            "generator": f"CLIP box generator ({self.backbone.name}), scales {' '.join(map(str, self.scales))}, levels "
+            f"{' '.join(map(str, self.levels))}; objects by their difference from the image's border",
+            "generator_weights": self.backbone.weights,
+            "generator_trained_on": ", ".join(self.adapter.trained_on) or "not stated in the file",
+            "generator_precision": self.backbone.precision,
+        }
+
+    @torch.no_grad()
+    def _look(self, image: Tensor, scale: int) -> _Windows:
+        """Encode the windows of a scale, half a window apart, each at the encoder's full input size."""
+        picture = PIL.Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+        starts = np.linspace(0, 1 - 1 / scale, 2 * scale - 1)
+        crops = [_crop(picture, x, y, 1 / scale) for y, x in product(starts, starts)]
+        images = torch.stack([self.backbone.preprocess(crop) for crop in crops])
+        features = self.backbone.encode_image(images.to(next(self.adapter.parameters()).device))
+        return _Windows(scale, tuple(self.adapter(features.stages)), features.grids)
+
+    def _map(self, windows: _Windows, caption: str) -> Tensor:
+        """Defect probability, (grid * scale)^2: mean over stages, and over the windows that see a place."""
+        stages = [
+            stage_probabilities(tokens, self._text(caption, tokens.device), grid, self.grid)[:, 1]
+            for tokens, grid in zip(windows.stages, windows.grids, strict=True)
+        ]
+        probabilities = torch.stack(stages).mean(dim=0)  # (B, grid, grid)
+        total = probabilities.new_zeros(2, self.grid * windows.scale, self.grid * windows.scale)
+        starts = range(0, total.shape[1] - self.grid + 1, self.grid // 2)
+        for probability, (y, x) in zip(probabilities, product(starts, starts), strict=True):
+            place = total[:, y : y + self.grid, x : x + self.grid]
+            place += torch.stack([probability, torch.ones_like(probability)])
+        return total[0] / total[1]
+
+    def _text(self, caption: str, device: torch.device) -> Tensor:
+        """(D, 2) columns of length 1, normal and anomalous, computed once per caption."""
+        if (caption, device) not in self._texts:
+            phrases = [phrase.strip() for phrase in caption.split(".") if phrase.strip()]
+            groups = (NORMAL, [f"object with {phrase}" for phrase in phrases] or ["damaged object"])
+            columns = [self._column(states) for states in groups]
+            self._texts[caption, device] = torch.stack(columns, dim=1).to(device)
+        return self._texts[caption, device]
+
+    def _column(self, states: Sequence[str]) -> Tensor:
+        sentences = [template.format(state) for state in states for template in TEMPLATES]
+        return F.normalize(F.normalize(self.backbone.encode_text(sentences), dim=-1).mean(dim=0), dim=0)
+
+    def _proposals(self, maps: Sequence[Tensor], image: Tensor) -> Proposals:
+        """The blobs of all scales, best first, of near-equal boxes the best."""
+        found = [blob_boxes(each.cpu().numpy(), level) for each in maps for level in self.levels]
+        boxes = torch.from_numpy(np.concatenate([boxes for boxes, _ in found]))
+        scores = torch.from_numpy(np.concatenate([scores for _, scores in found]))
+        boxes, scores = boxes[scores > self.min_score], scores[scores > self.min_score]
+        kept = nms(box_convert(boxes, "cxcywh", "xyxy"), scores, self.box_overlap)
+        return Proposals(boxes[kept].to(image.device), scores[kept].to(image.device), ("",) * len(kept))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Forget texts that lie on another device."""
+        super()._apply(fn, recurse)
+        self._texts.clear()
+        return self
+
+
+def blob_boxes(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (N, 4) as (cx, cy, w, h) in fractions and mean values (N,) of a map's blobs, float32.
+
+    A blob is an 8-connected set of places above the map's median by `level` of what its maximum is above it.
+    """
+    middle, highest = float(np.median(values)), float(values.max())
+    above = values > middle + level * (highest - middle)
+    if highest - middle < LEAST_RANGE:
+        above[:] = False
+    labels, count = ndimage.label(above, EIGHT_NEIGHBOURS)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    kept = np.flatnonzero(sizes >= LEAST_AREA * values.size)
+    means = np.asarray(ndimage.mean(values, labels, kept + 1), dtype=np.float32).reshape(-1)
+    places = ndimage.find_objects(labels)
+    boxes = [_fractions(places[index], values.shape) for index in kept]
+    return np.array(boxes, dtype=np.float32).reshape(-1, 4), means
+
+
+def _fractions(place: tuple[slice, ...], shape: tuple[int, ...]) -> list[float]:
+    """(cx, cy, w, h) of a place (rows, columns) in an array, in fractions of it."""
+    (y0, y1), (x0, x1) = ((part.start / side, part.stop / side) for part, side in zip(place, shape, strict=True))
+    return [(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0]
+
+
+def _crop(picture: PIL.Image.Image, x: float, y: float, share: float) -> PIL.Image.Image:
+    """The window at (x, y) with `share` of each side, all in fractions; at least a pixel."""
+    left, top = round(x * picture.width), round(y * picture.height)
+    right, bottom = round((x + share) * picture.width), round((y + share) * picture.height)
+    left, top = min(left, picture.width - 1), min(top, picture.height - 1)
+    return picture.crop((left, top, max(right, left + 1), max(bottom, top + 1)))

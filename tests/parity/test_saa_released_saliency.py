@@ -1,0 +1,49 @@
+"""Both rules of the saliency at their real sizes, WideResNet50 with seeded random weights, against full sorts."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.saa.features import load_wide_resnet
+from models.saa.saliency import Saliency
+from tests.unit.sam_stand_ins import picture
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def net():
+    return load_wide_resnet("random:0")
+
+
+def rows_of(net, image, size):
+    maps = net.features(image[None], size)[0].double().flatten(1).t()
+    return (maps / maps.norm(dim=1, keepdim=True)).numpy()
+
+
+@pytest.mark.parametrize(("rule", "scale"), [("paper", 1.0), ("released", 0.5)])
+def test_single_instance_over_4096_places(net, rule, scale):
+    image = picture(64, 64)  # of the grid's size, which upsampling leaves alone
+    rows = rows_of(net, image, 256)
+    assert len(rows) == 4096
+    distances = np.sort(scale * (1 - rows @ rows.T), axis=1)
+    expected = distances[:, :-401:-1].mean(axis=1) if rule == "released" else distances[:, 1:401].mean(axis=1)
+    got = Saliency(net, rule=rule)(image).flatten().double().numpy()
+    assert expected.std() > 1e-4
+    np.testing.assert_allclose(got, expected, atol=5e-6)  # float32 leaves 1e-6 of a distance near 0
+
+
+def test_several_instances_at_1024(net):
+    """The published code's way: an instance's own features are zeroed in a copy, then it meets all others."""
+    image, objects = picture(256, 256), torch.zeros(3, 256, 256, dtype=torch.bool)
+    objects[0, 10:40, 10:50], objects[1, 100:140, 60:90], objects[2, 30:60, 40:70] = True, True, True
+    rows, members = rows_of(net, image, 1024), objects.flatten(1).numpy()
+    expected = np.zeros(len(rows))
+    for own in range(3):
+        left = rows * ~members[own][:, None]
+        others = np.concatenate([left[members[other]] for other in range(3) if other != own])
+        distance = 0.5 * (1 - (rows[members[own]] @ others.T).max(axis=1))
+        expected[members[own]] = np.maximum(expected[members[own]], distance)
+    got = Saliency(net, rule="released")(image, objects).flatten().double().numpy()
+    assert expected.std() > 1e-5
+    np.testing.assert_allclose(got, expected, atol=5e-6)  # float32 leaves 1e-6 of a distance near 0

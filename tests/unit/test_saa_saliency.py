@@ -1,0 +1,428 @@
+"""Eq. 5 and the published code's saliency against plain re-derivations; few-shot; features; what must never fail."""
+
+import logging
+
+import cv2
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from models.clip_adapter.features import Preprocess
+from models.errors import ModelInputError
+from models.saa.clip_features import ClipFeatures
+from models.saa.features import load_wide_resnet, resized
+from models.saa.places import shrunk
+from models.saa.saliency import Saliency
+from tests.unit.clip_stand_ins import small_backbone
+from tests.unit.sam_stand_ins import picture
+
+GRID = (7, 9)
+
+
+class GivenFeatures:
+    """Features by image: the same picture always gives the same ones."""
+
+    stage_widths = (4, 6)
+    protocol = {"saliency_features": "given", "saliency_weights": "none"}  # noqa: RUF012
+
+    def __init__(self, grid=GRID, positive=True):
+        self.grid, self.positive, self.sizes = grid, positive, []
+
+    def features(self, images, size):
+        self.sizes.append(size)
+        seed = int(images.long().sum()) % 2**31
+        maps = torch.randn(1, 10, *self.grid, generator=torch.Generator().manual_seed(seed))
+        return maps.relu() + 0.01 if self.positive else maps
+
+
+def rows_of(net, image):
+    maps = net.features(image[None], 0)[0].double().flatten(1).t()
+    return (maps / maps.norm(dim=1, keepdim=True)).numpy()
+
+
+def slow_single(rows, count, farthest, scale):
+    """Row after row: all distances, sorted, the first `count` averaged."""
+    out = np.zeros(len(rows))
+    for i, row in enumerate(rows):
+        distances = sorted(scale * (1 - rows[j] @ row) for j in range(len(rows)) if j != i)
+        out[i] = np.mean((distances[::-1] if farthest else distances)[:count])
+    return out
+
+
+def slow_several(rows, members):
+    """The published code's way: an instance's own features are zeroed, then each place meets all other instances."""
+    out = np.zeros(len(rows))
+    for own in range(len(members)):
+        left = np.where(members[own][:, None], 0, rows)
+        others = np.concatenate([left[members[other]] for other in range(len(members)) if other != own])
+        for place in np.flatnonzero(members[own]):
+            out[place] = max(out[place], 0.5 * (1 - max(others @ rows[place])))
+    return out
+
+
+def at_grid(saliency, image, **arguments):
+    """Saliency of an image of the grid's own size, which upsampling leaves alone."""
+    assert tuple(image.shape[1:]) == GRID
+    return saliency(image, **arguments).double().flatten().numpy()
+
+
+@pytest.mark.parametrize(("rule", "farthest", "scale"), [("paper", False, 1.0), ("released", True, 0.5)])
+@pytest.mark.parametrize("count", [1, 10, 61, 62, 400])
+@pytest.mark.parametrize("max_elements", [1, 500, 2**24])
+def test_single_instance_is_the_mean_over_the_sorted_distances(rule, farthest, scale, count, max_elements):
+    net, image = GivenFeatures(), picture(*GRID)
+    got = at_grid(Saliency(net, rule=rule, num_neighbours=count, max_elements=max_elements), image)
+    np.testing.assert_allclose(got, slow_single(rows_of(net, image), count, farthest, scale), atol=1e-6)
+
+
+def test_either_half_of_a_rule_can_be_exchanged():
+    net, image = GivenFeatures(), picture(*GRID)
+    mixed = Saliency(net, rule="paper", num_neighbours=10, neighbours="farthest", scale=0.5)
+    published = Saliency(net, rule="released", num_neighbours=10)
+    assert np.array_equal(at_grid(mixed, image), at_grid(published, image))
+    assert (mixed.highest, published.highest, Saliency(net).highest) == (0.5, 0.5, 1.0)
+
+
+def blocks(*corners):
+    """Masks at the grid: (top, left, bottom, right) each."""
+    masks = torch.zeros(len(corners), *GRID, dtype=torch.bool)
+    for mask, (top, left, bottom, right) in zip(masks, corners, strict=True):
+        mask[top:bottom, left:right] = True
+    return masks
+
+
+SEVERAL = {
+    "apart": blocks((0, 0, 3, 3), (4, 4, 7, 9), (0, 5, 2, 9)),
+    "overlapping": blocks((0, 0, 5, 5), (2, 2, 7, 7), (4, 5, 7, 9)),
+    "the same twice": blocks((0, 0, 3, 3), (0, 0, 3, 3), (4, 4, 7, 9)),
+    "one in another": blocks((0, 0, 6, 6), (1, 1, 3, 3)),
+    "nothing but the same": blocks((0, 0, 3, 3), (0, 0, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("masks", SEVERAL.values(), ids=SEVERAL)
+@pytest.mark.parametrize("max_elements", [1, 200, 2**24])
+def test_several_instances_are_compared_with_each_other(masks, max_elements):
+    net, image = GivenFeatures(), picture(*GRID)
+    got = at_grid(Saliency(net, rule="released", max_elements=max_elements), image, objects=masks)
+    np.testing.assert_allclose(got, slow_several(rows_of(net, image), masks.flatten(1).numpy()), atol=1e-6)
+    in_parts = at_grid(Saliency(net, rule="released", max_elements=max_elements), image, objects=iter(masks.split(2)))
+    assert np.array_equal(in_parts, got)
+    assert (got[~masks.any(dim=0).flatten().numpy()] == 0).all()
+
+
+def test_several_instances_are_seen_at_a_larger_size():
+    net, image = GivenFeatures(), picture(*GRID)
+    saliency = Saliency(net, size=64, several_size=128)
+    saliency(image)
+    saliency(image, objects=SEVERAL["apart"])
+    assert net.sizes == [64, 128]
+
+
+def test_within_an_object_only_its_places_are_neighbours():
+    net, image, within = GivenFeatures(), picture(*GRID), blocks((1, 2, 6, 8))[0]
+    inside = within.flatten().numpy()
+    expected = np.zeros(len(inside))
+    expected[inside] = slow_single(rows_of(net, image)[inside], 5, False, 1.0)
+    got = at_grid(Saliency(net, num_neighbours=5), image, within=within)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_an_odd_patch_is_the_most_salient_and_stays_in_its_place():
+    class Stripes:
+        stage_widths, protocol = (2,), {}
+
+        def features(self, images, size):
+            maps = torch.zeros(1, 2, 16, 32)
+            maps[:, 0] = 1
+            maps[:, :, 10:12, 4:8] = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
+            return maps
+
+    for rule in ("paper", "released"):
+        got = Saliency(Stripes(), rule=rule, num_neighbours=20)(picture(160, 320))
+        place = divmod(int(got.argmax()), 320)
+        assert 100 <= place[0] < 120
+        assert 40 <= place[1] < 80
+        assert got[20, 250] < 0.5 * got.max()
+
+
+def test_stages_can_be_normalised_and_features_smoothed():
+    net, image = GivenFeatures(), picture(*GRID)
+    raw = net.features(image[None], 0)
+    stages = torch.cat([F.normalize(raw[:, :4], dim=1), F.normalize(raw[:, 4:], dim=1)], dim=1)
+    smooth = torch.zeros_like(stages)
+    for y in range(GRID[0]):
+        for x in range(GRID[1]):
+            smooth[0, :, y, x] = stages[0, :, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].mean(dim=(1, 2))
+    rows = F.normalize(smooth[0].double().flatten(1).t(), dim=1).numpy()
+    saliency = Saliency(net, num_neighbours=7, normalise_stages=True, smoothing=3)
+    np.testing.assert_allclose(at_grid(saliency, image), slow_single(rows, 7, False, 1.0), atol=1e-6)
+    assert "normalised" in str(saliency.protocol["saliency_options"])
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((90, 90), (256, 256)), ((40, 400), (96, 800)), ((300, 150), (352, 192))]
+)
+def test_the_input_can_keep_the_proportions_of_the_image(size, expected):
+    net = GivenFeatures()
+    Saliency(net, keep_aspect=True)(picture(*size))
+    Saliency(net)(picture(*size))
+    assert net.sizes == [expected, 256]
+
+
+@pytest.mark.parametrize("grid", [(7, 9), (64, 64), (1, 1)])
+def test_masks_shrink_as_opencv_shrinks_them(grid):
+    masks = torch.rand(3, 50, 77, generator=torch.Generator().manual_seed(0)) > 0.5
+    expected = [
+        cv2.resize(mask.numpy().astype(np.uint8), grid[::-1], interpolation=cv2.INTER_NEAREST) for mask in masks
+    ]
+    assert np.array_equal(shrunk(masks, grid).numpy(), np.stack(expected).astype(bool))
+
+
+# Few-shot.
+
+REFERENCES = [picture(*GRID, seed=seed) for seed in range(3)]
+
+
+def test_references_replace_the_image_itself():
+    net, image = GivenFeatures(), picture(*GRID, seed=9)
+    saliency = Saliency(net, rule="released", max_elements=100)
+    before = at_grid(saliency, image)
+    saliency.fit(REFERENCES, "nut")
+    rows, bank = rows_of(net, image), np.concatenate([rows_of(net, each) for each in REFERENCES])
+    expected = [0.5 * (1 - max(bank @ row)) for row in rows]
+    np.testing.assert_allclose(at_grid(saliency, image, category="nut"), expected, atol=1e-6)
+    np.testing.assert_allclose(at_grid(saliency, REFERENCES[1], category="nut"), 0, atol=1e-6)
+    assert np.array_equal(at_grid(saliency, image), before)
+
+
+def test_references_are_looked_at_within_the_object_too():
+    saliency, within = Saliency(GivenFeatures()), blocks((1, 2, 6, 8))[0]
+    saliency.fit(REFERENCES, "nut")
+    image = picture(*GRID, seed=9)
+    everywhere = at_grid(saliency, image, category="nut")
+    got = at_grid(saliency, image, category="nut", within=within)
+    np.testing.assert_allclose(got, np.where(within.flatten(), everywhere, 0), atol=1e-6)
+
+
+def test_each_reference_is_scored_as_if_it_were_not_among_them():
+    saliency = Saliency(GivenFeatures())
+    saliency.fit(REFERENCES, "nut")
+    for number, got in enumerate(saliency.reference_maps("nut")):
+        other = Saliency(GivenFeatures())
+        other.fit([each for i, each in enumerate(REFERENCES) if i != number], "nut")
+        torch.testing.assert_close(got, other(REFERENCES[number], category="nut"))
+
+
+def test_a_single_reference_meets_itself_outside_a_window():
+    net, image = GivenFeatures(), picture(*GRID)
+    saliency = Saliency(net, own_window=0.3)  # radius round(0.3 * 7 / 2) = 1
+    saliency.fit([image], "nut")
+    rows = rows_of(net, image)
+    place = [divmod(i, GRID[1]) for i in range(len(rows))]
+    for i, value in enumerate(saliency.reference_maps("nut")[0].flatten().tolist()):
+        far = [j for j, p in enumerate(place) if max(abs(p[0] - place[i][0]), abs(p[1] - place[i][1])) > 1]
+        assert value == pytest.approx(0.5 * (1 - max(rows[far] @ rows[i])), abs=1e-6)
+
+
+def test_references_of_unlike_sizes_and_categories_by_themselves():
+    images = [picture(30, 40), picture(40, 30, seed=1), picture(8, 80, seed=2)]
+    saliency = Saliency(load_wide_resnet("random:0"), size=64, keep_aspect=True)
+    saliency.fit(images, "nut")
+    before = saliency(images[0], category="nut")
+    saliency.fit([picture(20, 20, seed=5)], "bolt")
+    assert torch.equal(saliency(images[0], category="nut"), before)
+    assert [tuple(each.shape) for each in saliency.reference_maps("nut")] == [(30, 40), (40, 30), (8, 80)]
+    assert saliency(images[2], category="nut").max() < 1e-4 < saliency(picture(8, 80, seed=3), category="nut").max()
+    saliency.fit(images[:1], "bolt")
+    torch.testing.assert_close(saliency(images[0], category="bolt"), torch.zeros(30, 40), atol=1e-5, rtol=0)
+
+
+def test_references_may_be_kept_in_half_the_memory_and_move_with_the_model():
+    exact, half = Saliency(GivenFeatures()), Saliency(GivenFeatures(), bank_precision="bfloat16")
+    for saliency in (exact, half):
+        saliency.fit(REFERENCES, "nut")
+        saliency.to(torch.float32).cpu()
+    image = picture(*GRID, seed=9)
+    got, expected = half(image, category="nut"), exact(image, category="nut")
+    assert not torch.equal(got, expected)
+    torch.testing.assert_close(got, expected, atol=5e-3, rtol=0)
+    assert half._banks["nut"].references[0].tokens.dtype == torch.bfloat16
+
+
+def test_unknown_categories_are_named_once_there_are_references():
+    saliency, image = Saliency(GivenFeatures()), picture(*GRID)
+    assert torch.equal(saliency(image, category="nut"), saliency(image))
+    saliency.fit(REFERENCES, "nut")
+    with pytest.raises(KeyError, match=r"bolt.*nut"):
+        saliency(image, category="bolt")
+    with pytest.raises(ModelInputError, match="at least one reference"):
+        saliency.fit([], "nut")
+
+
+# What must never fail.
+
+
+@pytest.mark.parametrize("rule", ["paper", "released"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (40, 400), (60, 60)])
+@pytest.mark.parametrize("level", [0, 128, 255, "noise"])
+def test_any_image_gives_finite_saliency_of_its_size(rule, size, level):
+    image = picture(*size) if level == "noise" else torch.full((3, *size), level, dtype=torch.uint8)
+    saliency = Saliency(ClipFeatures(small_backbone("resnet")), rule=rule, size=64, several_size=64)
+    half = torch.zeros(2, *size, dtype=torch.bool)
+    half[0, :, : size[1] // 2], half[1, :, size[1] // 2 :] = True, True
+    for got in (saliency(image), saliency(image, objects=half), saliency(image, within=half[1])):
+        assert got.shape == size
+        assert got.isfinite().all()
+        assert (got >= 0).all()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_instances_give_zeros_and_a_log_line(count, caplog):
+    image = picture(60, 80)
+    with caplog.at_level(logging.WARNING):
+        got = Saliency(GivenFeatures(), rule="released")(image, objects=torch.ones(count, 60, 80, dtype=torch.bool))
+    assert torch.equal(got, torch.zeros(60, 80))
+    assert f"{count} found" in caplog.text
+
+
+def test_instances_too_small_to_see_are_left_out_with_a_log_line(caplog):
+    image, masks = (
+        picture(*(50 * side for side in GRID)),
+        torch.zeros(3, *(50 * side for side in GRID), dtype=torch.bool),
+    )
+    masks[0, :100, :100], masks[1, 200:, 200:], masks[2, 1:3, 1:3] = True, True, True
+    saliency = Saliency(GivenFeatures(), rule="released")
+    with caplog.at_level(logging.WARNING):
+        got = saliency(image, objects=masks)
+    assert "1 of 3 are too small" in caplog.text
+    assert torch.equal(got, saliency(image, objects=masks[:2]))
+    assert got.max() > 0
+    assert torch.equal(saliency(image, objects=masks[1:]), torch.zeros_like(got))
+
+
+def test_an_object_too_small_to_see_means_the_whole_image(caplog):
+    image, within = picture(70, 90), torch.zeros(70, 90, dtype=torch.bool)
+    within[1, 1] = True
+    saliency = Saliency(GivenFeatures())
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(saliency(image, within=within), saliency(image))
+    assert "too small" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"image": torch.zeros(3, 9, 9)}, "uint8 RGB image"),
+        ({"image": picture(9, 9), "objects": torch.ones(2, 8, 8, dtype=torch.bool)}, "objects"),
+        ({"image": picture(9, 9), "objects": torch.ones(2, 9, 9)}, "objects"),
+        ({"image": picture(9, 9), "within": torch.ones(1, 9, 9, dtype=torch.bool)}, "within"),
+    ],
+    ids=["float", "size", "dtype", "axes"],
+)
+def test_wrong_images_and_masks_are_refused(arguments, words):
+    with pytest.raises(ModelInputError, match=words):
+        Saliency(GivenFeatures())(**arguments)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rule": "other"}, {"num_neighbours": 0}, {"neighbours": "all"}, {"scale": 0.0}, {"size": 16},
+        {"several_size": 16}, {"smoothing": 2}, {"own_window": 1.0}, {"bank_precision": "int8"}, {"max_elements": 0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_wrong_options_are_refused_by_name(options):
+    with pytest.raises(ModelInputError, match=next(iter(options))):
+        Saliency(GivenFeatures(), **options)
+
+
+# Features.
+
+
+@pytest.fixture(scope="module")
+def wide_resnet():
+    return load_wide_resnet("random:1")
+
+
+def test_wide_resnet_features_are_its_joined_stages(wide_resnet):
+    image = picture(50, 90)
+    got = wide_resnet.features(image[None], 64)
+    small = cv2.resize(image.permute(1, 2, 0).numpy(), (64, 64), interpolation=cv2.INTER_LINEAR)
+    pixels = torch.from_numpy(small).float().permute(2, 0, 1)
+    assert (resized(image[None], 64, antialias=False)[0] - pixels).abs().max() <= 1
+    pixels = resized(image[None], 64, antialias=False)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    stages = wide_resnet.net((pixels / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1))
+    expected = [stage.repeat_interleave(2**i, 2).repeat_interleave(2**i, 3) for i, stage in enumerate(stages)]
+    assert got.shape == (1, 1792, 16, 16)
+    assert wide_resnet.stage_widths == (256, 512, 1024)
+    torch.testing.assert_close(got, torch.cat(expected, dim=1))
+
+
+def test_wide_resnet_loads_a_classifiers_file(wide_resnet, tmp_path):
+    with torch.device("meta"):
+        names = set(timm.create_model("wide_resnet50_2", pretrained=False).state_dict())
+    other = load_wide_resnet("random:2")
+    assert set(other.net.state_dict()) < names
+    state = {**other.net.state_dict(), "layer4.0.conv1.weight": torch.zeros(1), "fc.weight": torch.zeros(1)}
+    torch.save(state, tmp_path / "net.pth")
+    save_file(state, tmp_path / "net.safetensors")
+    image = picture(40, 40)[None]
+    assert not torch.equal(other.features(image, 64), wide_resnet.features(image, 64))
+    for name in ("net.pth", "net.safetensors"):
+        loaded = load_wide_resnet(str(tmp_path / name))
+        assert torch.equal(loaded.features(image, 64), other.features(image, 64))
+        assert not loaded.train().training
+        (tmp_path / name).unlink()
+
+
+def test_files_that_are_not_the_weights_are_refused(tmp_path):
+    torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    (tmp_path / "text.pth").write_text("no tensors here")
+    for name in ("other.pth", "text.pth"):
+        with pytest.raises(ModelInputError, match="wide_resnet50_2"):
+            load_wide_resnet(str(tmp_path / name))
+    with pytest.raises(ModelInputError, match="random:0"):
+        load_wide_resnet("random:x")
+
+
+def test_no_hub_is_asked_unless_named(monkeypatch):
+    asked = []
+    monkeypatch.setattr(timm, "create_model", lambda *_, pretrained, **__: asked.append(pretrained) or torch.nn.ReLU())
+    load_wide_resnet("random:0")
+    load_wide_resnet("timm")
+    assert asked == [False, True]
+
+
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_clip_features_are_the_towers_stages(kind):
+    backbone = small_backbone(kind)
+    net, image = ClipFeatures(backbone), picture(backbone.image_size, backbone.image_size)
+    statistics: Preprocess = backbone.preprocess
+    mean, std = torch.tensor(statistics.mean).view(3, 1, 1), torch.tensor(statistics.std).view(3, 1, 1)
+    features = backbone.encode_image((image[None].float() / 255 - mean) / std)
+    got = net.features(image[None], backbone.image_size)
+    assert got.shape[1] == sum(net.stage_widths) == sum(backbone.stage_widths)
+    for part, stage, grid in zip(got.split(list(net.stage_widths), 1), features.stages, features.grids, strict=True):
+        maps = stage.transpose(1, 2).unflatten(2, grid)
+        torch.testing.assert_close(part, F.interpolate(maps, got.shape[2:], mode="nearest"))
+
+
+def test_clip_resnets_read_any_size_and_vits_their_own():
+    resnet, vit = ClipFeatures(small_backbone("resnet"), stages=(1, 2)), ClipFeatures(small_backbone("vit"))
+    assert resnet.features(picture(30, 50)[None], (64, 128)).shape == (1, sum(resnet.stage_widths), 16, 32)
+    assert vit.features(picture(30, 50)[None], 256).shape[2:] == (6, 6)
+    assert "always at 48 px" in str(vit.protocol["saliency_features"])
+    with pytest.raises(ModelInputError, match="stages"):
+        ClipFeatures(small_backbone("vit"), stages=(9,))
+
+
+def test_the_protocol_says_what_was_computed():
+    protocol = Saliency(ClipFeatures(small_backbone("resnet")), rule="released", num_neighbours=33).protocol
+    assert "0.5 (1 - cosine) to the 33 farthest" in str(protocol["saliency"])
+    assert "CLIP resnet" in str(protocol["saliency_features"])
