@@ -108,7 +108,8 @@ class Scorer:
         if self.region_f1:
             changes = hit_changes(values, labels, LEAST_IOU)
             hit_values, hits = flat[changes.pixels], changes.steps
-        self._records.append(DefectRecord(image.defect_type, distinct, counts, num_regions, hit_values, hits))
+        ranks, counts = distinct.astype(np.uint16), counts.astype(np.uint32)  # kept for every image: as small as may be
+        self._records.append(DefectRecord(image.defect_type, ranks, counts, num_regions, hit_values, hits))
 
     def merge(self, other: "Scorer") -> None:
         """Add the images that `other` was given, of the same category; the order of merging does not change any metric.
@@ -159,7 +160,7 @@ class Scorer:
         normal, anomalous = (in_value_order(patterns) for patterns in self._patterns)
         seen = np.flatnonzero(normal + anomalous)
         negatives = (normal + anomalous - self._positives)[seen]
-        places = np.zeros(VALUES.size, dtype=np.int64)
+        places = np.zeros(VALUES.size, dtype=np.uint16)
         places[seen] = np.arange(seen.size)
         records = [
             DefectRecord(r.defect_type, places[r.ranks], r.counts, r.num_regions, r.hit_values, r.hits)

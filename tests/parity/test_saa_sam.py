@@ -46,8 +46,8 @@ def expected(predictor, boxes):
     return predictor.predict_torch(None, None, inside, multimask_output=False, return_logits=True)[0][:, 0]
 
 
-def test_the_embedding_is_the_librarys(refiner, predictor, image):
-    tokens = refiner.encode(image)
+def test_the_embedding_is_the_librarys(refiner, predictor, outliner):
+    tokens = outliner._encoded()
     embedding = predictor.features[0] + refiner.sam.prompt_encoder.no_mask_embed.weight.view(-1, 1, 1)
     torch.testing.assert_close(tokens.tokens, embedding.flatten(1).t(), rtol=1e-4, atol=1e-4)
 

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 from models.base import AnomalyModel
 from tests.unit.clip_stand_ins import small_model
+from tests.unit.saa_stand_ins import small_saa
 
 MODELS: dict[str, Callable[[], AnomalyModel]] = {
     "clip_adapter_vit": partial(small_model, "vit"),
@@ -22,6 +23,8 @@ MODELS: dict[str, Callable[[], AnomalyModel]] = {
         small_model, "vit", map_weight=0.5, map_top_share=0.01, memory_stages=[2, 4], memory_smoothing=3,
         memory_score_map="memory",
     ),
+    "saa_plus": partial(small_saa, score_saliency=0.5),
+    "saa_plus_released": partial(small_saa, rules="released", score_saliency=0.5, dense_saliency=0.1),
 }  # fmt: skip
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -184,11 +187,21 @@ def test_state_of_categories_is_not_saved(model):
     assert set(fitted(model).state_dict()) == before
 
 
-def test_preprocess_is_picklable_and_of_one_shape(model):
+def test_preprocess_is_picklable_and_of_one_shape_or_of_the_images_own(model):
     preprocess = pickle.loads(pickle.dumps(model.preprocess))
-    wide, high = (preprocess(pictures(1, size=size)[0]) for size in ((40, 90), (300, 20)))
-    assert wide.shape == high.shape
-    assert wide.dtype == torch.float32
+    sizes = [(40, 90), (300, 20)]
+    wide, high = (preprocess(pictures(1, size=size)[0]) for size in sizes)
+    assert wide.shape == high.shape or [wide.shape, high.shape] == [(3, *size) for size in sizes]
+    assert wide.dtype == high.dtype == (torch.float32 if wide.shape == high.shape else torch.uint8)
+
+
+def test_a_list_of_images_is_like_a_batch_and_may_hold_several_sizes(model):
+    images = [model.preprocess(picture) for picture in (*pictures(2, seed=1), *pictures(1, seed=2, size=(40, 60)))]
+    together = model.predict(images, ["nut", "bolt", "nut"])
+    assert_close(together.anomaly_maps[:2], model.predict(torch.stack(images[:2]), ["nut", "bolt"]).anomaly_maps, **CLOSE)
+    assert_close(together.image_scores[2:], model.predict([images[2]], ["nut"]).image_scores, **CLOSE)
+    model.fit(images, "nut")
+    assert model.reference_prediction("nut").image_scores.shape == (3,)
 
 
 def test_protocol_is_plain_and_independent_of_state(model):

@@ -22,6 +22,11 @@ from tests.unit.sam_stand_ins import picture
 GRID = (7, 9)
 
 
+@pytest.fixture(scope="module")
+def wide_resnet():
+    return load_wide_resnet("random:1")
+
+
 class GivenFeatures:
     """Features by image: the same picture always gives the same ones."""
 
@@ -104,7 +109,7 @@ SEVERAL = {
 
 
 @pytest.mark.parametrize("masks", SEVERAL.values(), ids=SEVERAL)
-@pytest.mark.parametrize("max_elements", [1, 200, 2**24])
+@pytest.mark.parametrize("max_elements", [1, 30, 200, 2**24])
 def test_several_instances_are_compared_with_each_other(masks, max_elements):
     net, image = GivenFeatures(), picture(*GRID)
     got = at_grid(Saliency(net, rule="released", max_elements=max_elements), image, objects=masks)
@@ -228,9 +233,9 @@ def test_a_single_reference_meets_itself_outside_a_window():
         assert value == pytest.approx(0.5 * (1 - max(rows[far] @ rows[i])), abs=1e-6)
 
 
-def test_references_of_unlike_sizes_and_categories_by_themselves():
+def test_references_of_unlike_sizes_and_categories_by_themselves(wide_resnet):
     images = [picture(30, 40), picture(40, 30, seed=1), picture(8, 80, seed=2)]
-    saliency = Saliency(load_wide_resnet("random:0"), size=64, keep_aspect=True)
+    saliency = Saliency(wide_resnet, size=64, keep_aspect=True)
     saliency.fit(images, "nut")
     before = saliency(images[0], category="nut")
     saliency.fit([picture(20, 20, seed=5)], "bolt")
@@ -344,11 +349,6 @@ def test_wrong_options_are_refused_by_name(options):
 # Features.
 
 
-@pytest.fixture(scope="module")
-def wide_resnet():
-    return load_wide_resnet("random:1")
-
-
 def test_wide_resnet_features_are_its_joined_stages(wide_resnet):
     image = picture(50, 90)
     got = wide_resnet.features(image[None], 64)
@@ -376,6 +376,7 @@ def test_wide_resnet_loads_a_classifiers_file(wide_resnet, tmp_path):
     assert not torch.equal(other.features(image, 64), wide_resnet.features(image, 64))
     for name in ("net.pth", "net.safetensors"):
         loaded = load_wide_resnet(str(tmp_path / name))
+        assert not any(tensor.is_meta for tensor in [*loaded.parameters(), *loaded.buffers()])
         assert torch.equal(loaded.features(image, 64), other.features(image, 64))
         assert not loaded.train().training
         (tmp_path / name).unlink()
