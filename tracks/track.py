@@ -227,4 +227,6 @@ def report(results: dict[str, Any], folder: Path, predicted: int, latest: Path) 
             f"{results['peak_memory_mb']:.0f} MB"
             + (f"; {earlier} more were there from an earlier run" if earlier > 0 else "")
         )
+    else:
+        print(f"0 images to predict: all {earlier} were there from an earlier run")
     print(f"files: {folder} (also {latest}): results.json, results.csv, results.md, predictions/, overlays/")

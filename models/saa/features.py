@@ -100,11 +100,10 @@ def load_wide_resnet(weights: str, *, antialias: bool = False) -> WideResNetFeat
         raise ModelInputError(f"expected random weights with a whole number as seed, like random:0, got {weights!r}")
     seed = int(weights.removeprefix(RANDOM_PREFIX)) if weights.startswith(RANDOM_PREFIX) else 0
     path = None if weights == HUB or weights.startswith(RANDOM_PREFIX) else find_weights(weights)
-    with torch.random.fork_rng(devices=[]):
+    storage = torch.device("meta" if path else "cpu")  # what a file fills is not initialised in vain
+    with torch.random.fork_rng(devices=[]), storage:
         torch.manual_seed(seed)
-        net = timm.create_model(
-            "wide_resnet50_2", pretrained=weights == HUB, features_only=True, out_indices=STAGES
-        )  # fmt: skip
+        net = timm.create_model("wide_resnet50_2", pretrained=weights == HUB, features_only=True, out_indices=STAGES)
     if path is not None:
         _load(net, str(path))
     return WideResNetFeatures(net, weights=weights, antialias=antialias)
@@ -118,7 +117,8 @@ def _load(net: nn.Module, path: str) -> None:
         missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
         if missing:
             raise KeyError(f"{missing[0]} and {len(missing) - 1} more tensors are missing")
-        net.load_state_dict({name: state.get(name, tensor) for name, tensor in wanted.items()})
+        counter = torch.zeros((), dtype=torch.long)  # of batches seen in training, in some files only
+        net.load_state_dict({name: state.get(name, counter) for name in wanted}, assign=True)
     except Exception as error:  # torch.load raises nearly anything on a file that is not one of its own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelInputError(

@@ -71,8 +71,8 @@ def fuse(block: Any, image: Tensor, features: Tensor, used: Tensor) -> Tensor:
 
     Every projection of an image token meets only the caption's few words: its product with a key, q·k = v (W_q' k),
     and the sums of values that it gives or receives. So the projections are applied to the words (T rows) instead
-    of the image (S rows, some 2,000 times as many); the sums are the same up to float rounding. The shift and clamp
-    of the package's scores at ±50,000, which leave a softmax unchanged, are left out.
+    of the image (S rows, some 2,000 times as many); the sums are the same up to float rounding. The package's
+    clamp of scores more than 50,000 below the highest is left out.
     """
     attention, heads = block.attn, block.attn.num_heads
     words = block.layer_norm_l(features)

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CPU_ROWS = 1024
-"""Rows of an image worked on at a time on the CPU: what a layer makes of them stays in its cache."""
+CPU_ROWS = 4096
+"""Rows of an image worked on at a time on the CPU: fewer suit its caches better, but its threads wait more often."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -283,9 +283,7 @@ class SAA(AnomalyModel):
         resized = F.interpolate(region_map[None, None], size, mode="bilinear")[0, 0]
         confidence = regions.scores.max() if len(regions.scores) else region_map.new_zeros(())
         typical = self._typical.get(category)
-        return Assessment(
-            resized, image_score(confidence, saliency, highest, self.score_saliency, typical), confidence
-        )
+        return Assessment(resized, image_score(confidence, saliency, highest, self.score_saliency, typical), confidence)
 
     def _object_caption(self, product: ProductPrompt) -> str:
         if not self.rules.raw_names:

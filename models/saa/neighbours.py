@@ -1,10 +1,14 @@
 """Distances among the places of one image, a block of rows at a time."""
 
+import math
+
 import torch
 from torch import Tensor
 
 MAX_ELEMENTS = 2**24
 """Largest similarity matrix held at a time: 64 MiB of float32."""
+BLOCK = 1024
+"""Rows of a block at the most: small, so that many blocks lie in one object alone."""
 
 
 def mean_distance(tokens: Tensor, count: int, farthest: bool, max_elements: int = MAX_ELEMENTS) -> Tensor:
@@ -32,15 +36,40 @@ def distance_elsewhere(tokens: Tensor, members: Tensor, max_elements: int = MAX_
     `tokens` (P, C) have length 1, `members` (M, P) bool say which objects a row belongs to, at least one. Rows that
     two objects share belong to neither's "others"; where that leaves no other, the distance is 1.
     """
-    highest = tokens.new_zeros(len(tokens))
-    num_rows = max(1, max_elements // len(tokens))
-    for top in range(0, len(tokens), num_rows):
-        rows = slice(top, top + num_rows)
-        cosine = tokens[rows] @ tokens.T
-        for own in members:
-            here = own[rows].nonzero()[:, 0]
-            if len(here):
-                nearest = cosine[here].masked_fill_(own, -torch.inf).amax(dim=1)
-                distance = torch.where(nearest.isinf(), 1.0, 1 - nearest)
-                highest[here + top] = torch.maximum(highest[here + top], distance)
+    order = torch.unique(members, dim=1, return_inverse=True)[1].argsort()  # rows of the same objects lie together
+    nearest = _nearest_elsewhere(tokens[order], members[:, order], max_elements)
+    distance = torch.where(nearest.isinf(), 1.0, 1 - nearest).masked_fill_(~members[:, order], 0).clamp_(min=0)
+    highest = torch.empty_like(distance[0])
+    highest[order] = distance.amax(dim=0)
     return highest
+
+
+def _nearest_elsewhere(tokens: Tensor, members: Tensor, max_elements: int) -> Tensor:
+    """(M, P): for each object, each row's largest cosine to a row outside it; what is not its own row has no meaning.
+
+    Each pair of blocks is multiplied once for both directions, and not at all where nothing in it counts.
+    """
+    side = max(1, min(BLOCK, math.isqrt(max_elements)))
+    blocks = [slice(top, min(top + side, len(tokens))) for top in range(0, len(tokens), side)]
+    some = torch.stack([members[:, block].any(dim=1) for block in blocks]).cpu()  # (blocks, M)
+    whole = torch.stack([members[:, block].all(dim=1) for block in blocks]).cpu()
+    nearest = tokens.new_full(members.shape, -torch.inf)
+    for i, rows in enumerate(blocks):
+        for j, columns in enumerate(blocks[i:], start=i):
+            down = (some[i] & ~whole[j]).nonzero()[:, 0].tolist()
+            across = (some[j] & ~whole[i]).nonzero()[:, 0].tolist() if j > i else []
+            if down or across:
+                cosine = tokens[rows] @ tokens[columns].T
+                _take_nearest(nearest[:, rows], cosine, members[:, columns], down, some[j])
+                _take_nearest(nearest[:, columns], cosine.T, members[:, rows], across, some[i])
+    return nearest
+
+
+def _take_nearest(nearest: Tensor, cosine: Tensor, members: Tensor, objects: list[int], some: Tensor) -> None:
+    """Raise an object's (R,) row of `nearest` to the largest cosine (R, Q) among the Q that are not its members."""
+    if not objects:
+        return
+    unmasked = cosine.amax(dim=1)
+    for number in objects:
+        largest = cosine.masked_fill(members[number], -torch.inf).amax(dim=1) if some[number] else unmasked
+        torch.maximum(nearest[number], largest, out=nearest[number])

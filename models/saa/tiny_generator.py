@@ -27,7 +27,12 @@ from models.saa.foreground import foreground_boxes
 from models.saa.generator import Proposals
 
 NORMAL = ("flawless object", "perfect object", "object without defect")
-TEMPLATES = ("a photo of a {}.", "a close-up photo of a {}.", "a cropped photo of the {}.", "there is a {} in the scene.")
+TEMPLATES = (
+    "a photo of a {}.",
+    "a close-up photo of a {}.",
+    "a cropped photo of the {}.",
+    "there is a {} in the scene.",
+)
 EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 LEAST_RANGE = 1e-4
 """A map that rises less above its median has no blob."""
@@ -67,6 +72,11 @@ class ClipBoxGenerator(nn.Module):
             raise ModelInputError(f"expected scales to be whole numbers from 1, got {list(scales)}")
         if not levels or any(not 0 < level < 1 for level in levels):
             raise ModelInputError(f"expected levels between 0 and 1, got {list(levels)}")
+        if not 0 < box_overlap <= 1 or not 0 <= min_score < 1 or grid < 2 or grid % 2:
+            raise ModelInputError(
+                "expected box_overlap above 0 and up to 1, min_score from 0 and below 1, and an even grid, got "
+                f"{box_overlap}, {min_score} and {grid}"
+            )
         self.backbone = backbone
         self.adapter = adapter
         self.scales = tuple(scales)

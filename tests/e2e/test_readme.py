@@ -22,7 +22,7 @@ CHECKS = [
 ]
 
 
-@pytest.mark.parametrize(("program", "check"), zip(PROGRAMS, CHECKS, strict=True), ids=["a model", "the scorer"])
+@pytest.mark.parametrize(("program", "check"), list(zip(PROGRAMS, CHECKS, strict=True)), ids=["a model", "the scorer"])
 def test_the_python_runs(program, check, tmp_path):
     command = [sys.executable, "-c", f"{program}\n{check}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -109,7 +109,7 @@ def test_a_sweep_skips_finished_cells_and_ends_in_one_table(tmp_path):
     assert [(row["shots"], row["seeds"]) for row in rows] == [(0, [0, 1]), (1, [0, 1])]
     assert rows[1]["mean"]["auroc_seg"]["std"] is not None
     again = run("tracks.sweep", *axes)
-    assert again.count("0 images in") == 4
+    assert again.count("0 images to predict") == 4
 
 
 def test_a_failed_cell_is_named_and_stops_no_other(tmp_path):

@@ -117,7 +117,12 @@ def small_saa(
     """An SAA+ of stand-ins; its saliency looks at 8 x 8 places."""
     saliency = Saliency(ColourFeatures(), rule=rules, size=32, several_size=64, num_neighbours=10)
     return SAA(
-        generator or GridGenerator(), refiner or BoxRefiner(), saliency, prompts, rules=rules, **{"map_size": 40, **options}
+        generator or GridGenerator(),
+        refiner or BoxRefiner(),
+        saliency,
+        prompts,
+        rules=rules,
+        **{"map_size": 40, **options},
     ).eval()
 
 

@@ -198,7 +198,9 @@ def test_preprocess_is_picklable_and_of_one_shape_or_of_the_images_own(model):
 def test_a_list_of_images_is_like_a_batch_and_may_hold_several_sizes(model):
     images = [model.preprocess(picture) for picture in (*pictures(2, seed=1), *pictures(1, seed=2, size=(40, 60)))]
     together = model.predict(images, ["nut", "bolt", "nut"])
-    assert_close(together.anomaly_maps[:2], model.predict(torch.stack(images[:2]), ["nut", "bolt"]).anomaly_maps, **CLOSE)
+    assert_close(
+        together.anomaly_maps[:2], model.predict(torch.stack(images[:2]), ["nut", "bolt"]).anomaly_maps, **CLOSE
+    )
     assert_close(together.image_scores[2:], model.predict([images[2]], ["nut"]).image_scores, **CLOSE)
     model.fit(images, "nut")
     assert model.reference_prediction("nut").image_scores.shape == (3,)

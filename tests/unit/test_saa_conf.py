@@ -63,7 +63,9 @@ def test_the_plain_assembly_has_none_of_the_four_prompts():
 
 
 def test_one_word_sets_the_protocol_and_others_its_switches():
-    model = built("model=saa_plus", "model.rules=released", "model.switches.exponent=1", "model.saliency_map.neighbours=nearest")
+    model = built(
+        "model=saa_plus", "model.rules=released", "model.switches.exponent=1", "model.saliency_map.neighbours=nearest"
+    )
     assert model.rules.label == "released with exponent=1"
     assert (model.saliency_map.rule, model.saliency_map.neighbours) == ("released", "nearest")
     assert built("model=saa_plus").rules == Rules.paper()

@@ -17,6 +17,7 @@ from torch.testing import assert_close
 
 from benchmarks.grounding_dino_package import package_twin, quiet
 from models.errors import ModelInputError
+from models.saa import grounding_dino_sampling
 from models.saa.generator import GroundingDinoGenerator, Proposals
 from models.saa.grounding_dino_attention import Words, attend, enhance_words, fuse
 from models.saa.grounding_dino_build import ARCHITECTURES, build_network, random_network
@@ -257,11 +258,12 @@ def random_words(lengths: list[int], longest: int, width: int = 256) -> Words:
     return Words(features, positions, used, phrases)
 
 
-def test_fusion_is_the_package_s() -> None:
+def test_fusion_is_the_package_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grounding_dino_sampling, "CPU_ROWS", 100)
     torch.manual_seed(2)
     block = random_network(ARCHITECTURES["small"], 4).transformer.encoder.fusion_layers[0].double()
     words = random_words([5, 3], 5)
-    image = torch.randn(2, 1500, 256, dtype=torch.float64)  # more than one block of rows
+    image = torch.randn(2, 250, 256, dtype=torch.float64)  # three blocks of rows
     expected_image, expected_words = block(v=image, l=words.features, attention_mask_l=~words.used)
     found_words = fuse(block, found := image.clone(), words.features, words.used)
     assert_close(found, expected_image)
@@ -335,6 +337,13 @@ def test_captions_together_are_captions_one_at_a_time(generator: GroundingDinoGe
     ).propose(image, CAPTIONS)
     for a, b in zip(together_, in_pairs, strict=True):
         assert_same(a, b)
+
+
+def test_blocks_of_rows_change_nothing(generator: GroundingDinoGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = generator.propose(random_image(50, 80), CAPTIONS[:2])
+    monkeypatch.setattr(grounding_dino_sampling, "CPU_ROWS", 37)
+    for found, expected in zip(generator.propose(random_image(50, 80), CAPTIONS[:2]), whole, strict=True):
+        assert_same(found, expected)
 
 
 def test_the_backbone_runs_once_per_image_and_bert_once_per_caption(

@@ -15,12 +15,25 @@ from models.saa.model import SAA
 from models.saa.prompts import PromptBook, PromptChoice
 from models.saa.rules import Rules
 from tests.unit.clip_stand_ins import PROMPTS
-from tests.unit.saa_stand_ins import BOOK, BoxRefiner, ColourFeatures, GridGenerator, ScriptedGenerator, proposals, small_saa
+from tests.unit.saa_stand_ins import (
+    BOOK,
+    BoxRefiner,
+    ColourFeatures,
+    GridGenerator,
+    ScriptedGenerator,
+    proposals,
+    small_saa,
+)
 
 NUT = {"captions": [["scratch", "dent"]], "top_k": 3, "area_share": 0.5}
 NUTS = PromptBook(source="test", general=("defect on {}",), products={"nut": NUT})
 OBJECT = (0.5, 0.5, 0.8, 0.8, 0.9)
-GENERAL_BOXES = [(0.3, 0.3, 0.2, 0.2, 0.6), (0.5, 0.5, 0.79, 0.79, 0.8), (0.35, 0.3, 0.2, 0.2, 0.5), (0.05, 0.05, 0.08, 0.08, 0.7)]
+GENERAL_BOXES = [
+    (0.3, 0.3, 0.2, 0.2, 0.6),
+    (0.5, 0.5, 0.79, 0.79, 0.8),
+    (0.35, 0.3, 0.2, 0.2, 0.5),
+    (0.05, 0.05, 0.08, 0.08, 0.7),
+]
 SPECIFIC_BOXES = [(0.7, 0.6, 0.3, 0.1, 0.4), (0.3, 0.35, 0.1, 0.3, 0.65), (0.6, 0.7, 0.1, 0.1, 0.2)]
 
 
@@ -55,7 +68,9 @@ def slow_saa_plus(saliency, size, released, product=NUT):
         if released:
             if not 0 < w * h < OBJECT[2] * OBJECT[3] * product["area_share"]:
                 continue
-        elif not 0 < mask.sum() < item.sum() * product["area_share"] or not (mask & item).sum() / (mask | item).sum() > 0:
+        elif (
+            not 0 < mask.sum() < item.sum() * product["area_share"] or not (mask & item).sum() / (mask | item).sum() > 0
+        ):
             continue
         mean = saliency[mask].mean() if mask.any() else 0.0
         kept.append((score * math.exp((3 if released else 1) * mean), mask))
@@ -101,7 +116,12 @@ def test_one_pass_asks_for_the_object_and_every_caption_once():
 
 @pytest.mark.parametrize(
     ("language", "expected"),
-    [("both", ["defect on nut", "scratch. dent"]), ("general", ["defect on nut"]), ("specific", ["scratch. dent"]), ("naive", ["anomaly"])],
+    [
+        ("both", ["defect on nut", "scratch. dent"]),
+        ("general", ["defect on nut"]),
+        ("specific", ["scratch. dent"]),
+        ("naive", ["anomaly"]),
+    ],
 )
 def test_language_prompts_can_be_switched_off_apart(language, expected):
     generator = script()
@@ -125,7 +145,9 @@ def test_blue_and_red_change_places_for_refiner_and_saliency_only():
     generator, refiner = script("nut,"), BoxRefiner()
     model = small_saa(generator, refiner, NUTS, rules="released")
     seen = []
-    model.saliency_map.net.features = lambda images, size: seen.append(images) or ColourFeatures().features(images, size)
+    model.saliency_map.net.features = lambda images, size: (
+        seen.append(images) or ColourFeatures().features(images, size)
+    )
     model.predict([image], ["nut"])
     assert torch.equal(generator.images[0], image)
     assert torch.equal(refiner.images[0], image.flip(0))
@@ -226,7 +248,9 @@ def test_the_image_that_speaks_for_a_source_chooses_it():
     image[:, 24:32, 24:32] = torch.tensor([250, 20, 20], dtype=torch.uint8)[:, None, None]
     right = PromptBook("right", ("spot",))
     wrong = PromptBook("wrong", ("speck",))
-    generator = ScriptedGenerator({"spot": proposals((0.7, 0.7, 0.2, 0.2, 0.3)), "speck": proposals((0.2, 0.2, 0.2, 0.2, 0.9))})
+    generator = ScriptedGenerator(
+        {"spot": proposals((0.7, 0.7, 0.2, 0.2, 0.3)), "speck": proposals((0.2, 0.2, 0.2, 0.2, 0.9))}
+    )
     for sources in ({"a": right, "b": wrong}, {"a": wrong, "b": right}):
         model = small_saa(generator, prompts=PromptChoice(sources))
         chosen = model.predict([image], ["nut"]).anomaly_maps[0]
@@ -307,7 +331,9 @@ def test_a_constant_image_gives_a_finite_map(rules, value):
 @pytest.mark.parametrize("rules", ["paper", "released"])
 def test_a_large_photo_at_its_own_size(rules):
     photo = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 255, (3000, 4000, 3), dtype=np.uint8))
-    model = small_saa(script("nut," if rules == "released" else "nut"), prompts=NUTS, rules=rules, switches={"max_side": 0})
+    model = small_saa(
+        script("nut," if rules == "released" else "nut"), prompts=NUTS, rules=rules, switches={"max_side": 0}
+    )
     image = model.preprocess(photo)
     assert image.shape == (3, 3000, 4000)
     assert_finite(model.predict([image], ["nut"]))

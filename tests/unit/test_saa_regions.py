@@ -112,7 +112,11 @@ def test_no_region_is_no_region():
 
 @pytest.mark.parametrize(
     ("rule", "expected"),
-    [("substring", [True, True, True, False, False]), ("tokens", [True, True, False, False, False]), ("off", [False] * 5)],
+    [
+        ("substring", [True, True, True, False, False]),
+        ("tokens", [True, True, False, False, False]),
+        ("off", [False] * 5),
+    ],
 )
 def test_boxes_that_name_the_object(rule, expected):
     phrases = ["defect bottle", "bottle.", "bottleneck", "defect", ""]

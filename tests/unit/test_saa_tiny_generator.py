@@ -17,7 +17,9 @@ from tracks.datasets.synthetic import Synthetic
 
 def small(**options) -> ClipBoxGenerator:
     backbone = small_backbone("resnet")
-    return ClipBoxGenerator(backbone, random_adapter(backbone.stage_widths, backbone.embed_dim), **{"grid": 32, **options})
+    return ClipBoxGenerator(
+        backbone, random_adapter(backbone.stage_widths, backbone.embed_dim), **{"grid": 32, **options}
+    )
 
 
 @pytest.fixture(scope="module")
