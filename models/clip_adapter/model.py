@@ -89,6 +89,8 @@ class ClipAdapter(AnomalyModel):
         max_elements: int = MAX_ELEMENTS,
     ):
         super().__init__()
+        ours = isinstance(prompts, PromptEnsemble)
+        _checked("prompts", type(prompts).__name__, ours, "a PromptEnsemble (prompts=april_gan)")
         check_adapter_fits(adapter, backbone)
         self.backbone = backbone
         self.adapter = adapter

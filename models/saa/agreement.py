@@ -1,4 +1,4 @@
-"""Which source of prompts an image speaks for, without a label: the one whose map the rest of the evidence agrees with."""
+"""Which source of prompts an image speaks for, without a label: the one that the other evidence agrees with."""
 
 from collections.abc import Sequence
 

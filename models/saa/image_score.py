@@ -39,7 +39,7 @@ def top(saliency: Tensor) -> Tensor:
     return pixels.topk(max(1, round(TOP_SHARE * len(pixels)))).values.mean()
 
 
-def label(share: float) -> str:
+def score_label(share: float) -> str:
     """How the score is made, for a run's protocol."""
     confident = "x / (1 + x), x the highest rescored confidence"
     if not share:

@@ -1,8 +1,8 @@
 """SAA and SAA+: boxes by words, outlines of boxes, and four hybrid prompts that tell which of them are the anomaly.
 
 Y. Cao, X. Xu, C. Sun, Y. Cheng, Z. Du, L. Gao, W. Shen: Segment Any Anomaly without Training via Hybrid Prompt
-Regularization (arXiv 2305.10724), and Y. Cao, X. Xu et al.: the winning solution of the CVPR 2023 VAND challenge.
-`rules="paper"` does what the equations say, `rules="released"` what their code does (models/saa/rules.py). Departs from both:
+Regularization (arXiv 2305.10724), and their report on the winning solution of the CVPR 2023 VAND challenge.
+`rules="paper"` does what the equations say, "released" what their code does (models/saa/rules.py). Departs from both:
 
 * An image score that one image has by itself; theirs is the map's maximum, scaled over the whole test set.
 * Regions are outlined lazily, objects only where they are used, each text is encoded once: the same result, sooner.
@@ -11,9 +11,9 @@ Regularization (arXiv 2305.10724), and Y. Cao, X. Xu et al.: the winning solutio
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -23,28 +23,19 @@ from models.base import AnomalyModel, Images, Prediction
 from models.errors import ModelInputError
 from models.saa.agreement import most_agreed
 from models.saa.confidence import TopRegions, anomaly_map, top_regions, with_dense_saliency
+from models.saa.first_time import FirstTime
 from models.saa.generator import Proposals, RegionGenerator
-from models.saa.image_score import image_score, label, top
+from models.saa.image_score import image_score, score_label, top
 from models.saa.preprocess import KeepSize
 from models.saa.prompts import LANGUAGES, Caption, Language, ProductPrompt, PromptBook, PromptChoice
+from models.saa.queries import ask, object_caption
 from models.saa.refiner import RegionRefiner
 from models.saa.rules import Rules
 from models.saa.saliency import Saliency
 from models.saa.scene import Scene
 
-log = logging.getLogger(__name__)
 LARGEST_EXPONENT = 10.0
 """Of Eq. 6 with references: maps are kept as float16, which ends at exp(11)."""
-NO_DIGITS = str.maketrans("", "", "0123456789")
-
-
-@runtime_checkable
-class ObjectFinder(Protocol):
-    """A generator that finds whole objects in another way than it finds defects."""
-
-    def propose_objects(self, image: Tensor, captions: Sequence[str]) -> list[Proposals]:
-        """As `propose`, for captions that name objects."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +64,8 @@ class SAA(AnomalyModel):
         merge_overlap: regions with this intersection over union or more count once; None as published.
         dense_saliency: weight of the saliency under the regions of the map; 0 as published.
         score_saliency: share of the saliency in the image score.
-        few_shot_exponent: with references, of Eq. 6: what a region as salient as the references' own most salient
-            places gains. It takes the place of the rules' exponent, since saliency is another measure then.
+        few_shot_exponent: with references, the exponent of Eq. 6 for a region as salient as their own most salient
+            places. It takes the place of the rules' factor, since saliency is another measure then.
         map_size: side of the maps in pixels.
         image_threshold: image score from which an image is a defect; None where not known.
         threshold_source: where that comes from.
@@ -105,7 +96,8 @@ class SAA(AnomalyModel):
         for name, part in {"generator": generator, "refiner": refiner, "saliency_map": saliency_map}.items():
             _check(name, part, part is not None, "a built part; choose weights that have it (weights=tiny, for one)")
         ours = isinstance(prompts, PromptBook | PromptChoice)
-        _check("prompts", prompts, ours, "prompts of SAA (prompts=saa_general, saa_expert, saa_naive or saa_auto)")
+        choices = "prompts of SAA (prompts=saa_general, saa_expert, saa_naive or saa_auto)"
+        _check("prompts", type(prompts).__name__, ours, choices)
         self.generator = generator
         self.refiner = refiner
         self.saliency_map = saliency_map
@@ -125,7 +117,7 @@ class SAA(AnomalyModel):
         self.preprocess = KeepSize(self.rules.max_side)
         self._references: dict[str, list[Tensor]] = {}
         self._typical: dict[str, Tensor] = {}
-        self._said: set[tuple[str, str]] = set()
+        self._notes = FirstTime(logging.getLogger(__name__))
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -138,7 +130,7 @@ class SAA(AnomalyModel):
         self.saliency_map.fit([self._shown(image) for image in references], category)
         self._references[category] = list(references)
         maps = self.saliency_map.reference_maps(category)
-        self._typical[category] = torch.stack([top(each) for each in maps]).mean()
+        self._typical[category] = torch.stack([top(each) for each in maps]).mean().cpu()
 
     @torch.no_grad()
     def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
@@ -176,7 +168,10 @@ class SAA(AnomalyModel):
             "duplicates": "kept" if self.merge_overlap is None else f"merged from IoU {self.merge_overlap:g}",
             "map": f"mean of the regions' confidences (Eq. 9){dense}",
             "map_size": self.map_size,
-            "image_score": label(self.score_saliency),
+            "image_score": score_label(self.score_saliency),
+            "few_shot_exponent": f"{self.few_shot_exponent:g} for a region as salient as mu, the references' own top",
+            "few_shot_calibration": "each reference against the others; a single one against itself, without a window "
+            f"of {self.saliency_map.own_window:g} of the side around each place",
             **self.generator.protocol,
             **self.refiner.protocol,
             **self.saliency_map.protocol,
@@ -195,7 +190,7 @@ class SAA(AnomalyModel):
         wanted = [book.captions(category, self.language, self.rules.raw_names) for book in books]
         products = [book.product(category) for book in books]
         known = next((book for book in books if book.knows(category)), next(iter(books))).product(category)
-        scene, found = self._propose(image, known, wanted)  # Eq. 1 with T_a and T_s
+        scene, found = self._look(image, category, known, wanted)  # Eq. 1 with T_a and T_s
         if saliency is None:
             saliency = self._saliency(scene, image, category, known)  # Eq. 5
         regions = [
@@ -206,24 +201,17 @@ class SAA(AnomalyModel):
         chosen = 0 if len(maps) == 1 else most_agreed(maps, saliency)
         return self._assessment(regions[chosen], maps[chosen], saliency, category)
 
-    def _propose(
-        self, image: Tensor, product: ProductPrompt, wanted: Sequence[Sequence[Caption]]
+    def _look(
+        self, image: Tensor, category: str, product: ProductPrompt, wanted: Sequence[Sequence[Caption]]
     ) -> tuple[Scene, list[list[Proposals]]]:
-        """One pass of the generator for each distinct caption, and one for the object where it matters."""
-        texts = list(dict.fromkeys(caption.text for captions in wanted for caption in captions))
-        named = [self._object_caption(product)] if self.property or self._several(product) else []
-        if isinstance(self.generator, ObjectFinder):
-            objects = self.generator.propose_objects(image, named)
-            found = self.generator.propose(image, texts)
-        else:
-            everything = self.generator.propose(image, [*named, *texts])
-            objects, found = everything[: len(named)], everything[len(named) :]
-        by_text = dict(zip(texts, found, strict=True))
-        size = (image.shape[1], image.shape[2])
-        if named and not len(objects[0].scores):
-            self._say(product.name, "no object found, so the whole image counts as the object")
-        scene = Scene(size, self.refiner.outline(self._shown(image)), objects[0] if objects else None, self.rules)
-        return scene, [[by_text[caption.text] for caption in captions] for captions in wanted]
+        """One pass of the generator for each distinct caption, and one for the object where that matters."""
+        named = self.property or self._several(product)
+        name = object_caption(product, self.rules.raw_names) if named else None
+        objects, found = ask(self.generator, image, name, wanted)
+        if objects is not None and len(objects.scores) == 0:
+            self._notes.say(category, "no object found, so the whole image counts as the object")
+        outliner = self.refiner.outline(self._shown(image))
+        return Scene((image.shape[1], image.shape[2]), outliner, objects, self.rules), found
 
     def _regions(
         self, scene: Scene, captions: Sequence[Caption], found: Sequence[Proposals], product: ProductPrompt,
@@ -246,7 +234,7 @@ class SAA(AnomalyModel):
         )  # fmt: skip
         if len(regions.scores) == 0:
             proposed = sum(len(each.scores) for each in found)
-            self._say(category, f"no region left of {proposed} boxes proposed; the map is without regions")
+            self._notes.say(category, f"no region left of {proposed} boxes proposed; the map is without regions")
         return regions
 
     def _saliency(self, scene: Scene, image: Tensor, category: str, product: ProductPrompt) -> Tensor | None:
@@ -258,7 +246,9 @@ class SAA(AnomalyModel):
         if not self._several(product):
             return self.saliency_map(self._shown(image))
         if (number := len(scene.object_boxes(product))) < 2:
-            self._say(category, f"{product.count} objects expected, {number} found: nothing to compare, saliency is 0")
+            self._notes.say(
+                category, f"{product.count} objects expected, {number} found: nothing to compare, saliency is 0"
+            )
             return torch.zeros(scene.size, device=image.device)
         return self.saliency_map(self._shown(image), scene.object_masks(product))
 
@@ -271,7 +261,7 @@ class SAA(AnomalyModel):
 
     def _several(self, product: ProductPrompt) -> bool:
         """Whether saliency compares the objects of an image with each other."""
-        return self.saliency and self.rules.several_objects and product.count > 1
+        return self.saliency and self.rules.several_objects and product.count > 1 and not self._references
 
     def _assessment(
         self, regions: TopRegions, region_map: Tensor, saliency: Tensor | None, category: str
@@ -285,11 +275,6 @@ class SAA(AnomalyModel):
         typical = self._typical.get(category)
         return Assessment(resized, image_score(confidence, saliency, highest, self.score_saliency, typical), confidence)
 
-    def _object_caption(self, product: ProductPrompt) -> str:
-        if not self.rules.raw_names:
-            return product.object
-        return product.object_caption or f"{product.object.replace(' ', '_')},"
-
     def _shown(self, image: Tensor) -> Tensor:
         """The image as the refiner and the saliency net see it."""
         return image.flip(0) if self.rules.bgr else image
@@ -299,11 +284,12 @@ class SAA(AnomalyModel):
             known = ", ".join(self._references) or "none"
             raise KeyError(f"expected a category with references, got {category!r}; fitted: {known}; call `fit` for it")
 
-    def _say(self, category: str, what: str) -> None:
-        """Log what became of an image, aloud for the first of a category and quietly for the others."""
-        kind = (category, what.translate(NO_DIGITS))
-        log.log(logging.DEBUG if kind in self._said else logging.WARNING, "%s: %s", category, what)
-        self._said.add(kind)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the references along with the parts (`to`, `cuda`, `cpu`)."""
+        super()._apply(fn, recurse)
+        for category, images in self._references.items():
+            self._references[category] = [fn(image) for image in images]
+        return self
 
 
 def _prediction(assessed: Sequence[Assessment]) -> Prediction:

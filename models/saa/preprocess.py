@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class KeepSize:
-    """One image to (3, H, W) uint8 RGB at its own size, or with its long side shrunk to `max_side` pixels (0: never)."""
+    """One image to (3, H, W) uint8 RGB at its own size, a long side above `max_side` pixels shrunk to it (0: never)."""
 
     max_side: int = 0
 

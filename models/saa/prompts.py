@@ -1,4 +1,4 @@
-"""Language and property prompts as typed data: what to look for, on what, how many and how large (SAA+, section 4.1)."""
+"""Language and property prompts as typed data: what to look for, on what, how many, how large (SAA+, section 4.1)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace

@@ -1,9 +1,9 @@
-"""A region generator for small weights: boxes where a CLIP's patches are nearer to words for a defect than to "flawless".
+"""A region generator for small weights: boxes where a CLIP's patches are nearer to a defect's words than to "flawless".
 
-Not the paper's: it stands in for GroundingDINO (SAA+ Eq. 1) where only the small weights that ship are at hand, with the
-trained adapters of the other model family as its sight. What it is, is said in the protocol label. Its boxes carry no
-words, so the filter by name has nothing to read; and the small text tower tells good from bad and little else, so that
-the boxes of one caption resemble those of the next.
+Not the paper's: it stands in for GroundingDINO (SAA+ Eq. 1) where only the small weights that ship are at hand, with
+the trained adapters of the other model family as its sight, and says so in the protocol label. Its boxes carry no
+words, so the filter by name has nothing to read; and the small text tower tells good from bad and little else, so the
+boxes of one caption resemble those of the next.
 """
 
 from collections.abc import Callable, Sequence

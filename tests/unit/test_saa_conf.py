@@ -145,3 +145,8 @@ def test_ablations_compose_as_a_sweep_would():
 
 def test_the_label_free_prompts_are_the_default():
     assert yaml.safe_load((CONF / "prompts/for_saa_plus.yaml").read_text())["defaults"] == ["saa_general"]
+
+
+def test_prompts_of_this_family_are_refused_by_the_other():
+    with pytest.raises(Exception, match="prompts=april_gan"):
+        built("model=clip_adapter", "prompts=saa_expert")

@@ -1,4 +1,4 @@
-"""The assembly with parts whose answers are known: against a slow re-derivation of both protocols, and switch by switch."""
+"""The assembly with parts whose answers are known: both protocols against a slow one, and switch by switch."""
 
 import logging
 import math
@@ -282,15 +282,19 @@ def test_references_come_as_one_tensor_or_as_a_list():
         assert model.reference_prediction("nut").image_scores.shape == (2,)
 
 
+MANY = [(0.5, n / 3000, 0.1, 0.1, 0.4 + n / 9000) for n in range(3000)]
 AWKWARD = {
     "no box": (ScriptedGenerator({"nut": proposals(OBJECT)}), (40, 40)),
     "no object": (ScriptedGenerator({"defect on nut": proposals(*GENERAL_BOXES)}), (40, 40)),
     "nothing at all": (ScriptedGenerator({}), (40, 40)),
     "a box outside the image": (ScriptedGenerator({"defect on nut": proposals((1.5, -0.5, 0.2, 0.2, 0.5))}), (40, 40)),
     "a box of no area": (ScriptedGenerator({"defect on nut": proposals((0.5, 0.5, 0.0, 0.0, 0.5))}), (40, 40)),
-    "a region of one pixel": (ScriptedGenerator({"defect on nut": proposals((0.5, 0.5, 0.003, 0.003, 0.5))}), (400, 400)),
+    "a region of one pixel": (
+        ScriptedGenerator({"defect on nut": proposals((0.5, 0.5, 0.003, 0.003, 0.5))}),
+        (400, 400),
+    ),
     "3,000 boxes": (
-        ScriptedGenerator({"defect on nut": proposals(*[(0.5, n / 3000, 0.1, 0.1, 0.4 + n / 9000) for n in range(3000)])}),
+        ScriptedGenerator({"defect on nut": proposals(*MANY)}),
         (40, 40),
     ),
     "a strip": (GridGenerator(), (40, 400)),
@@ -422,7 +426,7 @@ def test_a_wrong_option_is_refused(options, message):
 
 def test_weights_without_parts_are_refused_with_the_way_out():
     saliency = small_saa().saliency_map
-    with pytest.raises(ModelInputError, match="generator to be a built part.*weights=tiny"):
+    with pytest.raises(ModelInputError, match=r"generator to be a built part.*weights=tiny"):
         SAA(None, BoxRefiner(), saliency, BOOK)
 
 
