@@ -8,7 +8,10 @@ STATUS, FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def reset_peak() -> float:
-    """Forget the peak, so that it is what is held now where the system can forget; in MB."""
+    """Forget the peak, so that it is what is held now where the system can forget; in MB.
+
+    A system that keeps it makes the growth above it smaller, down to 0: measure in a fresh process.
+    """
     if FORGET.exists():
         FORGET.write_text("5")
     return peak_mb()
