@@ -99,6 +99,7 @@ def test_the_peak_is_found_again_in_a_process_of_its_own() -> None:
     # Not in this process: some systems take the request to forget the peak and keep it all the same.
     program = """
 import numpy as np
+from benchmarks.metrics.memory import peak_mb, reset_peak
 before = reset_peak()
 assert np.ones(50_000_000).sum() == 50_000_000
 print(peak_mb() - before)
