@@ -1,7 +1,7 @@
 """`FileSample`, a sample whose image and mask are files, and what every reader of folders needs."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from PIL.Image import Image
 
 from tracks.datasets.images import image_size, mask_levels, read_image
 from tracks.errors import TrackInputError
-from tracks.names import missing_path
+from tracks.names import missing_path, unknown
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -20,7 +20,8 @@ class FileSample:
     """An image file with what is known of it; `label`, `defect_type` and `name` as in `Sample`.
 
     `mask_path` is None where no mask is known; `mask_above` is the level (0 to 255) above which the mask
-    marks a defect; `bit_depth` tells how to read 16-bit files (`images.read_image`).
+    marks a defect; `bit_depth` tells how to read 16-bit files (`images.read_image`). With `more_masks` a
+    pixel is defective where any of the masks marks it.
     """
 
     name: str
@@ -31,11 +32,12 @@ class FileSample:
     mask_path: Path | None = None
     mask_above: float = 0
     bit_depth: int | None = None
+    more_masks: tuple[Path, ...] = ()
 
     @property
     def fingerprint(self) -> str:
-        """Size and time of change of the image file and the mask file."""
-        files = [self.path] if self.mask_path is None else [self.path, self.mask_path]
+        """Size and time of change of the image file and the mask files."""
+        files = [self.path] if self.mask_path is None else [self.path, self.mask_path, *self.more_masks]
         return " ".join(_size_and_time(path) for path in files)
 
     def load_image(self) -> Image:
@@ -52,20 +54,25 @@ class FileSample:
             return np.zeros(image_size(self.path), dtype=bool)
         if self.label is None or self.mask_path is None:
             return None
-        levels = mask_levels(self.mask_path)
-        self._check_mask_size(levels, self.mask_path)
+        levels = self._sized_levels(self.mask_path)
+        for path in self.more_masks:
+            levels = np.maximum(levels, self._sized_levels(path))
         if not (mask := levels > self.mask_above).any():
             raise TrackInputError(
-                f"expected the mask {self.mask_path} to mark a defect (a level above {self.mask_above:g}), got none "
+                f"expected the mask {self._mask_name()} to mark a defect (a level above {self.mask_above:g}), got none "
                 f"above {levels.max():g}; lower mask_above if the mask is fainter than that, or mend the mask, or "
                 f"take it away together with {self.path}"
             )
         return mask
 
-    def _check_mask_size(self, levels: np.ndarray, mask_path: Path) -> None:
+    def _mask_name(self) -> str:
+        return f"{self.mask_path} (with {len(self.more_masks)} more)" if self.more_masks else str(self.mask_path)
+
+    def _sized_levels(self, mask_path: Path) -> np.ndarray:
+        levels = mask_levels(mask_path)
         expected = image_size(self.path)
         if levels.shape == expected:
-            return
+            return levels
         turned = "; they agree once turned: the image carries a rotation that the mask lacks, or the reverse"
         raise TrackInputError(
             f"expected image and mask of one size, got {self.path} of {_width_by_height(expected)} and {mask_path} of "
@@ -120,6 +127,37 @@ def unique_stems(images: Iterable[Path], kind: str) -> dict[str, Path]:
             )
         by_stem[path.stem] = path
     return by_stem
+
+
+def marks_a_defect(mask: Path, above: float) -> bool:
+    """Whether a mask has a level greater than `above` anywhere: the label, where a set keeps it in its masks only."""
+    return bool((mask_levels(mask) > above).any())
+
+
+def chosen_categories(wanted: Sequence[str] | None, known: Iterable[str]) -> tuple[str, ...]:
+    """The wanted categories in the order given, all if None or empty; TrackInputError names one that is unknown."""
+    known = list(known)
+    for category in wanted or ():
+        if category not in known:
+            raise unknown("category", category, known)
+    return tuple(dict.fromkeys(wanted or known))
+
+
+def listed_samples(samples: Mapping[str, list[FileSample]], category: str) -> list[FileSample]:
+    """A copy of what is listed for a category; TrackInputError names one that is unknown."""
+    if category not in samples:
+        raise unknown("category", category, samples)
+    return list(samples[category])
+
+
+def references_of(samples: Mapping[str, list[FileSample]], category: str, place: str | Path) -> list[FileSample]:
+    """The normal images of a category, from which references are drawn; TrackInputError if there are none."""
+    if found := listed_samples(samples, category):
+        return found
+    raise TrackInputError(
+        f"expected normal images of {category} in {place}, from which references are drawn, got none; "
+        "put them there, or run the zero-shot track (shots=0)"
+    )
 
 
 def _size_and_time(path: Path) -> str:

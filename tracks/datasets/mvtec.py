@@ -86,9 +86,11 @@ class MVTec:
         for kind in _kinds(folder):
             samples += self._normal(category, kind) if _is_normal(kind) else self._anomalous(category, kind)
         if not samples:
+            other = _other_reader(self._folders[category])
+            remedy = f"{other}, or name" if other else "put them there, or name"
             raise TrackInputError(
                 f"expected test images of category {category} in folders of {folder} (good and one for each kind of "
-                "defect), got none; put them there, or name the categories to use"
+                f"defect), got none; {remedy} the categories to use"
             )
         return samples
 
@@ -120,9 +122,11 @@ def match_masks(images: Sequence[Path], folder: Path) -> dict[Path, Path | None]
 def _mask_of(image: Path, masks: dict[str, Path], folder: Path) -> Path:
     found = [masks[stem] for stem in (f"{image.stem}_mask", image.stem) if stem in masks]
     if not found:
+        several = (folder / image.stem).is_dir()
+        hint = "it has a folder of masks, as in MVTec LOCO: use data=mvtec_loco; else " if several else ""
         raise TrackInputError(
             f"expected a mask for {image} named {image.stem}_mask.png or {image.stem}.png in {folder}, got none; "
-            "add it, take the image away, or take the folder of masks away to go without pixel metrics"
+            f"{hint}add it, take the image away, or take the folder of masks away to go without pixel metrics"
         )
     if len(found) > 1:
         raise TrackInputError(f"expected one mask for {image}, got {found[0]} and {found[1]}; remove one")
@@ -148,16 +152,32 @@ def _other_layout(root: Path) -> str:
     inner = list_folders(root)
     if _is_category(root.parent):
         return f"it is inside the category {root.parent}: give that as the root"
-    if any(folder.name.startswith("MT_") for folder in inner):
-        return "it looks like the magnetic tile set: use data=mtd"
-    if any((folder / "Data" / "Images").is_dir() for folder in inner):
-        return "it looks like VisA as downloaded: convert it to this layout first (VisA's authors call it 1cls)"
+    others = [other for folder in (root, *inner) if (other := _other_reader(folder))]
+    if others:
+        return others[0]
     for folder in inner:
         if any(_is_category(deeper) for deeper in list_folders(folder)):
             return f"its folder {folder} has this layout: give that as the root"
     if list_images(root):
         return "it holds images without labels: for those there is make predict IMAGES=folder"
     return "give the folder that holds the folders of the categories"
+
+
+def _other_reader(folder: Path) -> str | None:
+    """Which reader a folder is for, judged by what only that set has; None if none is known."""
+    if folder.name.startswith("MT_"):
+        return "it looks like the magnetic tile set: use data=mtd"
+    if (folder / "Data" / "Images").is_dir():
+        return "it looks like VisA as downloaded: use data=visa"
+    if (folder / "test_public").is_dir():
+        return "it looks like MVTec AD 2: use data=mvtec_ad2"
+    if (folder / "Test" / "Label").is_dir():
+        return "it looks like DAGM: use data=dagm"
+    if any(folder.glob("test/*_GT.png")):
+        return "it looks like KolektorSDD2: use data=ksdd2"
+    if any(folder.glob("Part*_label.bmp")):
+        return "it looks like KolektorSDD: use data=ksdd"
+    return None
 
 
 def _is_category(folder: Path) -> bool:

@@ -74,12 +74,14 @@ class Photos:
         ]
 
 
-def find_images(folder: Path, recursive: bool = True, skipped: Sequence[Path] = ()) -> list[Path]:
+def find_images(
+    folder: Path, recursive: bool = True, skipped: Sequence[Path] = (), suffixes: Sequence[str] = IMAGE_SUFFIXES
+) -> list[Path]:
     """The images in a folder and, if `recursive`, below it; links to folders are not followed."""
     closed = {path.resolve() for path in skipped} - {folder.resolve()}
     found: list[Path] = []
     for place, inner, _ in os.walk(folder):
-        found += list_images(Path(place))
+        found += list_images(Path(place), suffixes)
         inner[:] = [name for name in inner if recursive and _is_open(Path(place, name), closed)]
     return sorted(found, key=natural_key)
 
