@@ -31,7 +31,7 @@ SETTINGS = $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') 
 	$(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(SEED),seed=$(SEED)) $(if $(DEVICE),device=$(DEVICE)) \
 	$(if $(CATEGORIES),'categories=[$(CATEGORIES)]') $(if $(OUT),'out=$${oc.env:OUT}')
 
-.PHONY: help zero-shot few-shot sweep train tiny predict score report compare-runs submission bench-metrics test check install clean
+.PHONY: help zero-shot few-shot sweep train tiny predict score report compare-runs submission weights data doctor bench-metrics test check install clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -49,7 +49,7 @@ sweep: $(READY) ## Run every combination in ARGS="shots=1,2,4 seed=0,1,2 ..." an
 train: $(READY) ## Train adapters on one data set for use on another (DATA=mvtec ROOT=folder TARGET=visa).
 	@$(RUN_PY) -m train.adapter $(SETTINGS) $(if $(TARGET),target=$(TARGET)) $(ARGS)
 
-tiny: $(READY) ## Train the small weights that ship again, from nothing (about 25 minutes on 2 CPU cores).
+tiny: $(READY) ## Train the small weights that ship again, from nothing (about an hour on 2 CPU cores).
 	@$(RUN_PY) -m train.tiny $(ARGS) && $(RUN_PY) -m train.card
 
 predict: $(READY) ## Judge a folder of your own photos: IMAGES=folder [REFERENCES=folder] [CATEGORY="steel bracket"] [PROMPT="scratch, dent"].
@@ -66,6 +66,15 @@ compare-runs: $(READY) ## Compare two runs on the same images: which is better w
 
 submission: $(READY) ## Export a run as a challenge submission, zipped and validated (RUN=outputs/few_shot/latest).
 	@$(RUN_PY) -m tracks.submit $(ARGS)
+
+weights: $(READY) ## Fetch and check weight files: WEIGHTS=official for all that the papers used; without WEIGHTS, list them.
+	@$(RUN_PY) -m models.weights $(WEIGHTS) $(ARGS)
+
+data: $(READY) ## Download, check, unpack and look over a public data set: DATA=visa ROOT=folder (or say how to get it by hand).
+	@$(RUN_PY) -m tracks.fetch_data $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') $(ARGS)
+
+doctor: $(READY) ## Find what is wrong with data, weights or machine: [DATA=visa ROOT=folder] [WEIGHTS=official].
+	@$(RUN_PY) -m tracks.doctor $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') $(if $(WEIGHTS),'weight_files=[$(WEIGHTS)]') $(ARGS)
 
 bench-metrics: $(READY) ## Time our scorer beside the others that are installed (they are not by default: see benchmarks/README.md).
 	@$(RUN_PY) -m benchmarks.metrics $(ARGS)

@@ -1,27 +1,31 @@
 """Weight files by name: what they are, where they lie, and that they are what they should be.
 
-`python -m models.weights.registry` lists the catalogue; with `--fetch NAME` it downloads one file and checks it; with
-`--record tiny`, after retraining, it notes the new size and sha256 of the shipped files so named.
+`python -m models.weights` lists and fetches them; `python -m models.weights.registry --record tiny`, after retraining,
+notes the new size and sha256 of the shipped files so named.
 """
 
 import argparse
 import difflib
-import hashlib
+import logging
 import os
 import re
-import shutil
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from models.errors import ModelInputError
+from models.weights.cache import hugging_face_copy, weights_folder
+from models.weights.digest import git_blob_of, sha256_of
+from models.weights.download import Wanted, download
+from models.weights.learnt import learn, recall
+from models.weights.transfer import Patience
+
+log = logging.getLogger(__name__)
 
 CATALOGUE = Path(__file__).with_name("catalogue.yaml")
-FOLDER_VARIABLE = "VANDKIT_WEIGHTS"
 _verified: set[tuple[str, int, int, str]] = set()
 
 
@@ -29,7 +33,8 @@ _verified: set[tuple[str, int, int, str]] = set()
 class WeightFile:
     """One entry of catalogue.yaml: a file that ships with the project (`file`) or that is fetched (`url`).
 
-    `sha256` is over the content; `git_blob`, where only that is known, is git's own SHA-1 of it.
+    `sha256` is over the content; `git_blob`, where only that is known, is git's own SHA-1 of it. `mirrors` are
+    tried after `url`; `groups` are names for several files at once.
     """
 
     name: str
@@ -38,6 +43,8 @@ class WeightFile:
     source: str
     file: str | None = None
     url: str | None = None
+    mirrors: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
     size: int | None = None
     sha256: str | None = None
     git_blob: str | None = None
@@ -47,22 +54,33 @@ class WeightFile:
         """Where the file lies: beside the catalogue, or in the folder of fetched files."""
         if self.file:
             return CATALOGUE.parent / self.file
-        return fetched_folder() / f"{self.name}{Path(self.url or '').suffix}"
+        return weights_folder() / f"{self.name}{Path(self.url or '').suffix}"
 
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where to fetch it from, in order of preference."""
+        return (self.url, *self.mirrors) if self.url else ()
 
-def fetched_folder() -> Path:
-    """The folder of fetched files: VANDKIT_WEIGHTS, or ~/.cache/vandkit/weights."""
-    return Path(os.environ.get(FOLDER_VARIABLE) or "~/.cache/vandkit/weights").expanduser()
+    @property
+    def known(self) -> "WeightFile":
+        """The entry with the size and sha256 learnt on first use, where the catalogue has no digest."""
+        learnt = None if self.file or self.sha256 or self.git_blob else recall(self.name)
+        return replace(self, size=learnt.size, sha256=learnt.sha256) if learnt else self
 
 
 def catalogue() -> dict[str, WeightFile]:
     """All entries by name."""
     entries = yaml.safe_load(CATALOGUE.read_text(encoding="utf-8")) or {}
-    return {name: WeightFile(name=name, **fields) for name, fields in entries.items()}
+    return {name: _entry(name, fields) for name, fields in entries.items()}
+
+
+def _entry(name: str, fields: dict[str, Any]) -> WeightFile:
+    lists: dict[str, Any] = {key: tuple(fields.get(key, ())) for key in ("mirrors", "groups")}
+    return WeightFile(name=name, **(fields | lists))
 
 
 def weights_path(name: str) -> Path:
-    """The verified file of a catalogue entry.
+    """The verified file of a catalogue entry: our own, or the copy in Hugging Face's cache.
 
     Raises:
         ModelInputError: no such entry, no such file, or a file of another size or content than recorded.
@@ -72,9 +90,23 @@ def weights_path(name: str) -> Path:
         raise ModelInputError(f"expected a name of the weights catalogue, got {name!r}; {_suggest(name, entries)}")
     entry = entries[name]
     if not entry.path.is_file():
+        if copy := copy_elsewhere(entry):
+            return copy
         raise ModelInputError(f"expected the weights {name!r} at {entry.path}, found no file; {_remedy(entry)}")
-    _verify(entry, entry.path)
+    verify(entry, entry.path)
     return entry.path
+
+
+def copy_elsewhere(entry: WeightFile) -> Path | None:
+    """The copy of a file in Hugging Face's own cache, if it is there and is what was recorded."""
+    for copy in filter(None, map(hugging_face_copy, entry.addresses)):
+        try:
+            verify(entry, copy)
+        except ModelInputError as error:
+            log.warning("passed over: %s", error)
+        else:
+            return copy
+    return None
 
 
 def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
@@ -95,11 +127,14 @@ def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
     )
 
 
-def fetch(name: str) -> Path:
+def fetch(name: str, patience: Patience | None = None, show: bool = False) -> Path:
     """Download the file of a catalogue entry into the folder of fetched files, verify it, return its path.
 
+    Nothing is fetched that is here already, also in Hugging Face's cache.
+
     Raises:
-        ModelInputError: no such entry, an entry without address, an address that does not answer, other content.
+        ModelInputError: no such entry, an entry without address, a file here that is not what was recorded.
+        DownloadError: offline, no room, or no address that serves the recorded content.
     """
     entry = catalogue().get(name)
     if entry is None or entry.url is None:
@@ -107,19 +142,11 @@ def fetch(name: str) -> Path:
         raise ModelInputError(
             f"expected the name of a file to fetch, got {name!r}; can be fetched: {', '.join(fetchable)}"
         )
-    entry.path.parent.mkdir(parents=True, exist_ok=True)
-    part = entry.path.with_name(entry.path.name + ".part")
-    try:
-        with urllib.request.urlopen(entry.url) as response, part.open("wb") as file:
-            shutil.copyfileobj(response, file, length=1 << 20)
-        _verify(entry, part)
-        part.replace(entry.path)
-    except urllib.error.URLError as error:
-        raise ModelInputError(
-            f"expected {entry.url} to answer, got: {error.reason}; try again, or put the file at {entry.path} by hand"
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
+    if not entry.path.is_file() and (copy := copy_elsewhere(entry)):
+        return copy
+    known = entry.known
+    download(Wanted(name, entry.addresses, entry.path, known.size, known.sha256, known.git_blob), patience, show)
+    verify(entry, entry.path)
     return entry.path
 
 
@@ -151,10 +178,20 @@ def _with_values(text: str, name: str, size: int, sha256: str) -> str:
     return block.sub(fill, text, count=1)
 
 
-def _verify(entry: WeightFile, path: Path) -> None:
-    """Compare size and digest with the entry; once per process and state of the file. Configurations have none."""
+def verify(entry: WeightFile, path: Path) -> None:
+    """Compare size and digest with the entry, once per process and state of the file; learn what nobody has published.
+
+    Configurations (.json) have no digest.
+
+    Raises:
+        ModelInputError: another size or content than recorded, or a shipped file that was never recorded.
+    """
     if path.suffix == ".json":
         return
+    if not (entry.file or entry.sha256 or entry.git_blob or recall(entry.name)):
+        learnt = learn(entry.name, path)
+        log.warning("%s: no sha256 is published; learnt %s from %s", entry.name, learnt.sha256, path)
+    entry = entry.known
     status = path.stat()
     key = (str(path), status.st_mtime_ns, status.st_size, f"{entry.sha256}{entry.git_blob}")
     if key in _verified:
@@ -168,20 +205,24 @@ def _verify(entry: WeightFile, path: Path) -> None:
         kind = "is truncated" if status.st_size < entry.size else "was replaced"
         raise ModelInputError(
             f"expected {path} ({entry.name!r} of the weights catalogue) to have {entry.size:,} bytes, got "
-            f"{status.st_size:,}: the file {kind}; {_remedy(entry)}"
+            f"{status.st_size:,}: the file {kind}; {_remedy(entry, path)}"
         )
-    expected, got = (entry.sha256, _sha256(path)) if entry.sha256 else (entry.git_blob, _git_blob(path))
+    expected, got = (entry.sha256, _sha256(path)) if entry.sha256 else (entry.git_blob, git_blob_of(path))
     if got != expected:
         raise ModelInputError(
             f"expected {path} ({entry.name!r} of the weights catalogue) to have the digest {expected}, got {got}: the "
-            f"content was changed or damaged; {_remedy(entry)}"
+            f"content was changed or damaged; {_remedy(entry, path)}"
         )
     _verified.add(key)
 
 
-def _remedy(entry: WeightFile) -> str:
+def _remedy(entry: WeightFile, wrong: Path | None = None) -> str:
     if entry.url:
-        return f"fetch it with `python -m models.weights.registry --fetch {entry.name}` (from {entry.url})"
+        again = f"delete {wrong} and " if wrong else ""
+        return (
+            f"{again}fetch it with `make weights WEIGHTS={entry.name}` or `python -m models.weights.registry --fetch "
+            f"{entry.name}` (from {entry.url})"
+        )
     return (
         f"it ships with the project: restore it with `git checkout -- {entry.path}`, or after retraining record it "
         f"with `python -m models.weights.registry --record {entry.name}`"
@@ -194,13 +235,7 @@ def _suggest(name: str, entries: dict[str, WeightFile]) -> str:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _git_blob(path: Path) -> str:
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    return sha256_of(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -211,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         if options.fetch:
-            print(fetch(options.fetch))
+            print(fetch(options.fetch, show=True))
         elif options.record:
             print("recorded:", ", ".join(record(options.record)) or "nothing (no shipped file is so named)")
         else:
