@@ -33,6 +33,8 @@ class TrackConfig:
     """Side in pixels of the square at which maps are scored, or "native" for each image's own size."""
     image_score: str = "model"
     """"model", or "legacy_minmax": APRIL-GAN's transductive score, for reproduction only."""
+    false_alarm_rate: float = 0.05
+    """Share of normal images that the threshold fitted on the references alone may call defects, between 0 and 1."""
     batch_size: int = 8
     workers: int = 2
     """Threads that decode and preprocess images."""

@@ -24,7 +24,7 @@ from tracks.judge import DEFECT, GOOD, UNREADABLE, Judge, Verdict
 from tracks.overlay import count_pixels
 from tracks.runner import fit_references
 from tracks.store import PredictionStore, write_atomically
-from tracks.threshold import Threshold, fit_threshold, known_threshold
+from tracks.threshold import Threshold, fit_threshold, leave_one_out, weights_threshold
 from tracks.track import link_latest
 
 DEFAULT_CATEGORY = "object"
@@ -88,23 +88,19 @@ def clear(folder: Path) -> None:
 
 def choose_threshold(cfg: DictConfig, model: AnomalyModel, category: str) -> tuple[Threshold, ValueCounts]:
     """The user's threshold, that of the references, or that of the weights; and the references' map values."""
+    own = None if cfg.threshold is None else Threshold(float(cfg.threshold), "as you set it")
     pixels = ValueCounts()
     if not cfg.references:
-        threshold = weights_threshold(model)
-    else:
-        prediction = model.reference_prediction(category)
-        for anomaly_map in prediction.anomaly_maps:
-            count_pixels(pixels, anomaly_map.half().cpu().numpy(), normal=True)
-        threshold = fit_threshold(prediction.image_scores.tolist(), cfg.false_alarm_rate)
-    if cfg.threshold is not None:
-        threshold = Threshold(float(cfg.threshold), "as you set it")
-    return threshold, pixels
-
-
-def weights_threshold(model: AnomalyModel) -> Threshold:
-    """What the model, or the header of its adapter, states as the threshold of the image score."""
-    header = model if hasattr(model, "image_threshold") else getattr(getattr(model, "adapter", None), "header", None)
-    return known_threshold(getattr(header, "image_threshold", None), getattr(header, "threshold_source", ""))
+        return own or weights_threshold(model), pixels
+    try:
+        prediction = leave_one_out(model, category)
+    except TrackInputError as error:
+        if own is None:
+            raise TrackInputError(f"{error}; set one yourself, for example with ARGS=threshold=0.5") from error
+        return own, pixels
+    for anomaly_map in prediction.anomaly_maps:
+        count_pixels(pixels, anomaly_map.half().cpu().numpy(), normal=True)
+    return own or fit_threshold(prediction.image_scores.tolist(), cfg.false_alarm_rate), pixels
 
 
 def written(verdicts: Iterable[Verdict], path: Path, threshold: Threshold) -> Iterator[Verdict]:

@@ -12,7 +12,7 @@ from tracks.cli import command, run_main
 from tracks.intervals import resample_rows
 from tracks.scoring import as_table, scorer_of
 from tracks.store import PredictionStore
-from tracks.track import cost_of_run, report, summarise, write_results
+from tracks.track import known_of_run, report, summarise, write_results
 
 INTERVAL_LEVEL = 0.95
 
@@ -34,7 +34,7 @@ def score_run(
         if bootstrap:
             draws[category] = resample_rows(scorer, rows, category, store, image_score, bootstrap, seed)
             tables[category]["intervals"] = draws[category].intervals(INTERVAL_LEVEL)
-    results = summarise(store.settings, tables, image_score, cost_of_run(folder))
+    results = summarise(store.settings, tables, image_score, known_of_run(folder))
     if bootstrap:
         of_means = mean_over(draws).intervals(INTERVAL_LEVEL)
         results |= {"mean_intervals": of_means, "interval_level": INTERVAL_LEVEL, "interval_draws": bootstrap}

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy.special import stdtr, stdtrit
 
+from models.base import AnomalyModel, Prediction
+from models.errors import ModelInputError
 from tracks.errors import TrackInputError
 
 LARGEST_SPREAD_FACTOR = 4.0
@@ -49,6 +52,8 @@ def fit_threshold(reference_scores: Sequence[float], target_rate: float = 0.05) 
     (K + 1 >= 1 / target_rate) the rule is split conformal: an order statistic, right for any distribution of
     exchangeable scores. With fewer it is the upper end of Student's prediction interval for one more normal
     draw, never below the highest reference; that one is exceeded by a new good image with probability 1/(K+1).
+    Both hold for scores like those of new good images. Leave-one-out scores lie somewhat above these, the more so
+    the smaller K, as each reference is compared with K - 1 others: real rates are then below what is stated.
 
     Raises:
         TrackInputError: no score, a score that is not finite, or a rate outside (0, 1).
@@ -57,7 +62,7 @@ def fit_threshold(reference_scores: Sequence[float], target_rate: float = 0.05) 
     if scores.size == 0 or not np.isfinite(scores).all():
         raise TrackInputError(
             f"expected the finite scores of one or more references to fit a threshold, got {scores.tolist()}; "
-            "check the images in REFERENCES"
+            "check the reference images"
         )
     if not 0 < target_rate < 1:
         raise TrackInputError(f"expected a false-alarm rate between 0 and 1, got {target_rate}; try 0.05")
@@ -72,6 +77,28 @@ def known_threshold(value: float | None, source: str) -> Threshold:
     if value is None:
         return Threshold(FALLBACK, "0.5, a convention: neither references nor the weights give a threshold")
     return Threshold(float(value), f"from the weights: {source or 'no source stated'}")
+
+
+def weights_threshold(model: AnomalyModel) -> Threshold:
+    """What the model, or the header of its adapter, states as the threshold of the zero-shot image score."""
+    header = model if hasattr(model, "image_threshold") else getattr(getattr(model, "adapter", None), "header", None)
+    return known_threshold(getattr(header, "image_threshold", None), getattr(header, "threshold_source", ""))
+
+
+def leave_one_out(model: AnomalyModel, category: str) -> Prediction:
+    """The K references of a fitted category, each scored without itself: what `fit_threshold` wants.
+
+    Raises:
+        TrackInputError: the model cannot score its own references.
+    """
+    try:
+        with torch.inference_mode():
+            return model.reference_prediction(category)
+    except (NotImplementedError, ModelInputError) as error:
+        raise TrackInputError(
+            "expected a model that scores each of its references as if it were a test image, to fit a threshold on "
+            f"them; {type(model).__name__} does not{f' ({error})' if str(error) else ''}"
+        ) from error
 
 
 def _conformal(scores: np.ndarray, rank: int) -> Threshold:

@@ -16,18 +16,22 @@ from omegaconf import DictConfig, OmegaConf
 
 from eval.tables import mean_over_categories, to_csv, to_markdown, track_score
 from models.base import AnomalyModel
+from tracks.datasets.registry import announce_licence
 from tracks.datasets.sample import Dataset, Sample
+from tracks.decision import decision_lines, decision_table, decisions
 from tracks.device import pick_device
 from tracks.errors import TrackInputError
 from tracks.fingerprint import code_digest, settings_digest, weights_digest
+from tracks.kept_thresholds import KeptThresholds
 from tracks.legacy import LEGACY_IMAGE_SCORE
 from tracks.names import unknown
 from tracks.overlay import draw_overlays
 from tracks.references import resolve, write_manifest
 from tracks.resize import MAP_RULE, MASK_RULE
 from tracks.runner import RunnerOptions, fit_references, lacking, predict_category
-from tracks.scoring import RULES, score_category
-from tracks.store import PredictionStore, write_atomically
+from tracks.scoring import RULES, counted_rows, score_category
+from tracks.store import PredictionStore, Row, write_atomically
+from tracks.threshold import weights_threshold
 
 log = logging.getLogger(__name__)
 IMAGE_SCORES = ("model", "legacy_minmax")
@@ -45,6 +49,7 @@ def run_track(cfg: DictConfig, track: str) -> dict[str, Any]:
     started = time.perf_counter()
     check_settings(cfg)
     dataset: Dataset = instantiate(cfg.data)
+    announce_licence(dataset.name)
     categories = choose_categories(dataset, list(cfg.categories))
     references = choose_references(cfg, dataset, categories)
     options = RunnerOptions(cfg.resolution, cfg.batch_size, cfg.workers, pick_device(cfg.device))
@@ -54,16 +59,21 @@ def run_track(cfg: DictConfig, track: str) -> dict[str, Any]:
     store = open_store(cfg, track, settings)
     if references:
         write_manifest(store.folder / "references.json", references, shots=cfg.shots, seed=cfg.seed)
-    tables, predicted = {}, 0
+    kept = KeptThresholds(store.folder, cfg.false_alarm_rate)
+    tables, rows, predicted = {}, {}, 0
     for category in categories:
         samples = samples_to_score(dataset, category, references.get(category, []))
-        if references and lacking(store, samples, category):
+        if not references:
+            kept.keep_known(category, weights_threshold(model))
+        elif lacking(store, samples, category) or category not in kept:
             fit_references(model, references[category], category, options.device)
+            kept.keep_fitted(category, model)
         predicted += predict_category(model, samples, category, store, options)
         tables[category] = score_category(samples, category, store, cfg.image_score, cfg.workers)
+        rows[category] = counted_rows(samples, category, store)
         draw_overlays(store, samples, category, count=cfg.overlays)
-    cost = cost_so_far(started) if predicted else cost_of_run(store.folder)
-    results = summarise(settings, tables, cfg.image_score, cost)
+    known = known_of_run(store.folder, rows) | (cost_so_far(started) if predicted else {})
+    results = summarise(settings, tables, cfg.image_score, known)
     write_results(store.folder, results, cfg)
     link_latest(Path(cfg.outputs) / track, store.folder)
     report(results, store.folder, predicted, Path(cfg.outputs) / track / "latest")
@@ -77,6 +87,8 @@ def check_settings(cfg: DictConfig) -> None:
         raise TrackInputError(f"expected resolution to be a number of pixels or native, got {cfg.resolution!r}")
     if cfg.image_score not in IMAGE_SCORES:
         raise unknown("image_score", cfg.image_score, IMAGE_SCORES)
+    if not 0 < cfg.false_alarm_rate < 1:
+        raise TrackInputError(f"expected false_alarm_rate between 0 and 1, got {cfg.false_alarm_rate}; try 0.05")
     for key in ("batch_size", "workers"):
         if cfg[key] < 1:
             raise TrackInputError(f"expected {key} >= 1, got {cfg[key]}")
@@ -162,9 +174,9 @@ def open_store(cfg: DictConfig, track: str, settings: dict[str, Any]) -> Predict
 
 
 def summarise(
-    settings: dict[str, Any], tables: dict[str, dict[str, Any]], image_score: str, cost: dict[str, float | None]
+    settings: dict[str, Any], tables: dict[str, dict[str, Any]], image_score: str, known: dict[str, Any]
 ) -> dict[str, Any]:
-    """The content of results.json; `cost` is what the run took: `seconds` and `peak_memory_mb`."""
+    """The content of results.json; `known` holds what maps alone do not tell, see `known_of_run`."""
     protocol = {**settings["protocol"], **RULES}
     if image_score == "legacy_minmax":
         protocol.update(setting="transductive", image_score=LEGACY_IMAGE_SCORE)
@@ -172,7 +184,7 @@ def summarise(
         **{key: settings[key] for key in ("track", "model", "weights", "data", "shots", "seed")},
         "protocol": protocol,
         "images": sum(table["images"] for table in tables.values()),
-        **cost,
+        **known,
         "categories": tables,
         "mean": mean_over_categories(tables),
         "score": track_score(tables),
@@ -185,18 +197,23 @@ def cost_so_far(started: float) -> dict[str, float | None]:
     return {"seconds": round(time.perf_counter() - started, 2), "peak_memory_mb": round(peak)}
 
 
-def cost_of_run(folder: Path) -> dict[str, float | None]:
-    """What a run took that was made earlier; None where its results do not say."""
+def known_of_run(folder: Path, rows: dict[str, list[Row]] | None = None) -> dict[str, Any]:
+    """What the maps of a run do not tell: what its thresholds decide, and the cost that earlier results state.
+
+    `rows` are the images that count, by category; all of the run if None. A cost that is not known is None.
+    """
     path = folder / "results.json"
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    return {key: known.get(key) for key in ("seconds", "peak_memory_mb")}
+    earlier = json.loads(path.read_text()) if path.is_file() else {}
+    cost = {key: earlier.get(key) for key in ("seconds", "peak_memory_mb")}
+    return {**cost, "decision": decisions(PredictionStore(folder), rows)}
 
 
 def write_results(folder: Path, results: dict[str, Any], cfg: DictConfig | None) -> None:
     """Write results.json, results.csv, results.md and the resolved configuration."""
     write_atomically(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
     write_atomically(folder / "results.csv", to_csv(results).encode())
-    write_atomically(folder / "results.md", to_markdown(results).encode())
+    tables = to_markdown(results) + "\nDecided by threshold:\n\n" + decision_table(results["decision"])
+    write_atomically(folder / "results.md", f"{tables}\n{decision_lines(results['decision'])}\n".encode())
     if cfg is not None:
         write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
 
@@ -213,13 +230,13 @@ def link_latest(track_folder: Path, run_folder: Path) -> None:
 
 
 def report(results: dict[str, Any], folder: Path, predicted: int, latest: Path) -> None:
-    """Print the table, the track score, the cost (if anything was predicted) and where the files are."""
+    """Print the table, the track score, what was decided, the cost (if anything was predicted), where the files are."""
     score = results["score"]
+    shown = "none" if score is None else f"{100 * score:.1f}"
     earlier = results["images"] - predicted
     print(to_markdown(results))
-    print(
-        f"track score (mean over categories of harmonic F1): {'none' if score is None else format(100 * score, '.1f')}"
-    )
+    print(f"track score (mean over categories of harmonic F1): {shown}")
+    print(decision_lines(results["decision"]))
     if predicted:
         seconds = max(results["seconds"], 1e-9)
         print(

@@ -56,13 +56,18 @@ def test_few_shot_prints_the_table_and_the_files(few_shot_run):
     assert written["images"] == sum(table["images"] for table in written["categories"].values()) == 20
     manifest = json.loads((outputs / "few_shot" / "latest" / "references.json").read_text())
     assert {name: len(entries) for name, entries in manifest["categories"].items()} == {"marble": 2, "battery": 2}
+    decided = written["decision"]["pooled"]
+    assert (decided["categories"], decided["normal"], decided["anomalous"]) == (2, 8, 12)
+    assert f"({decided['false_alarms']} of 8 normal images; target 5.0%)" in printed
+    assert all("of 2 reference scores" in entry["source"] for entry in written["decision"]["categories"].values())
 
 
 def test_scoring_the_store_again_gives_the_same_numbers(few_shot_run, tmp_path):
     outputs, _ = few_shot_run
     run("tracks.score", f"out={tmp_path}", RUN=str(outputs / "few_shot" / "latest"))
     again = json.loads((tmp_path / "results.json").read_text())
-    assert again["categories"] == results(outputs, "few_shot")["categories"]
+    first = results(outputs, "few_shot")
+    assert (again["categories"], again["decision"]) == (first["categories"], first["decision"])
 
 
 def test_a_submission_is_written_and_valid(few_shot_run, tmp_path):

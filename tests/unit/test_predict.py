@@ -17,7 +17,8 @@ from models.base import AnomalyModel, Prediction
 from models.errors import ModelInputError
 from tracks.cli import CONF
 from tracks.errors import TrackInputError
-from tracks.predict import predict, split_words, weights_threshold
+from tracks.predict import predict, split_words
+from tracks.threshold import weights_threshold
 
 SIDE = 16
 
@@ -330,3 +331,15 @@ def test_without_free_text_the_configuration_is_empty(monkeypatch):
         cfg = compose("predict")
     assert [cfg.images, cfg.references, cfg.category, cfg.out] == [None] * 4
     assert instantiate(cfg.model.prompts).defects == ()
+
+
+def test_references_that_the_model_cannot_score_need_a_threshold_of_ones_own(tmp_path, photos, model, monkeypatch):
+    def blind(self, category):
+        raise NotImplementedError
+
+    monkeypatch.setattr(Brightness, "reference_prediction", blind)
+    save_photo(tmp_path / "refs/a.png", 50)
+    with pytest.raises(TrackInputError, match=r"Brightness does not; set one yourself.*threshold=0\.5"):
+        predict(settings(tmp_path, references=str(tmp_path / "refs")))
+    predict(settings(tmp_path, references=str(tmp_path / "refs"), threshold=0.22))
+    assert table(tmp_path / "out")["below/good.jpg"]["verdict"] == "DEFECT"

@@ -24,7 +24,7 @@ def config(tmp_path, **changed):
         "model": {"_target_": "tests.fakes.BrightnessModel"},
         "data": {"_target_": "tests.fakes.FakeDataset"},
         "shots": 0, "seed": 0, "run": 0, "references": None, "categories": [], "resolution": 32,
-        "image_score": "model", "batch_size": 4, "workers": 2, "device": "cpu", "out": None,
+        "image_score": "model", "false_alarm_rate": 0.05, "batch_size": 4, "workers": 2, "device": "cpu", "out": None,
         "outputs": str(tmp_path / "outputs"), "overlays": 1, "fresh": False,
     }  # fmt: skip
     return OmegaConf.create({**values, **changed})

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from models.errors import ModelInputError
 from tracks.errors import TrackInputError
-from tracks.threshold import LARGEST_SPREAD_FACTOR, fit_threshold, known_threshold
+from tracks.threshold import LARGEST_SPREAD_FACTOR, fit_threshold, known_threshold, leave_one_out
 
 
 def false_alarms(draw, count, target, trials=4000):
@@ -114,3 +115,47 @@ def test_without_references_the_weights_decide_and_else_a_stated_convention():
     assert "convention" in fallback.source
     assert fallback.is_defect(0.5)
     assert not fallback.is_defect(0.499)
+
+
+def mixed(rng, count):
+    """Nine good scores of ten around 0.3, the tenth around 1: two kinds of good images."""
+    return np.where(rng.random(count) < 0.1, 1.0, 0.3) + rng.normal(0, 0.05, count)
+
+
+def mean_rate(draw, count, target, trials=600, new=200):
+    """The false-alarm rate on many new good images, averaged over many draws of `count` references."""
+    rng = np.random.default_rng(5)
+    shares = [(draw(rng, new) >= fit_threshold(draw(rng, count), target).value).mean() for _ in range(trials)]
+    return float(np.mean(shares))
+
+
+@pytest.mark.parametrize("draw", [gaussian, skewed, mixed])
+@pytest.mark.parametrize(("count", "target"), [(20, 0.05), (39, 0.05), (100, 0.05), (20, 0.2), (150, 0.01)])
+def test_from_20_references_on_the_real_rate_is_near_the_target_and_not_above_it(draw, count, target):
+    real = mean_rate(draw, count, target)
+    assert target - 1 / (count + 1) - 0.006 <= real <= target + 0.006
+
+
+@pytest.mark.parametrize("draw", [gaussian, skewed, mixed])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 12, 18])
+def test_with_few_references_the_real_rate_stays_below_1_in_k_plus_1(draw, count):
+    assert mean_rate(draw, count, 0.05) <= 1 / (count + 1) + 0.015
+
+
+def test_references_that_score_higher_than_new_images_only_lower_the_rate():
+    """Leave-one-out scores are of K - 1 references each, so they lie above the scores of new images."""
+
+    def real(shift):
+        rng = np.random.default_rng(7)
+        return np.mean([gaussian(rng, 1)[0] >= fit_threshold(gaussian(rng, 4) + shift).value for _ in range(1000)])
+
+    assert real(0.02) < real(0.0) < 0.075
+
+
+def test_a_model_that_cannot_score_its_references_is_named():
+    class Blind:
+        def reference_prediction(self, category):
+            raise ModelInputError("there is no second image")
+
+    with pytest.raises(TrackInputError, match=r"Blind does not \(there is no second image\)"):
+        leave_one_out(Blind(), "nut")

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.tables import mean_over_categories, track_score
+from tracks.decision import decisions
 from tracks.errors import TrackInputError
 from tracks.report_page.category_section import category_section, picture_groups
 from tracks.report_page.choice import Choice
 from tracks.report_page.cost import cost_facts
+from tracks.report_page.decision_table import decision_table
 from tracks.report_page.html import Child, Html, element, percent, plural
 from tracks.report_page.intervals import interval
 from tracks.report_page.legend import curve_legend, map_legend, style_sheet
@@ -57,7 +59,7 @@ def render_page(store: PredictionStore, photos: Photos, options: PageOptions) ->
     categories = _categories(store, run, photos, options.picture_side)
     body = [
         _header(record, run),
-        element("main", _notices(record, run, photos), _headlines(record, run), _results(record, run),
+        element("main", _notices(record, run, photos), _headlines(record, run), _results(store, record, run),
                 categories, _protocol(record, run), _cost(record), _run(record)),
         element("footer", "Made by vandkit from the run's prediction store. The page needs no network and no script."),
     ]  # fmt: skip
@@ -132,7 +134,7 @@ def _headlines(record: RunRecord, run: ScoredRun) -> Html:
     return element("dl", cards, class_="headlines", aria_label="Means over categories, percent")
 
 
-def _results(record: RunRecord, run: ScoredRun) -> Html:
+def _results(store: PredictionStore, record: RunRecord, run: ScoredRun) -> Html:
     explained = (
         "F1-max is the best F1 over all thresholds, chosen with the labels of the test images. It cannot fall below "
         "its floor, the F1 of calling everything anomalous. The mean is the plain mean over categories."
@@ -143,6 +145,7 @@ def _results(record: RunRecord, run: ScoredRun) -> Html:
         results_table(run, record.results),
         element("p", explained, class_="note"),
         thresholds_table(run),
+        decision_table(decisions(store)),
     )
 
 

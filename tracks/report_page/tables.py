@@ -34,11 +34,11 @@ def thresholds_table(run: ScoredRun) -> Html:
     columns = ("threshold", "precision", "recall")
     head = element(
         "thead",
-        element("tr", _head("category", rowspan=2), [_group(LEVELS[level], len(columns)) for level in RANKED]),
-        element("tr", [_head(name) for _ in RANKED for name in columns]),
+        element("tr", head_cell("category", rowspan=2), [group_head(LEVELS[level], len(columns)) for level in RANKED]),
+        element("tr", [head_cell(name) for _ in RANKED for name in columns]),
     )
     rows = [
-        element("tr", _name(breakable(name)), [_threshold_cells(metrics, level) for level in RANKED])
+        element("tr", name_cell(breakable(name)), [_threshold_cells(metrics, level) for level in RANKED])
         for name, metrics in run.tables.items()
     ]
     return boxed(
@@ -56,13 +56,15 @@ def recall_table(category: ScoredCategory, number: int) -> Html | None:
         return None
     found = [("image", "image recall"), ("pixel", "pixel recall"), ("region", "region recall")]
     columns = [(key, shown) for key, shown in found if any(kind.get(key) is not None for kind in by_type.values())]
-    head = element("thead", element("tr", _head("kind of defect"), _head("images"), [_head(s) for _, s in columns]))
+    head = element(
+        "thead", element("tr", head_cell("kind of defect"), head_cell("images"), [head_cell(s) for _, s in columns])
+    )
     rows = [
         element(
             "tr",
-            _name(breakable(name)),
+            name_cell(breakable(name)),
             element("td", str(kind["images"])),
-            [_share_cell(kind.get(key)) for key, _ in columns],
+            [share_cell(kind.get(key)) for key, _ in columns],
         )
         for name, kind in by_type.items()
     ]
@@ -78,8 +80,8 @@ def key_table(
     for key, value in values.items():
         shown = value if isinstance(value, str) else json.dumps(value)
         remarks = [element("em", remark) for remark in (otherwise or {}).get(key, ())]
-        rows.append(element("tr", _name(breakable(key)), element("td", shown, remarks)))
-    head = element("thead", element("tr", _head("key"), _head("value")), class_="unseen")
+        rows.append(element("tr", name_cell(breakable(key)), element("td", shown, remarks)))
+    head = element("thead", element("tr", head_cell("key"), head_cell("value")), class_="unseen")
     return element("div", boxed(caption, number, head, element("tbody", rows)), class_="keys")
 
 
@@ -123,7 +125,7 @@ def _category_row(number: int, category: ScoredCategory, results: Mapping[str, A
         else:
             cells.append(_metric_cell(metric, value, interval(results, category.name, metric)))
     link = element("a", breakable(category.name), href=f"#category-{number}")
-    return element("tr", _name(link), cells, _counts([category]))
+    return element("tr", name_cell(link), cells, _counts([category]))
 
 
 def _mean_row(run: ScoredRun, results: Mapping[str, Any], reasons: _Reasons) -> Html:
@@ -133,7 +135,7 @@ def _mean_row(run: ScoredRun, results: Mapping[str, Any], reasons: _Reasons) -> 
         else _metric_cell(metric, value, interval(results, None, metric))
         for metric, value in mean_over_categories(run.tables).items()
     ]
-    return element("tr", _name("mean"), cells, _counts(run.categories), class_="mean")
+    return element("tr", name_cell("mean"), cells, _counts(run.categories), class_="mean")
 
 
 def _counts(categories: Sequence[ScoredCategory]) -> list[Html]:
@@ -146,10 +148,10 @@ def _counts(categories: Sequence[ScoredCategory]) -> list[Html]:
 def _metric_cell(metric: str, value: float, ends: Interval | None) -> Html:
     if metric.endswith("_floor"):
         return element("td", percent(value), class_="floor")
-    return _share_cell(value, element("small", f"{percent(ends[0])} to {percent(ends[1])}") if ends else None)
+    return share_cell(value, element("small", f"{percent(ends[0])} to {percent(ends[1])}") if ends else None)
 
 
-def _share_cell(value: float | None, below: Child = None) -> Html:
+def share_cell(value: float | None, below: Child = None) -> Html:
     """A share in percent with a bar below it."""
     bar = None if value is None else f"--share:{value:.3f}"
     return element("td", percent(value), below, style=bar, class_="share")
@@ -158,7 +160,7 @@ def _share_cell(value: float | None, below: Child = None) -> Html:
 def _threshold_cells(metrics: Mapping[str, float | None], level: str) -> list[Html]:
     threshold = metrics.get(f"f1_{level}_threshold")
     shown = "—" if threshold is None else significant(threshold)
-    return [element("td", shown), *(_share_cell(metrics.get(f"{share}_{level}")) for share in ("precision", "recall"))]
+    return [element("td", shown), *(share_cell(metrics.get(f"{share}_{level}")) for share in ("precision", "recall"))]
 
 
 def _results_head() -> Html:
@@ -167,11 +169,11 @@ def _results_head() -> Html:
     return element(
         "thead",
         element(
-            "tr", _head("category", rowspan=2), [_group(LEVELS[level], width) for level, width in groups],
-            _group("images in all", 2),
+            "tr", head_cell("category", rowspan=2), [group_head(LEVELS[level], width) for level, width in groups],
+            group_head("images in all", 2),
         ),
-        element("tr", [_head(shown.removesuffix(f" {level}")) for level, shown in levels], _head("number"),
-                _head("anomalous")),
+        element("tr", [head_cell(shown.removesuffix(f" {level}")) for level, shown in levels], head_cell("number"),
+                head_cell("anomalous")),
     )  # fmt: skip
 
 
@@ -180,13 +182,16 @@ def _level(metric: str) -> str:
     return next((level for level in LEVELS if level and level in metric.split("_")), "")
 
 
-def _head(text: str, rowspan: int | None = None) -> Html:
+def head_cell(text: str, rowspan: int | None = None) -> Html:
+    """The heading of a column."""
     return element("th", text, scope="col", rowspan=rowspan)
 
 
-def _name(shown: Child) -> Html:
+def name_cell(shown: Child) -> Html:
+    """The heading of a row."""
     return element("th", shown, scope="row")
 
 
-def _group(text: str, width: int) -> Html:
+def group_head(text: str, width: int) -> Html:
+    """The heading of `width` columns."""
     return element("th", text, scope="colgroup", colspan=width, class_="group")

@@ -1,0 +1,78 @@
+"""The table of what a run's own thresholds decide, beside counts taken from the planted run."""
+
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.unit.report_stand_ins import ODD, OPTIONS, ReportDataset, finished_run
+from tests.unit.test_report_page import table, text
+from tracks.decision import decisions
+from tracks.kept_thresholds import NOT_KEPT, KeptThresholds
+from tracks.report_page.decision_table import decision_table
+from tracks.report_page.page import render_page
+from tracks.report_page.photos import Photos
+from tracks.threshold import Threshold
+
+CAPTION = "Decided by a threshold"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    store = finished_run(tmp_path_factory.mktemp("report") / "run")
+    kept = KeptThresholds(store.folder, 0.05)
+    for name in ("bolt", ODD, "unlabelled", "never reached"):
+        kept.keep_known(name, Threshold(0.29 if name == ODD else 0.55, "planted <b>"))
+    return store
+
+
+@pytest.fixture(scope="module")
+def tree(store):
+    return ElementTree.fromstring(f"<div>{decision_table(decisions(store))}</div>")
+
+
+def cells(tree, name):
+    row = next(row for row in table(tree, CAPTION).iter("tr") if text(row.find("th")) == name)
+    return [text(cell) for cell in row.findall("td")]
+
+
+def test_each_row_holds_the_counts_of_its_category(store, tree):
+    expected, total = {}, [0, 0, 0, 0]
+    for name, threshold in (("bolt", 0.55), (ODD, 0.29)):
+        rows = store.rows(name)
+        called = [[row.image_score >= threshold for row in rows if row.label == label] for label in (0, 1)]
+        counts = [sum(called[0]), len(called[0]), sum(called[1]), len(called[1])]
+        expected[name] = counts
+        total = [a + b for a, b in zip(total, counts, strict=True)]
+    for name, counts in {**expected, "pooled": total}.items():
+        shares = [f"{100 * counts[i] / counts[i + 1]:.1f}" for i in (0, 2)]
+        shown = [*map(str, counts[:2]), shares[0], *map(str, counts[2:]), shares[1]]
+        assert cells(tree, name)[1:] == shown
+    assert expected[ODD][0] > 0
+    assert 0 < expected["bolt"][2] < 3
+
+
+def test_no_image_gives_a_count_of_0_and_a_dash_and_no_threshold_dashes_alone(tree):
+    assert cells(tree, "unlabelled") == ["0.55", "0", "0", "—", "0", "0", "—"]
+    assert cells(tree, "never reached") == ["0.55", "0", "0", "—", "0", "0", "—"]
+    assert cells(tree, "good only") == ["—"] * 7
+
+
+def test_the_rule_and_the_reason_stand_below(tree):
+    notes = [text(node) for node in tree.iter("p")]
+    assert notes == [
+        f"Threshold of bolt, {ODD}, unlabelled, never reached: planted <b>.",
+        f"No threshold for good only: {NOT_KEPT}.",
+    ]
+
+
+def test_the_page_shows_it_and_agrees_with_the_results(store):
+    page = ElementTree.fromstring(render_page(store, Photos(ReportDataset()), OPTIONS))
+    results = next(node for node in page.iter("section") if node.find("h2[@id='results']") is not None)
+    assert CAPTION in [text(found.find("caption"))[: len(CAPTION)] for found in results.iter("table")]
+    widths = [int(cell.get("colspan", 1)) for cell in table(page, CAPTION).findall("thead/tr[1]/th")]
+    assert sum(widths) == len(table(page, CAPTION).findall("tbody/tr[1]/*")) == 8
+
+
+def test_a_fitted_threshold_says_its_target(store, tmp_path):
+    decision = {**decisions(store), "target_rate": 0.05}
+    assert "Target: at most 5.0% false alarms." in decision_table(decision)
