@@ -2,15 +2,15 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from tracks.datasets.synthetic import SOURCE, SOURCE_KINDS, kinds_of, render
+from tracks.datasets.synthetic import INVENTED, SOURCE, SOURCE_KINDS, kinds_of, render
 from tracks.store import write_atomically
 
 CHUNK = 64
@@ -18,14 +18,16 @@ CHUNK = 64
 
 @dataclass(frozen=True)
 class CorpusPlan:
-    """What to render: every source category in `variants` looks, `pairs` pairs of pictures of each.
+    """What to render: every source category in `variants` looks, `scenes` scenes of each look.
 
-    A pair is the same scene without and with a defect, at an even index and the odd one after it.
+    A scene is rendered without and with a defect, at an even index and the odd one after it. Categories whose looks
+    are products of their own (`INVENTED`) get `invented` looks.
     """
 
-    variants: int = 40
-    pairs: int = 4
-    image_size: int = 256
+    variants: int = 24
+    invented: int = 240
+    scenes: int = 4
+    image_size: int = 224
     seed: int = 0
 
     @property
@@ -33,14 +35,23 @@ class CorpusPlan:
         """The source categories in alphabetical order; a picture's category is an index into it."""
         return sorted(SOURCE)
 
+    @cached_property
+    def looks(self) -> list[tuple[int, int]]:
+        """(category index, variant) of every look."""
+        return [
+            (number, variant)
+            for number, category in enumerate(self.categories)
+            for variant in range(self.invented if category in INVENTED else self.variants)
+        ]
+
     def __len__(self) -> int:
-        return len(self.categories) * self.variants * self.pairs * 2
+        return len(self.looks) * self.scenes * 2
 
     def picture(self, index: int) -> tuple[int, int, int, str | None]:
         """(category index, variant, scene within it, defect kind or None) of one picture."""
         scene, defective = divmod(index, 2)
-        rest, number = divmod(scene, self.pairs)
-        category, variant = divmod(rest, self.variants)
+        look, number = divmod(scene, self.scenes)
+        category, variant = self.looks[look]
         if not defective:
             return category, variant, number, None
         draw = np.random.default_rng((self.seed, scene))
@@ -100,17 +111,12 @@ def _render_chunk(plan: CorpusPlan, folder: Path, start: int) -> None:
 
 
 def _gather(plan: CorpusPlan, folder: Path) -> Corpus:
-    chunks = list(_chunks(folder, range(0, len(plan), CHUNK)))
-    masks = np.concatenate([chunk["masks"] for chunk in chunks])
-    return Corpus(
-        plan,
-        images=np.concatenate([chunk["images"] for chunk in chunks]),
-        masks=np.unpackbits(masks, axis=-1, count=plan.image_size).astype(bool),
-        categories=np.array([plan.picture(index)[0] for index in range(len(plan))]),
-    )
-
-
-def _chunks(folder: Path, starts: Sequence[int]) -> Iterator[dict[str, np.ndarray]]:
-    for start in starts:
-        with np.load(_chunk_file(folder, start)) as file:
-            yield {name: file[name] for name in file.files}
+    side = plan.image_size
+    images = np.empty((len(plan), side, side, 3), dtype=np.uint8)
+    masks = np.empty((len(plan), side, side), dtype=bool)
+    for start in range(0, len(plan), CHUNK):
+        with np.load(_chunk_file(folder, start)) as chunk:
+            place = slice(start, start + len(chunk["images"]))
+            images[place] = chunk["images"]
+            masks[place] = np.unpackbits(chunk["masks"], axis=-1, count=side).astype(bool)
+    return Corpus(plan, images, masks, np.array([plan.picture(index)[0] for index in range(len(plan))]))

@@ -1,10 +1,10 @@
-"""Entry point of `make tiny`: trains the small CLIP and its adapters that ship, on rendered pictures alone.
+"""Entry point of `make tiny`: trains the small CLIP and its adapter that ship, on rendered pictures alone.
 
 Both towers are open_clip's own classes, sized by models/weights/tiny/tiny_clip.json. The text tower learns first,
 alone: product names are mostly random words, so the direction from "flawless" to "damaged" does not depend on the
-product. Then the image tower and the adapters learn against it: the normal-anomalous question on the image
-embedding (Eq. 1), cross-entropy + dice on the stage maps (Eq. 2, 3), and which product an image shows. Only source
-categories are seen.
+product. Then the image tower and the adapter learn against it: cross-entropy + dice on the map (Eq. 3), the
+normal-anomalous question on the image score and on the image embedding (Eq. 1), and which product an image shows; in
+half of the batches with other scenes of the product as references. Only source categories are seen.
 """
 
 import json
@@ -24,7 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from models.clip_adapter.adapter import LOGIT_SCALE, LinearAdapter
+from models.clip_adapter.adapter import LOGIT_SCALE
+from models.clip_adapter.context_adapter import ContextAdapter, References
+from models.clip_adapter.features import ImageFeatures
 from tracks.cli import command, run_main
 from tracks.device import pick_device
 from train.captions import CaptionSampler, vocabulary_nouns
@@ -40,7 +42,7 @@ NAMES_PER_PRODUCT = 32
 
 
 class TinyClip(nn.Module):
-    """A CLIP with a ResNet image tower, and adapters that read deviations, for training."""
+    """A CLIP with a ResNet image tower, and the adapter that reads its stages together, for training."""
 
     mean: Tensor
     std: Tensor
@@ -54,24 +56,50 @@ class TinyClip(nn.Module):
         self.register_buffer("mean", torch.tensor(open_clip.OPENAI_DATASET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(open_clip.OPENAI_DATASET_STD).view(1, 3, 1, 1), persistent=False)
         widths = [getattr(visual, f"layer{stage}")[-1].conv3.out_channels for stage in stages]
-        self.adapter = LinearAdapter(widths, config["embed_dim"], deviation=True)
+        self.adapter = ContextAdapter(widths, config["embed_dim"])
 
-    def forward(self, images: Tensor, text: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Embedding (B, D) of unit length and stage logits each (B, 2, h, w).
+    def forward(self, images: Tensor, text: Tensor, scenes: int = 1, shots: int = 0) -> "Seen":
+        """Look at (B, 3, H, W) images in [0, 1]; `text` (B, D, 2) has unit columns, normal and anomalous.
 
-        `images` is (B, 3, H, W) in [0, 1], `text` (B, D, 2), unit columns normal and anomalous.
+        With `shots`, the first half of the images are normal, `scenes` in turn of one product: each image, and its
+        twin in the second half, has the next `shots` other scenes of its product as references.
         """
         out = self.clip.visual.forward_intermediates((images - self.mean) / self.std, indices=[1, 2, 3, 4])
-        features, embedding = out["image_intermediates"], out["image_features"]
-        chosen = [features[stage - 1] for stage in self.stages]
+        chosen = [out["image_intermediates"][stage - 1] for stage in self.stages]
+        grids = tuple((stage.shape[2], stage.shape[3]) for stage in chosen)
+        stages = tuple(stage.flatten(2).transpose(1, 2) for stage in chosen)
+        features = ImageFeatures(out["image_features"], stages, grids)
+        references = self._others(features, scenes, shots) if shots else None
+        (tokens,), (grid,) = self.adapter.adapt(features, references)
         with torch.autocast(images.device.type, enabled=False):  # cosines near 1 need their digits
-            adapted = self.adapter([stage.flatten(2).transpose(1, 2).float() for stage in chosen])
-            logits = [LOGIT_SCALE * functional.normalize(stage, dim=-1) @ text for stage in adapted]
-        maps = [
-            logit.transpose(1, 2).unflatten(2, feature.shape[-2:])
-            for logit, feature in zip(logits, chosen, strict=True)
-        ]
-        return functional.normalize(embedding.float(), dim=-1), maps
+            embedding = functional.normalize(out["image_features"].float(), dim=-1)
+            image_logits = LOGIT_SCALE * torch.einsum("bd,bds->bs", embedding, text)
+            map_logits = LOGIT_SCALE * functional.normalize(tokens.float(), dim=-1) @ text
+            difference = map_logits[..., 1] - map_logits[..., 0]
+            score = self.adapter.score_logit(difference, image_logits[:, 1] - image_logits[:, 0])
+        return Seen(embedding, image_logits, map_logits.transpose(1, 2).unflatten(2, grid), score)
+
+    def _others(self, features: ImageFeatures, scenes: int, shots: int) -> References:
+        half = len(features.embedding) // 2
+        place = torch.arange(half, device=features.embedding.device)
+        first = place - place % scenes
+        others = torch.stack([first + (place + step) % scenes for step in range(1, shots + 1)], dim=1)
+        remembered = self.adapter.remember(features[:half])
+        return References(tuple(tokens[others.repeat(2, 1)] for tokens in remembered.tokens))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the model says of B images.
+
+    `embedding` (B, D) of unit length, `image_logits` (B, 2) and `map_logits` (B, 2, h, w) normal and anomalous,
+    `score` (B,) the image score before its sigmoid.
+    """
+
+    embedding: Tensor
+    image_logits: Tensor
+    map_logits: Tensor
+    score: Tensor
 
 
 @dataclass(frozen=True)
@@ -161,7 +189,8 @@ class Batch:
     """B augmented images and what they are taught with.
 
     `images` (B, 3, H, W) in [0, 1], `masks` (B, H, W) bool, `directions` (B, D, 2) a normal and an anomalous
-    sentence for each, `names` (M, D) the M products of the batch, `products` (B,) which of them an image shows.
+    sentence for each, `names` (M, D) the M products of the batch, `products` (B,) which of them an image shows,
+    `scenes` how many in turn are of one look, `shots` how many of these are a picture's references.
     """
 
     images: Tensor
@@ -169,13 +198,18 @@ class Batch:
     directions: Tensor
     names: Tensor
     products: Tensor
+    scenes: int
+    shots: int
 
 
 class BatchSource:
     """Draws augmented batches; what is drawn depends on (seed, step) alone, so a resumed run goes on as before."""
 
-    def __init__(self, corpus: Corpus, text: tuple[Tensor, Tensor], batch_size: int, seed: int, device: str):
-        self.batch_size, self.seed, self.device = batch_size, seed, device
+    def __init__(self, corpus: Corpus, text: tuple[Tensor, Tensor], cfg: DictConfig, device: str):
+        self.num_looks, self.scenes = cfg.looks, cfg.batch_scenes
+        self.most_shots, self.zero_shot_share = cfg.batch_scenes - 1, cfg.zero_shot_share
+        self.seed, self.device = cfg.seed, device
+        self.scenes_of_look = corpus.plan.scenes
         self.images = torch.from_numpy(corpus.images).to(device)
         self.masks = torch.from_numpy(corpus.masks).to(device)
         self.categories = torch.from_numpy(corpus.categories).to(device)
@@ -186,36 +220,34 @@ class BatchSource:
         seed = self.seed * 1_000_003 + step
         generator = torch.Generator(self.device).manual_seed(seed)
 
-        def below(limit: int, count: int) -> Tensor:
-            return torch.randint(limit, (count,), generator=generator, device=self.device)
+        def below(limit: int, *count: int) -> Tensor:
+            return torch.randint(limit, count, generator=generator, device=self.device)
 
-        half = self.batch_size // 2
-        scenes = 2 * below(len(self.images) // 2, half)
+        look = below(len(self.images) // 2 // self.scenes_of_look, self.num_looks)
+        first = below(self.scenes_of_look, self.num_looks)
+        turn = (first[:, None] + torch.arange(self.scenes, device=self.device)) % self.scenes_of_look
+        scenes = 2 * (look[:, None] * self.scenes_of_look + turn).flatten()
         normal, defective = (self.images[scenes + twin].permute(0, 3, 1, 2).float() / 255 for twin in (0, 1))
-        images, masks = augment_twins(normal, defective, self.masks[scenes + 1], size, seed)
+        images, masks = augment_twins(normal, defective, self.masks[scenes + 1], size, seed, self.scenes)
         present, products = self.categories[scenes].unique(return_inverse=True)
         names = self.names[present, below(NAMES_PER_PRODUCT, len(present))]
-        directions = self.directions[below(PAIRS, half)]
-        return Batch(images, masks, directions.repeat(2, 1, 1), names, products.repeat(2))
+        directions = self.directions[below(PAIRS, len(scenes))]
+        few = float(torch.rand((), generator=generator, device=self.device)) >= self.zero_shot_share
+        shots = 1 + int(below(self.most_shots)) if few and self.most_shots else 0
+        return Batch(images, masks, directions.repeat(2, 1, 1), names, products.repeat(2), self.scenes, shots)
 
 
 def loss_terms(model: TinyClip, batch: Batch, cfg: DictConfig) -> dict[str, Tensor]:
     """The weighted terms of the loss, each a scalar."""
-    embedding, logits = model(batch.images, batch.directions)
+    seen = model(batch.images, batch.directions, batch.scenes, batch.shots)
     masks = functional.avg_pool2d(batch.masks[:, None].float(), 2)[:, 0] >= 0.5
-    stages = torch.stack(
-        [
-            functional.interpolate(stage.float(), size=masks.shape[-2:], mode="bilinear", align_corners=True)
-            for stage in logits
-        ]
-    ).log_softmax(2)  # (stages, B, 2, h, w)
-    image_logits = LOGIT_SCALE * torch.einsum("bd,bds->bs", embedding, batch.directions).float()
-    labels = batch.masks.flatten(1).any(1).long()
-    contrast = contrast_loss(embedding, batch.names, batch.products, model.clip.logit_scale)
+    logits = functional.interpolate(seen.map_logits, size=masks.shape[-2:], mode="bilinear", align_corners=True)
+    labels = batch.masks.flatten(1).any(1)
+    contrast = contrast_loss(seen.embedding, batch.names, batch.products, model.clip.logit_scale)
     return {
-        "map": dense_loss(stages.logsumexp(0) - math.log(len(stages)), masks),
-        "stages": 0.5 * torch.stack([dense_loss(stage, masks) for stage in stages]).mean(),
-        "image": cfg.image_weight * functional.cross_entropy(image_logits, labels),
+        "map": dense_loss(logits.log_softmax(1), masks),
+        "score": cfg.score_weight * functional.binary_cross_entropy_with_logits(seen.score, labels.float()),
+        "image": cfg.image_weight * functional.cross_entropy(seen.image_logits, labels.long()),
         "contrast": cfg.contrast_weight * contrast,
     }
 
@@ -258,7 +290,7 @@ def fit(model: TinyClip, corpus: Corpus, words: Words, cfg: DictConfig, device: 
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=cfg.learning_rate, weight_decay=cfg.weight_decay)
     start = _restore(checkpoint, model, average, optimizer, device)
-    source = BatchSource(corpus, words.embedded(model.clip, device), cfg.batch_size, cfg.seed, device)
+    source = BatchSource(corpus, words.embedded(model.clip, device), cfg, device)
     log_file = Path(cfg.work) / "log.csv"
     bar = tqdm(range(start, cfg.steps), initial=start, total=cfg.steps, desc="tiny", unit="step")
     for step in bar:
@@ -312,7 +344,7 @@ def train_tiny(cfg: DictConfig) -> TinyClip:
     work = Path(cfg.work)
     work.mkdir(parents=True, exist_ok=True)
     config = json.loads(Path(cfg.config).read_text())
-    plan = CorpusPlan(cfg.variants, cfg.pairs, cfg.picture_size, cfg.seed)
+    plan = CorpusPlan(cfg.variants, cfg.invented, cfg.scenes, cfg.picture_size, cfg.seed)
     corpus = build_corpus(plan, work / "corpus", cfg.render_workers)
     sampler = CaptionSampler(
         cfg.prompts.normal_states, cfg.prompts.anomalous_states, cfg.prompts.templates, vocabulary_nouns(),

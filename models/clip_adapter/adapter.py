@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.clip_adapter.features import ImageFeatures
+
 LOGIT_SCALE = 100.0
 """Factor on cosines before the softmax: constant, not read from CLIP's own temperature."""
 
@@ -22,7 +24,7 @@ class AdapterHeader:
 
     `trained_on` names data sets; `image_threshold` decides on image scores where no reference is at
     hand, and `threshold_source` says where it comes from. `backbone_fingerprint`, if given, is that of
-    the encoder's weights (`ClipBackbone.fingerprint`).
+    the encoder's weights (`ClipBackbone.fingerprint`). `kind` is "linear", or "context" for a `ContextAdapter`.
     """
 
     backbone: str
@@ -32,6 +34,7 @@ class AdapterHeader:
     trained_on: tuple[str, ...]
     format: str = ADAPTER_FORMAT
     deviation: bool = False
+    kind: str = "linear"
     backbone_fingerprint: str = ""
     commit: str = ""
     image_threshold: float | None = None
@@ -50,27 +53,67 @@ def deviations(tokens: Tensor) -> Tensor:
     return torch.cat([z, z.abs()], dim=-1)
 
 
-class LinearAdapter(nn.Module):
-    """One affine map with bias per stage, (B, N, C_n) to (B, N, D): no non-linearity, no residual (Eq. 2).
+class Adapter(nn.Module):
+    """From the tokens of an encoder's stages to tokens of the joint space, and what the checkpoint says of itself."""
 
-    With `deviation` the maps read `deviations` of the tokens, 2 C_n wide, in place of the tokens.
-    """
+    kind: str
+    """The header's word for the class."""
 
-    def __init__(self, stage_widths: Sequence[int], embed_dim: int, deviation: bool = False):
+    def __init__(self, stage_widths: Sequence[int], embed_dim: int):
         super().__init__()
         self.stage_widths = tuple(stage_widths)
-        self.deviation = deviation
         self.embed_dim = embed_dim
         self.header: AdapterHeader | None = None
         """What the checkpoint says; None if untrained, or read from a file without header."""
         self.trained_on: tuple[str, ...] = ()
         """Names of the data sets it was trained on; empty if not known."""
+
+    def adapt(self, features: ImageFeatures) -> tuple[list[Tensor], list[tuple[int, int]]]:
+        """Adapted tokens, each (B, h*w, D), not normalised, and the (h, w) of each."""
+        raise NotImplementedError
+
+    @property
+    def num_maps(self) -> int:
+        """How many groups of tokens `adapt` gives, each a map of probabilities."""
+        raise NotImplementedError
+
+    @property
+    def reads(self) -> str:
+        """What it looks at, for the protocol label."""
+        raise NotImplementedError
+
+
+class LinearAdapter(Adapter):
+    """One affine map with bias per stage, (B, N, C_n) to (B, N, D): no non-linearity, no residual (Eq. 2).
+
+    With `deviation` the maps read `deviations` of the tokens, 2 C_n wide, in place of the tokens.
+    """
+
+    kind = "linear"
+
+    def __init__(self, stage_widths: Sequence[int], embed_dim: int, deviation: bool = False):
+        super().__init__(stage_widths, embed_dim)
+        self.deviation = deviation
         self.fc = nn.ModuleList(nn.Linear(width * (1 + deviation), embed_dim) for width in self.stage_widths)
 
     def forward(self, stages: Sequence[Tensor]) -> list[Tensor]:
         """Raw tokens of each stage, (B, N_n, C_n), to the joint space, (B, N_n, D); not normalised."""
         read = [deviations(tokens) if self.deviation else tokens for tokens in stages]
         return [linear(tokens) for linear, tokens in zip(self.fc, read, strict=True)]
+
+    def adapt(self, features: ImageFeatures) -> tuple[list[Tensor], list[tuple[int, int]]]:
+        """One group of tokens per stage, on the stage's own grid."""
+        return self(features.stages), list(features.grids)
+
+    @property
+    def num_maps(self) -> int:
+        """One per stage."""
+        return len(self.stage_widths)
+
+    @property
+    def reads(self) -> str:
+        """Tokens, or how they deviate."""
+        return "deviations of tokens from their image" if self.deviation else "raw tokens (Eq. 2)"
 
 
 def random_adapter(

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.clip_adapter.adapter import ADAPTER_FORMAT, AdapterHeader, LinearAdapter
+from models.clip_adapter.adapter import ADAPTER_FORMAT, Adapter, AdapterHeader, LinearAdapter
 from models.clip_adapter.backbone import ClipBackbone
+from models.clip_adapter.context_adapter import COMPARISONS, ContextAdapter
 from models.clip_adapter.tensor_file import TORCH_SUFFIXES, from_metadata, read_tensors, to_metadata, write_tensors
 from models.errors import ModelInputError
 from models.weights.registry import find_weights
@@ -19,12 +20,13 @@ from models.weights.registry import find_weights
 PUBLISHED_KEY = "trainable_linearlayer"
 
 
-def save_adapter(path: str | os.PathLike[str], adapter: LinearAdapter, header: AdapterHeader) -> None:
+def save_adapter(path: str | os.PathLike[str], adapter: Adapter, header: AdapterHeader) -> None:
     """Write the adapter and what is to be known of it as one safetensors file."""
-    write_tensors(path, adapter.state_dict(), to_metadata(replace(header, deviation=adapter.deviation)))
+    deviation = isinstance(adapter, LinearAdapter) and adapter.deviation
+    write_tensors(path, adapter.state_dict(), to_metadata(replace(header, deviation=deviation, kind=adapter.kind)))
 
 
-def load_adapter(path: str | os.PathLike[str]) -> tuple[LinearAdapter, AdapterHeader | None]:
+def load_adapter(path: str | os.PathLike[str]) -> tuple[Adapter, AdapterHeader | None]:
     """Read an adapter, on the CPU, in evaluation mode, from a path or a name of the weights catalogue.
 
     The header is None for the authors' files, which have none; ours is also kept as `adapter.header`.
@@ -38,13 +40,17 @@ def load_adapter(path: str | os.PathLike[str]) -> tuple[LinearAdapter, AdapterHe
     else:
         state, metadata = read_tensors(file)
         header = _read_header(metadata, file)
-    adapter = _from_state(state, file, deviation=bool(header and header.deviation))
+    adapter: Adapter
+    if header and header.kind == ContextAdapter.kind:
+        adapter = _context_from_state(state, file)
+    else:
+        adapter = _from_state(state, file, deviation=bool(header and header.deviation))
     adapter.header = header
     adapter.trained_on = header.trained_on if header else ()
     return adapter.eval(), header
 
 
-def trained_adapter(path: str | os.PathLike[str], trained_on: Sequence[str] = ()) -> LinearAdapter:
+def trained_adapter(path: str | os.PathLike[str], trained_on: Sequence[str] = ()) -> Adapter:
     """The adapter alone, as a model is built from; `trained_on` says for a file without header what it learnt from.
 
     Raises:
@@ -61,15 +67,15 @@ def trained_adapter(path: str | os.PathLike[str], trained_on: Sequence[str] = ()
     return adapter
 
 
-def check_adapter_fits(adapter: LinearAdapter, backbone: ClipBackbone) -> None:
+def check_adapter_fits(adapter: Adapter, backbone: ClipBackbone) -> None:
     """Refuse an adapter that was made for other tokens than these.
 
     Raises:
         ModelInputError: other widths; or the adapter's header says another backbone, stages, activation or weights.
     """
-    if not isinstance(backbone, ClipBackbone) or not isinstance(adapter, LinearAdapter):
+    if not isinstance(backbone, ClipBackbone) or not isinstance(adapter, Adapter):
         raise ModelInputError(
-            f"expected a ClipBackbone and a LinearAdapter, got {type(backbone).__name__} and {type(adapter).__name__}; "
+            f"expected a ClipBackbone and an adapter, got {type(backbone).__name__} and {type(adapter).__name__}; "
             "choose weights that have both, for example weights=tiny"
         )
     got: dict[str, Any] = {"stage widths": adapter.stage_widths, "embed_dim": adapter.embed_dim}
@@ -135,4 +141,25 @@ def _from_state(state: Mapping[str, Tensor], file: Path, deviation: bool) -> Lin
         )
     adapter = LinearAdapter([shape[1] // (1 + deviation) for shape in shapes], shapes[0][0], deviation)
     adapter.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    return adapter
+
+
+def _context_from_state(state: Mapping[str, Tensor], file: Path) -> ContextAdapter:
+    """The context adapter whose sizes the tensors have.
+
+    Raises:
+        ModelInputError: tensors are missing, too many, or of sizes that do not fit together.
+    """
+    try:
+        read = [state[f"read.{n}.weight"].shape for n in range(sum(name.startswith("read.") for name in state) // 2)]
+        compared = sum(name.startswith("compare.") for name in state) // 2
+        widths = [(columns - COMPARISONS * (n < compared)) // 2 for n, (_, columns) in enumerate(read)]
+        adapter = ContextAdapter(widths, len(state["out.weight"]), hidden=read[0][0])
+        adapter.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelInputError(
+            f"expected {file} to hold the tensors of a context adapter, got others ({reason}); train it again, or name "
+            "another file"
+        ) from error
     return adapter

@@ -6,22 +6,25 @@ Workshop Challenge Tracks 1&2 (arXiv 2305.17382). Maps are the published ones. D
 * One encoder pass per image serves the image score, the adapters and the memory banks.
 * The few-shot image score needs no test set: the memory part is calibrated on the references alone. The scalars
   `text_score` and `map_max` let the published test-set scaling be applied outside.
-* An adapter may be trained on how tokens deviate from their image instead of on the tokens (`deviations`).
+* An adapter may be trained on how tokens deviate from their image instead of on the tokens (`deviations`), or read all
+  stages and the references together and give the image score as well (`ContextAdapter`).
 * Options, off by default: the zero-shot score sees the map, smoothed memory tokens, a choice of memory stages and
   weight, defects named in words, clean category names.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.base import AnomalyModel, Images, Prediction, stacked
-from models.clip_adapter.adapter import LinearAdapter, stage_probabilities
+from models.clip_adapter.adapter import Adapter, stage_probabilities
 from models.clip_adapter.backbone import ClipBackbone
 from models.clip_adapter.checkpoint import check_adapter_fits
+from models.clip_adapter.context_adapter import ContextAdapter, References, difference_of
 from models.clip_adapter.features import ImageFeatures
 from models.clip_adapter.memory_bank import MAX_ELEMENTS, CategoryMemory, MemoryBank
 from models.clip_adapter.text import PromptEnsemble
@@ -34,22 +37,28 @@ REFERENCES_AT_ONCE = 8
 class Evidence:
     """What is known of B images before it is made into a score.
 
-    `text_scores` (B,) in [0, 1]; `zero_shot_maps` (B, S, S) in [0, number of stages];
-    `memory_maps` (B, S, S) >= 0, or None without references.
+    `text_scores` (B,) in [0, 1]; `adapter_maps` (B, S, S) in [0, number of the adapter's maps]; `learned_scores` (B,)
+    in [0, 1] of an adapter that gives them; `memory_maps` (B, S, S) >= 0, or None without references.
     """
 
     text_scores: Tensor
-    zero_shot_maps: Tensor
+    adapter_maps: Tensor
+    learned_scores: Tensor | None = None
     memory_maps: Tensor | None = None
 
 
 @dataclass
 class Fitted:
-    """What was learnt of a category: its banks, the references' own leave-one-out evidence and map maximum."""
+    """What was learnt of a category: its banks, the references' own leave-one-out evidence and map maximum.
 
-    memory: CategoryMemory
+    `references` is what an adapter that compares with references keeps of them; there are no banks where they have no
+    weight.
+    """
+
+    memory: CategoryMemory | None
+    references: References | None
     evidence: Evidence
-    typical_max: Tensor
+    typical_max: Tensor | None
 
 
 class ClipAdapter(AnomalyModel):
@@ -59,7 +68,10 @@ class ClipAdapter(AnomalyModel):
         backbone: the frozen CLIP.
         adapter: trained on this backbone's stages.
         prompts: words for normal and anomalous.
-        map_weight: share of the zero-shot map in the zero-shot image score; 0 as published.
+        score_gate: weight of the learnt image score in the logit of every pixel, so that pixels of different images
+            compare; only for an adapter that gives such a score.
+        map_weight: share of the zero-shot map in the zero-shot image score; 0 as published. Has no meaning for an
+            adapter that gives the image score itself.
         map_top_share: the map enters by the mean of this share of its highest pixels; 0 for its maximum.
         memory_stages: stages whose tokens are remembered; all of the backbone's by default, as published.
         memory_weight: weight of the memory map beside the zero-shot map; 1 as published.
@@ -74,9 +86,10 @@ class ClipAdapter(AnomalyModel):
     def __init__(
         self,
         backbone: ClipBackbone,
-        adapter: LinearAdapter,
+        adapter: Adapter,
         prompts: PromptEnsemble,
         *,
+        score_gate: float = 0.0,
         map_weight: float = 0.0,
         map_top_share: float = 0.0,
         memory_stages: Sequence[int] | None = None,
@@ -96,6 +109,7 @@ class ClipAdapter(AnomalyModel):
         self.adapter = adapter
         self.prompts = prompts
         self.preprocess = backbone.preprocess
+        self.score_gate = _checked("score_gate", score_gate, score_gate >= 0, "at least 0")
         self.map_weight = _checked("map_weight", map_weight, 0 <= map_weight <= 1, "between 0 and 1")
         self.map_top_share = _checked("map_top_share", map_top_share, 0 <= map_top_share <= 1, "between 0 and 1")
         self.memory_stages = self._checked_memory_stages(memory_stages)
@@ -122,11 +136,19 @@ class ClipAdapter(AnomalyModel):
         features = ImageFeatures.cat(
             [self.backbone.encode_image(part) for part in references.split(REFERENCES_AT_ONCE)]
         )
-        memory = self._remember(features)
-        evidence = self._zero_shot(features, [category] * len(references))
-        left_out = [memory.maps(features[i : i + 1], leave_out=i) for i in range(len(references))]
-        evidence.memory_maps = torch.cat(left_out)
-        self._fitted[category] = Fitted(memory, evidence, self._score_maxima(evidence).mean())
+        memory = self._remember(features) if self.memory_weight or self.memory_score_weight else None
+        kept = self.adapter.remember(features) if isinstance(self.adapter, ContextAdapter) else None
+        parts = [
+            self._evidence(features[i : i + 1], [category], None if kept is None else kept.without(i))
+            for i in range(len(references))
+        ]
+        evidence = _together(parts)
+        typical_max = None
+        if memory is not None:
+            left_out = [memory.maps(features[i : i + 1], leave_out=i) for i in range(len(references))]
+            evidence.memory_maps = torch.cat(left_out)
+            typical_max = self._score_maxima(evidence).mean()
+        self._fitted[category] = Fitted(memory, kept, evidence, typical_max)
 
     @torch.no_grad()
     def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
@@ -140,11 +162,17 @@ class ClipAdapter(AnomalyModel):
             raise ModelInputError(f"expected one category for each of {len(images)} images, got {categories!r}")
         fitted = [self._fitted_category(category) for category in categories] if self._fitted else None
         features = self.backbone.encode_image(stacked(images))
-        evidence = self._zero_shot(features, categories)
         if fitted is None:
-            return self._prediction(evidence)
-        evidence.memory_maps = self._memory_maps(features, categories)
-        return self._prediction(evidence, torch.stack([known.typical_max for known in fitted]))
+            return self._prediction(self._evidence(features, categories))
+        if isinstance(self.adapter, ContextAdapter):
+            parts = [
+                self._evidence(features[i : i + 1], categories[i : i + 1], known.references)
+                for i, known in enumerate(fitted)
+            ]
+            evidence = _together(parts)
+        else:
+            evidence = self._evidence(features, categories)
+        return self._prediction(*self._with_memory(evidence, features, fitted))
 
     @torch.no_grad()
     def reference_prediction(self, category: str) -> Prediction:
@@ -157,9 +185,24 @@ class ClipAdapter(AnomalyModel):
         """Labels of every number made with this model."""
         top = f"mean of the top {self.map_top_share:g} of pixels" if self.map_top_share else "maximum"
         zero_shot = "text probability (Eq. 1)"
-        if self.map_weight:
+        if isinstance(self.adapter, ContextAdapter):
+            zero_shot = "learnt from the highest places of the map and the text logit"
+        elif self.map_weight:
             zero_shot = f"{1 - self.map_weight:g} {zero_shot} + {self.map_weight:g} {top} of the map / number of stages"
         share, k = self.memory_score_weight, self.calibration_exponent
+        few_shot_map, few_shot_score = "zero-shot map", "the same"
+        if isinstance(self.adapter, ContextAdapter):
+            few_shot_map = "the adapter's map, which has compared with the references"
+        if self.memory_weight:
+            few_shot_map += (
+                f" + {self.memory_weight:g} x sum of 1 - cosine to the nearest reference token (Eq. 4), stages "
+                f"{' '.join(map(str, self.memory_stages))}, smoothing {self.memory_smoothing}"
+            )
+        if share:
+            few_shot_score = (
+                f"{1 - share:g} zero-shot + {share:g} m^{k:g} / (m^{k:g} + mu^{k:g}), m the maximum of the "
+                f"{self.memory_score_map} map"
+            )
         return {
             "method": "clip_adapter (APRIL-GAN)",
             "backbone": self.backbone.name,
@@ -169,32 +212,50 @@ class ClipAdapter(AnomalyModel):
             "stages": " ".join(map(str, self.backbone.stages)),
             "precision": self.backbone.precision,
             "adapter_trained_on": ", ".join(self.adapter.trained_on) or "not stated in the file",
-            "adapter_reads": "deviations of tokens from their image"
-            if self.adapter.deviation
-            else "raw tokens (Eq. 2)",
-            "map": "sum over stages of the abnormal probability (Eq. 3)",
-            "few_shot_map": f"zero-shot map + {self.memory_weight:g} x sum of 1 - cosine to the nearest reference "
-            f"token (Eq. 4), stages {' '.join(map(str, self.memory_stages))}, smoothing {self.memory_smoothing}",
-            "map_bound": len(self.backbone.stages),
-            "few_shot_map_bound": len(self.backbone.stages) + self.memory_weight * len(self.memory_stages),
-            "image_score": f"zero-shot: {zero_shot}; with references: {1 - share:g} zero-shot + {share:g} m^{k:g} / "
-            f"(m^{k:g} + mu^{k:g}), m the maximum of the {self.memory_score_map} map",
+            "adapter_reads": self.adapter.reads,
+            "map": self._map_label(),
+            "few_shot_map": few_shot_map,
+            "map_bound": self.adapter.num_maps,
+            "few_shot_map_bound": self.adapter.num_maps + self.memory_weight * len(self.memory_stages),
+            "image_score": f"zero-shot: {zero_shot}; with references: {few_shot_score}",
             "few_shot_calibration": "mu is the mean of m over the references, each left out of the memory; a single "
             f"reference without a window of {self.own_window:g} of the side around each token",
         }
 
-    def _zero_shot(self, features: ImageFeatures, categories: Sequence[str]) -> Evidence:
-        """Eq. 1 on the embedding and Eq. 3 on the stages."""
+    def _map_label(self) -> str:
+        if not isinstance(self.adapter, ContextAdapter):
+            return "sum over stages of the abnormal probability (Eq. 3)"
+        gate = f", its logit raised by {self.score_gate:g} x that of the image score" if self.score_gate else ""
+        return f"abnormal probability (Eq. 3) of the adapter's one map{gate}"
+
+    def _evidence(
+        self, features: ImageFeatures, categories: Sequence[str], references: References | None = None
+    ) -> Evidence:
+        """Eq. 1 on the embedding and Eq. 3 on the adapted tokens."""
         text = torch.stack([self._text(category, features.embedding.device) for category in categories])  # (B, D, 2)
         embedding = features.embedding[:, None]  # one token to an image
         text_scores = stage_probabilities(embedding, text, (1, 1), 1)[:, 1, 0, 0]
-        adapted = self.adapter(features.stages)
+        if isinstance(self.adapter, ContextAdapter):
+            return self._learned(self.adapter, features, text, text_scores, references)
         size = self.backbone.image_size
-        stage_maps = [
+        maps = [
             stage_probabilities(tokens, text, grid, size)[:, 1]
-            for tokens, grid in zip(adapted, features.grids, strict=True)
+            for tokens, grid in zip(*self.adapter.adapt(features), strict=True)
         ]
-        return Evidence(text_scores, torch.stack(stage_maps).sum(dim=0))
+        return Evidence(text_scores, torch.stack(maps).sum(dim=0))
+
+    def _learned(
+        self, adapter: ContextAdapter, features: ImageFeatures, text: Tensor, text_scores: Tensor,
+        references: References | None,
+    ) -> Evidence:  # fmt: skip
+        """The map and the image score of an adapter that gives both."""
+        (tokens,), (grid,) = adapter.adapt(features, references)
+        difference = difference_of(tokens, text)
+        score = adapter.score_logit(difference, difference_of(features.embedding[:, None], text)[:, 0])
+        size = (self.backbone.image_size, self.backbone.image_size)
+        enlarged = F.interpolate(difference.unflatten(1, (1, *grid)), size=size, mode="bilinear", align_corners=True)
+        gated = enlarged[:, 0] + self.score_gate * score[:, None, None]
+        return Evidence(text_scores, gated.sigmoid(), score.sigmoid())
 
     def _text(self, category: str, device: torch.device) -> Tensor:
         """Text features, computed once per category, prompts and device."""
@@ -214,12 +275,18 @@ class ClipAdapter(AnomalyModel):
         ]  # fmt: skip
         return CategoryMemory(banks, positions, self.backbone.image_size)
 
-    def _memory_maps(self, features: ImageFeatures, categories: Sequence[str]) -> Tensor:
-        """Each image against the references of its own category."""
-        maps = [
-            self._fitted[category].memory.maps(features[i : i + 1]) for i, category in enumerate(categories)
-        ]  # fmt: skip
-        return torch.cat(maps)
+    def _with_memory(
+        self, evidence: Evidence, features: ImageFeatures, fitted: Sequence[Fitted]
+    ) -> tuple[Evidence, Tensor | None]:
+        """Each image against the banks of its own category, and what maximum is typical there."""
+        maps, typical = [], []
+        for i, known in enumerate(fitted):
+            if known.memory is None or known.typical_max is None:
+                return evidence, None
+            maps.append(known.memory.maps(features[i : i + 1]))
+            typical.append(known.typical_max)
+        evidence.memory_maps = torch.cat(maps)
+        return evidence, torch.stack(typical)
 
     def _prediction(self, evidence: Evidence, typical_max: Tensor | None = None) -> Prediction:
         maps = self._combined(evidence)
@@ -231,8 +298,8 @@ class ClipAdapter(AnomalyModel):
 
     def _combined(self, evidence: Evidence) -> Tensor:
         if evidence.memory_maps is None:
-            return evidence.zero_shot_maps
-        return evidence.zero_shot_maps + self.memory_weight * evidence.memory_maps
+            return evidence.adapter_maps
+        return evidence.adapter_maps + self.memory_weight * evidence.memory_maps
 
     def _score_maxima(self, evidence: Evidence) -> Tensor:
         """The m of each image, (B,)."""
@@ -241,9 +308,11 @@ class ClipAdapter(AnomalyModel):
         return maps.amax(dim=(1, 2))
 
     def _zero_shot_scores(self, evidence: Evidence) -> Tensor:
+        if evidence.learned_scores is not None:
+            return evidence.learned_scores
         if self.map_weight == 0:
             return evidence.text_scores
-        pixels = evidence.zero_shot_maps.flatten(1) / len(self.backbone.stages)
+        pixels = evidence.adapter_maps.flatten(1) / self.adapter.num_maps
         count = max(1, round(self.map_top_share * pixels.shape[1]))
         return torch.lerp(evidence.text_scores, pixels.topk(count, dim=1).values.mean(dim=1), self.map_weight)
 
@@ -264,10 +333,13 @@ class ClipAdapter(AnomalyModel):
         self._texts.clear()
         device = next(self.adapter.parameters()).device
         for fitted in self._fitted.values():
-            fitted.memory.to(device)
-            fitted.typical_max = fitted.typical_max.to(device)
+            if fitted.memory is not None and fitted.typical_max is not None:
+                fitted.memory.to(device)
+                fitted.typical_max = fitted.typical_max.to(device)
             for name, tensor in vars(fitted.evidence).items():
-                setattr(fitted.evidence, name, tensor.to(device))
+                setattr(fitted.evidence, name, None if tensor is None else tensor.to(device))
+            if fitted.references is not None:
+                fitted.references = fitted.references.to(device)
         return self
 
 
@@ -275,6 +347,15 @@ def hill(values: Tensor, half: Tensor, exponent: float) -> Tensor:
     """values^k / (values^k + half^k) for values >= 0: 0 at 0, 0.5 where a value equals `half`, towards 1 beyond."""
     tiny = torch.finfo(values.dtype).tiny
     return torch.sigmoid(exponent * (values.clamp(min=tiny).log() - half.clamp(min=tiny).log()))
+
+
+def _together(parts: Sequence[Evidence]) -> Evidence:
+    """The evidence of several images as one; what any of them lacks is left out."""
+    joined: dict[str, Any] = {}
+    for field in fields(Evidence):
+        values = [getattr(part, field.name) for part in parts]
+        joined[field.name] = None if any(value is None for value in values) else torch.cat(values)
+    return Evidence(**joined)
 
 
 def _checked(name: str, value: Any, good: bool, expected: str) -> Any:

@@ -19,7 +19,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torchvision.ops import box_convert, nms
 
-from models.clip_adapter.adapter import LinearAdapter, stage_probabilities
+from models.clip_adapter.adapter import Adapter, stage_probabilities
 from models.clip_adapter.backbone import ClipBackbone
 from models.clip_adapter.checkpoint import check_adapter_fits
 from models.errors import ModelInputError
@@ -63,7 +63,7 @@ class ClipBoxGenerator(nn.Module):
     """
 
     def __init__(
-        self, backbone: ClipBackbone, adapter: LinearAdapter, *, scales: Sequence[int] = (1, 2),
+        self, backbone: ClipBackbone, adapter: Adapter, *, scales: Sequence[int] = (1, 2),
         levels: Sequence[float] = (0.5,), box_overlap: float = 0.7, min_score: float = 0.1, grid: int = 128,
     ):  # fmt: skip
         super().__init__()
@@ -130,7 +130,8 @@ class ClipBoxGenerator(nn.Module):
         crops = [_crop(picture, x, y, 1 / scale) for y, x in product(starts, starts)]
         images = torch.stack([self.backbone.preprocess(crop) for crop in crops])
         features = self.backbone.encode_image(images.to(next(self.adapter.parameters()).device))
-        return _Windows(scale, tuple(self.adapter(features.stages)), features.grids)
+        tokens, grids = self.adapter.adapt(features)
+        return _Windows(scale, tuple(tokens), tuple(grids))
 
     def _map(self, windows: _Windows, caption: str) -> Tensor:
         """Defect probability, (grid * scale)^2: mean over stages, and over the windows that see a place."""

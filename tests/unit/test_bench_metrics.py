@@ -16,7 +16,6 @@ from benchmarks.metrics.implementations import COLUMNS, IMPLEMENTATIONS, Impleme
 from benchmarks.metrics.table import to_markdown
 from benchmarks.metrics.workload import Category, load_category, make_category, save_category
 
-
 ROOT = Path(__file__).parents[2]
 
 

@@ -13,6 +13,9 @@ import torch
 from torch.testing import assert_close
 
 from models.base import AnomalyModel
+from models.baselines.by_category import BOTH, FEW_SHOT, ZERO_SHOT
+from models.errors import ModelInputError
+from tests.unit.baseline_stand_ins import BASELINES
 from tests.unit.clip_stand_ins import small_model
 from tests.unit.saa_stand_ins import small_saa
 
@@ -25,12 +28,46 @@ MODELS: dict[str, Callable[[], AnomalyModel]] = {
     ),
     "saa_plus": partial(small_saa, score_saliency=0.5),
     "saa_plus_released": partial(small_saa, rules="released", score_saliency=0.5, dense_saliency=0.1),
+    **BASELINES,
 }  # fmt: skip
+ONE_TRACK = {"patchcore": FEW_SHOT, "padim": FEW_SHOT, "spade": FEW_SHOT, "utad": ZERO_SHOT, "clipseg": ZERO_SHOT}
+"""By the beginning of a model's name; all others serve both tracks."""
+LEARNS_NOTHING = ("random",)
+CALIBRATES_MAPS = ("ensemble",)
+"""On all references, so that a reference left out is not quite as if it had never been there."""
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def serves(name: str, track: str) -> bool:
+    only = [served for beginning, served in ONE_TRACK.items() if name.startswith(beginning)]
+    return not only or track in only
+
+
+FEW_SHOT_MODELS = [name for name in MODELS if serves(name, FEW_SHOT)]
+LEARNERS = [name for name in FEW_SHOT_MODELS if name not in LEARNS_NOTHING]
+SETTINGS = [(name, track) for name in MODELS for track in BOTH if serves(name, track)]
 
 
 @pytest.fixture(params=MODELS)
 def model(request) -> AnomalyModel:
+    return MODELS[request.param]()
+
+
+@pytest.fixture(params=SETTINGS, ids="-".join)
+def ready(request) -> AnomalyModel:
+    """A model on each track that it serves: with references of "nut" and "bolt" on the few-shot track."""
+    name, track = request.param
+    return fitted(MODELS[name]()) if track == FEW_SHOT else MODELS[name]()
+
+
+@pytest.fixture(params=FEW_SHOT_MODELS)
+def few_shot_model(request) -> AnomalyModel:
+    return MODELS[request.param]()
+
+
+@pytest.fixture(params=LEARNERS)
+def learner(request) -> AnomalyModel:
+    """A few-shot model that references make a difference to."""
     return MODELS[request.param]()
 
 
@@ -58,11 +95,8 @@ def fitted(model: AnomalyModel, order=("nut", "bolt"), shots: int = 2) -> Anomal
     return model
 
 
-@pytest.mark.parametrize("with_references", [False, True])
-def test_shapes_types_and_finiteness(model, with_references):
-    if with_references:
-        fitted(model)
-    prediction = model.predict(batch(model, 3), ["nut", "bolt", "nut"])
+def test_shapes_types_and_finiteness(ready):
+    prediction = ready.predict(batch(ready, 3), ["nut", "bolt", "nut"])
     assert prediction.anomaly_maps.ndim == 3
     assert len(prediction.anomaly_maps) == 3
     assert prediction.image_scores.shape == (3,)
@@ -74,61 +108,73 @@ def test_shapes_types_and_finiteness(model, with_references):
     assert len(set(prediction.image_scores.tolist())) == 3
 
 
-@pytest.mark.parametrize("with_references", [False, True])
-def test_a_batch_of_four_equals_four_of_one(model, with_references):
-    if with_references:
-        fitted(model)
-    images, categories = batch(model, 4), ["nut", "bolt", "bolt", "nut"]
-    together = model.predict(images, categories)
+def test_a_batch_of_four_equals_four_of_one(ready):
+    images, categories = batch(ready, 4), ["nut", "bolt", "bolt", "nut"]
+    together = ready.predict(images, categories)
     for i, category in enumerate(categories):
-        single = model.predict(images[i : i + 1], [category])
+        single = ready.predict(images[i : i + 1], [category])
         assert_close(together.anomaly_maps[i : i + 1], single.anomaly_maps, **CLOSE)
         assert_close(together.image_scores[i : i + 1], single.image_scores, **CLOSE)
         for name, values in together.scalars.items():
             assert_close(values[i : i + 1], single.scalars[name], **CLOSE)
 
 
-@pytest.mark.parametrize("with_references", [False, True])
-def test_predicting_twice_gives_the_same(model, with_references):
-    if with_references:
-        fitted(model)
-    images = batch(model, 2)
-    first, second = (model.predict(images, ["nut", "bolt"]) for _ in range(2))
+def test_predicting_twice_gives_the_same(ready):
+    images = batch(ready, 2)
+    first, second = (ready.predict(images, ["nut", "bolt"]) for _ in range(2))
     assert torch.equal(first.anomaly_maps, second.anomaly_maps)
     assert torch.equal(first.image_scores, second.image_scores)
 
 
-def test_the_order_of_fit_does_not_matter(model):
-    images = batch(model, 2)
-    one = fitted(model).predict(images, ["nut", "bolt"])
-    other = fitted(model, order=("bolt", "nut")).predict(images, ["nut", "bolt"])
+def test_the_order_of_fit_does_not_matter(few_shot_model):
+    images = batch(few_shot_model, 2)
+    one = fitted(few_shot_model).predict(images, ["nut", "bolt"])
+    other = fitted(few_shot_model, order=("bolt", "nut")).predict(images, ["nut", "bolt"])
     assert_same(one, other)
 
 
-def test_fitting_again_replaces(model):
-    images = batch(model, 1)
-    expected = fitted(model, ["nut"]).predict(images, ["nut"])
-    model.fit(batch(model, 3, seed=77), "nut")
-    assert (model.predict(images, ["nut"]).anomaly_maps - expected.anomaly_maps).abs().max() > 1e-4
-    assert_same(fitted(model, ["nut"]).predict(images, ["nut"]), expected)
+def test_fitting_again_replaces(learner):
+    images = batch(learner, 1)
+    expected = fitted(learner, ["nut"]).predict(images, ["nut"])
+    learner.fit(batch(learner, 3, seed=77), "nut")
+    assert (learner.predict(images, ["nut"]).anomaly_maps - expected.anomaly_maps).abs().max() > 1e-4
+    assert_same(fitted(learner, ["nut"]).predict(images, ["nut"]), expected)
 
 
-def test_another_category_does_not_change_a_fitted_one(model):
-    images = batch(model, 1)
-    alone = fitted(model, ["nut"]).predict(images, ["nut"])
-    assert_same(fitted(model, ["bolt"]).predict(images, ["nut"]), alone)
+def test_another_category_does_not_change_a_fitted_one(few_shot_model):
+    images = batch(few_shot_model, 1)
+    alone = fitted(few_shot_model, ["nut"]).predict(images, ["nut"])
+    assert_same(fitted(few_shot_model, ["bolt"]).predict(images, ["nut"]), alone)
 
 
-def test_an_unfitted_category_is_a_key_error_that_lists_the_fitted(model):
-    model.predict(batch(model, 1), ["screw"])  # zero-shot: every category is fine
-    fitted(model)
+def test_an_unfitted_category_is_a_key_error_that_lists_the_fitted(few_shot_model):
+    model = fitted(few_shot_model)
     with pytest.raises(KeyError, match=r"screw.*nut, bolt"):
         model.predict(batch(model, 2), ["nut", "screw"])
     with pytest.raises(KeyError, match=r"screw.*nut, bolt"):
         model.reference_prediction("screw")
 
 
-def test_references_change_the_prediction(model):
+@pytest.mark.parametrize("name", MODELS)
+def test_every_category_is_fine_without_references_or_refused_with_those_who_serve_it(name):
+    model = MODELS[name]()
+    if serves(name, ZERO_SHOT):
+        assert len(model.predict(batch(model, 1), ["screw"]).image_scores) == 1
+        return
+    with pytest.raises(ModelInputError, match=r"make few-shot MODEL=.*zero-shot track: clip_adapter.*winclip"):
+        model.predict(batch(model, 1), ["screw"])
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if not serves(name, FEW_SHOT)])
+def test_references_are_refused_by_those_who_cannot_learn_from_them(name):
+    model = MODELS[name]()
+    with pytest.raises(ModelInputError, match=r"make zero-shot MODEL=.*few-shot track: clip_adapter.*patchcore"):
+        model.fit(batch(model, 1), "nut")
+
+
+@pytest.mark.parametrize("name", [name for name in LEARNERS if serves(name, ZERO_SHOT)])
+def test_references_change_the_prediction(name):
+    model = MODELS[name]()
     images = batch(model, 1)
     before = model.predict(images, ["nut"])
     after = fitted(model).predict(images, ["nut"])
@@ -136,28 +182,31 @@ def test_references_change_the_prediction(model):
 
 
 @pytest.mark.parametrize("shots", [1, 2, 5])
-def test_references_are_scored_as_if_they_were_not_among_them(model, shots):
-    references = batch(model, shots, seed=10)
-    model.fit(references, "nut")
-    left_out = model.reference_prediction("nut")
-    remembered = model.predict(references, ["nut"] * shots)
+def test_references_are_scored_as_if_they_were_not_among_them(learner, shots):
+    references = batch(learner, shots, seed=10)
+    learner.fit(references, "nut")
+    left_out = learner.reference_prediction("nut")
+    remembered = learner.predict(references, ["nut"] * shots)
     assert left_out.anomaly_maps.shape == remembered.anomaly_maps.shape
     assert left_out.image_scores.shape == (shots,)
     assert left_out.scalars.keys() == remembered.scalars.keys()
     assert (left_out.image_scores > remembered.image_scores).all()  # a known image is the most normal of all
 
 
-def test_a_reference_left_out_scores_as_a_test_image_of_the_others(model):
-    references = batch(model, 3, seed=10)
-    model.fit(references, "nut")
-    left_out = model.reference_prediction("nut").anomaly_maps
+@pytest.mark.parametrize("name", [name for name in LEARNERS if name not in CALIBRATES_MAPS])
+def test_a_reference_left_out_scores_as_a_test_image_of_the_others(name):
+    learner = MODELS[name]()
+    references = batch(learner, 3, seed=10)
+    learner.fit(references, "nut")
+    left_out = learner.reference_prediction("nut").anomaly_maps
     for i in range(3):
         others = [n for n in range(3) if n != i]
-        model.fit(references[others], "nut")
-        assert_close(model.predict(references[i : i + 1], ["nut"]).anomaly_maps[0], left_out[i], **CLOSE)
+        learner.fit(references[others], "nut")
+        assert_close(learner.predict(references[i : i + 1], ["nut"]).anomaly_maps[0], left_out[i], **CLOSE)
 
 
-def test_input_is_not_changed(model):
+def test_input_is_not_changed(few_shot_model):
+    model = few_shot_model
     references, images = batch(model, 2, seed=10), batch(model, 2)
     copies = references.clone(), images.clone()
     model.fit(references, "nut")
@@ -166,7 +215,8 @@ def test_input_is_not_changed(model):
     assert torch.equal(images, copies[1])
 
 
-def test_it_works_under_inference_mode_and_after_it(model):
+def test_it_works_under_inference_mode_and_after_it(few_shot_model):
+    model = few_shot_model
     images = batch(model, 1)
     with torch.inference_mode():
         fitted(model)
@@ -175,16 +225,17 @@ def test_it_works_under_inference_mode_and_after_it(model):
     model.reference_prediction("nut")
 
 
-def test_training_mode_changes_nothing(model):
+def test_training_mode_changes_nothing(ready):
+    model = ready
     images = batch(model, 2)
     expected = model.predict(images, ["nut", "nut"])
     assert_same(model.train().predict(images, ["nut", "nut"]), expected)
     assert_same(model.eval().predict(images, ["nut", "nut"]), expected)
 
 
-def test_state_of_categories_is_not_saved(model):
-    before = set(model.state_dict())
-    assert set(fitted(model).state_dict()) == before
+def test_state_of_categories_is_not_saved(few_shot_model):
+    before = set(few_shot_model.state_dict())
+    assert set(fitted(few_shot_model).state_dict()) == before
 
 
 def test_preprocess_is_picklable_and_of_one_shape_or_of_the_images_own(model):
@@ -195,22 +246,32 @@ def test_preprocess_is_picklable_and_of_one_shape_or_of_the_images_own(model):
     assert wide.dtype == high.dtype == (torch.float32 if wide.shape == high.shape else torch.uint8)
 
 
-def test_a_list_of_images_is_like_a_batch_and_may_hold_several_sizes(model):
+def test_a_list_of_images_is_like_a_batch_and_may_hold_several_sizes(ready):
+    model = ready
     images = [model.preprocess(picture) for picture in (*pictures(2, seed=1), *pictures(1, seed=2, size=(40, 60)))]
     together = model.predict(images, ["nut", "bolt", "nut"])
     assert_close(
         together.anomaly_maps[:2], model.predict(torch.stack(images[:2]), ["nut", "bolt"]).anomaly_maps, **CLOSE
     )
     assert_close(together.image_scores[2:], model.predict([images[2]], ["nut"]).image_scores, **CLOSE)
-    model.fit(images, "nut")
+
+
+def test_references_may_be_a_list_of_several_sizes(few_shot_model):
+    model = few_shot_model
+    sizes = [(70, 50), (70, 50), (40, 60)]
+    model.fit([model.preprocess(pictures(1, seed, size)[0]) for seed, size in enumerate(sizes)], "nut")
     assert model.reference_prediction("nut").image_scores.shape == (3,)
 
 
-def test_protocol_is_plain_and_independent_of_state(model):
+def test_protocol_is_plain(model):
     before = model.protocol
     assert json.loads(json.dumps(before)) == before
     assert all(isinstance(value, str | int | float | bool) for value in before.values())
-    assert fitted(model).protocol == before
+
+
+def test_protocol_is_independent_of_state(few_shot_model):
+    before = few_shot_model.protocol
+    assert fitted(few_shot_model).protocol == before
 
 
 def test_the_constructor_swallows_nothing(model):
@@ -219,7 +280,8 @@ def test_the_constructor_swallows_nothing(model):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_the_gpu_gives_the_same_and_moves_what_was_learnt(model):
+def test_the_gpu_gives_the_same_and_moves_what_was_learnt(few_shot_model):
+    model = few_shot_model
     images = batch(model, 2)
     expected = fitted(model).predict(images, ["nut", "bolt"])
     model.to("cuda")

@@ -12,9 +12,19 @@ from torch.testing import assert_close
 
 from tracks.cli import CONF
 from train.captions import CaptionSampler, vocabulary_nouns
-from train.corpus import CorpusPlan, build_corpus
+from train.corpus import Corpus, CorpusPlan, build_corpus
 from train.perturb import augment_twins
-from train.tiny import STATE_COSINE, TinyClip, Words, draw_together, teach_words, train_tiny
+from train.tiny import (
+    NAMES_PER_PRODUCT,
+    PAIRS,
+    STATE_COSINE,
+    BatchSource,
+    TinyClip,
+    Words,
+    draw_together,
+    teach_words,
+    train_tiny,
+)
 
 SMALL = {
     "embed_dim": 16,
@@ -27,9 +37,9 @@ SAMPLER = CaptionSampler(["flawless {}", "{}"], ["damaged {}"], ["a photo of a {
 def settings(tmp_path, **changed):
     (tmp_path / "clip.json").write_text(json.dumps(SMALL))
     values = {
-        "config": tmp_path / "clip.json", "work": tmp_path / "work", "variants": 1, "pairs": 1, "picture_size": 48,
-        "render_workers": 1, "text_steps": 4, "steps": 4, "batch_size": 4, "warmup": 1, "save_every": 2,
-        "device": "cpu", "bfloat16": "false", **changed,
+        "config": tmp_path / "clip.json", "work": tmp_path / "work", "variants": 1, "invented": 1, "scenes": 2,
+        "batch_scenes": 2, "picture_size": 48, "render_workers": 1, "text_steps": 4, "steps": 4, "looks": 2,
+        "warmup": 1, "save_every": 2, "device": "cpu", "bfloat16": "false", **changed,
     }  # fmt: skip
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("tiny", [f"{key}={value}" for key, value in values.items()])
@@ -67,6 +77,47 @@ def test_twins_are_equal_but_for_the_defect():
     assert_close(again, images, rtol=0, atol=0)
 
 
+def test_pictures_of_one_product_are_taken_alike():
+    ramp = torch.linspace(0.2, 0.8, 48).view(1, 1, 1, 48).expand(12, 3, 48, 48).clone()
+    masks = torch.zeros(12, 48, 48, dtype=torch.bool)
+    images, _ = augment_twins(ramp, ramp, masks, 32, seed=1, scenes=3)
+    profile = functional.avg_pool2d(images[:12].mean(1, keepdim=True), 16).flatten(1)  # four corners' brightness
+    profile = (profile - profile.mean(1, keepdim=True)).view(4, 3, 4)
+    within = (profile - profile.mean(1, keepdim=True)).abs().mean()
+    between = (profile.mean(1) - profile.mean((0, 1))).abs().mean()
+    assert between > 2 * within
+
+
+def test_a_batch_holds_scenes_of_a_look_and_their_twins(tmp_path):
+    plan = CorpusPlan(variants=1, invented=2, scenes=3, image_size=48)
+    number = np.arange(len(plan))
+    images = np.broadcast_to((number // 6 % 256)[:, None, None, None], (len(plan), 48, 48, 3)).astype(np.uint8)
+    corpus = Corpus(plan, images, np.zeros((len(plan), 48, 48), bool), np.array([plan.picture(i)[0] for i in number]))
+    names = len(plan.categories)
+    text = (torch.randn(PAIRS, 4, 2), torch.randn(names, NAMES_PER_PRODUCT, 4))
+    source = BatchSource(corpus, text, settings(tmp_path, looks=4, batch_scenes=3, zero_shot_share=0.5), "cpu")
+    batches = [source.draw(step, 32) for step in range(20)]
+    assert {batch.shots for batch in batches} == {0, 1, 2}
+    for batch in batches:
+        assert batch.images.shape == (24, 3, 32, 32)
+        products = batch.products.view(2, 4, 3)
+        assert_close(products[0], products[1])
+        assert (products == products[..., :1]).all()
+
+
+def test_a_scene_meets_the_other_scenes_of_its_product():
+    torch.manual_seed(0)
+    model = TinyClip(SMALL, [1, 2, 3, 4]).eval()
+    images = torch.rand(12, 3, 32, 32)  # two products of three scenes, and their twins
+    text = functional.normalize(torch.randn(12, 16, 2), dim=1)
+    seen = model(images, text, scenes=3, shots=2)
+    changed = images.clone()
+    changed[4] = torch.rand(3, 32, 32)  # a scene of the second product: a reference of 3, 5, 9 and 11
+    again = model(changed, text, scenes=3, shots=2)
+    moved = (again.map_logits - seen.map_logits).abs().amax((1, 2, 3)) > 1e-6
+    assert moved.nonzero()[:, 0].tolist() == [3, 4, 5, 9, 11]
+
+
 def test_words_learn_one_direction_and_are_drawn_together(tmp_path):
     torch.manual_seed(0)
     clip = CLIP(**SMALL)
@@ -83,7 +134,7 @@ def test_words_learn_one_direction_and_are_drawn_together(tmp_path):
 
 
 def test_a_corpus_is_pairs_of_a_scene_and_is_rendered_once(tmp_path):
-    plan = CorpusPlan(variants=1, pairs=1, image_size=48)
+    plan = CorpusPlan(variants=1, invented=1, scenes=1, image_size=48)
     corpus = build_corpus(plan, tmp_path, workers=1)
     assert len(corpus.images) == len(plan) == 2 * len(plan.categories)
     assert not corpus.masks[::2].any()

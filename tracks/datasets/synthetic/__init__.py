@@ -4,6 +4,7 @@ from tracks.datasets.synthetic.dataset import Synthetic, SyntheticSample
 from tracks.datasets.synthetic.products import (
     DEFECT_KINDS,
     HELD_OUT_KINDS,
+    INVENTED,
     SOURCE,
     SOURCE_KINDS,
     TARGET,
@@ -15,6 +16,7 @@ from tracks.datasets.synthetic.rendering import Rendering, render
 __all__ = [
     "DEFECT_KINDS",
     "HELD_OUT_KINDS",
+    "INVENTED",
     "SOURCE",
     "SOURCE_KINDS",
     "TARGET",

@@ -9,6 +9,7 @@ import numpy as np
 from tracks.datasets.synthetic import part_defects as part
 from tracks.datasets.synthetic import source_assemblies as assemblies
 from tracks.datasets.synthetic import source_fabrics as fabrics
+from tracks.datasets.synthetic import source_invented as invented
 from tracks.datasets.synthetic import source_objects as objects
 from tracks.datasets.synthetic import source_surfaces as surfaces
 from tracks.datasets.synthetic import surface_defects as mark
@@ -80,6 +81,13 @@ PRODUCTS: dict[str, Product] = dict(
         _product("source", objects.bracket, "object"),
         _product("source", objects.ferrite_block, "object"),
         _product("source", assemblies.tablets, "object", "several", "arranged"),
+        _product("source", invented.coated_sheet, "surface"),
+        _product("source", invented.patterned_sheet, "surface", "lines"),
+        _product("source", invented.lit_panel, "surface"),
+        _product("source", invented.turned_part, "object"),
+        _product("source", invented.moulded_part, "object"),
+        _product("source", invented.part_tray, "object", "several", "arranged"),
+        _product("source", invented.loose_parts, "object", "several"),
         _product("validation", validation.cork, "surface"),
         _product("validation", validation.cardboard, "surface", "lines"),
         _product("validation", validation.shirt_button, "object"),
@@ -123,6 +131,8 @@ DEFECTS: dict[str, Defect] = {
 }
 
 SOURCE = tuple(name for name, product in PRODUCTS.items() if product.split == "source")
+INVENTED = tuple(name for name in SOURCE if PRODUCTS[name].draw.__module__ == invented.__name__)
+"""Source categories each of whose looks is a product of its own."""
 VALIDATION = tuple(name for name, product in PRODUCTS.items() if product.split == "validation")
 TARGET = tuple(name for name, product in PRODUCTS.items() if product.split == "target")
 DEFECT_KINDS = tuple(DEFECTS)

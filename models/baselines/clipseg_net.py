@@ -1,0 +1,116 @@
+"""CLIPSeg by transformers' own classes: a folder or random weights in, maps for sentences out."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import open_clip
+import torch
+from torch import Tensor, nn
+from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
+
+from models.clip_adapter.features import Preprocess
+from models.errors import ModelInputError
+from models.saa.features import IMAGENET_MEAN, IMAGENET_STD, RANDOM_PREFIX
+
+
+class ClipSegNet(nn.Module):
+    """A frozen `CLIPSegForImageSegmentation`.
+
+    Args:
+        net: transformers' model.
+        weights: the label of the weights.
+        image_size: side of the input in pixels, a multiple of the patch; 352 as published.
+    """
+
+    def __init__(self, net: CLIPSegForImageSegmentation, *, weights: str = "unnamed", image_size: int = 352):
+        super().__init__()
+        patch = net.config.vision_config.patch_size
+        if image_size < patch or image_size % patch:
+            raise ModelInputError(f"expected an image size that is a multiple of {patch} pixels, got {image_size}")
+        self.net = net.requires_grad_(False)
+        self.weights = weights
+        self.image_size = image_size
+        self.preprocess = Preprocess(image_size, IMAGENET_MEAN, IMAGENET_STD)
+        self._tokenizer = open_clip.SimpleTokenizer(context_length=net.config.text_config.max_position_embeddings)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever is asked for."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def embed(self, sentences: Sequence[str]) -> Tensor:
+        """Sentences to the (N, D) that the decoder is conditioned on.
+
+        Raises:
+            ModelInputError: a sentence longer than the text tower can read.
+        """
+        limit = self._tokenizer.context_length
+        for sentence in sentences:
+            if (length := len(self._tokenizer.encode(sentence)) + 2) > limit:
+                raise ModelInputError(f"expected sentences of at most {limit} tokens, got {length} in {sentence!r}")
+        tokens = self._tokenizer(list(sentences)).to(self.net.device)  # padded behind the end, which is pooled
+        return self.net.get_conditional_embeddings(len(tokens), tokens)
+
+    @torch.no_grad()
+    def probabilities(self, images: Tensor, conditions: Tensor) -> Tensor:
+        """How much of (B, 3, S, S) preprocessed images is what (B, N, D) conditions say: (B, N, S, S) in [0, 1].
+
+        An image is encoded once for all its conditions.
+        """
+        expected = (3, self.image_size, self.image_size)
+        if images.ndim != 4 or tuple(images.shape[1:]) != expected or not images.is_floating_point():
+            raise ModelInputError(
+                f"expected a float batch of images of shape (B, {', '.join(map(str, expected))}), got "
+                f"{tuple(images.shape)} of {images.dtype}; make each with the model's own `preprocess` and stack them"
+            )
+        seen = self.net.clip.vision_model(
+            pixel_values=images, output_hidden_states=True, interpolate_pos_encoding=True, return_dict=True
+        )
+        count = conditions.shape[1]
+        stages = [seen.hidden_states[i + 1].repeat_interleave(count, dim=0) for i in self.net.extract_layers]
+        logits = self.net.decoder(stages, conditions.flatten(0, 1), return_dict=True).logits
+        side = logits.shape[-1]
+        return logits.reshape(len(images), count, side, side).sigmoid().float()
+
+
+def load_clipseg(weights: str, *, image_size: int = 352, config: dict[str, Any] | None = None) -> ClipSegNet:
+    """Build CLIPSeg and load its weights, on the CPU.
+
+    Args:
+        weights: a folder with config.json and model.safetensors (or pytorch_model.bin), as transformers keeps them; or
+            "random:SEED" for the published architecture with random weights.
+        image_size: side of the input in pixels.
+        config: for random weights, fields of `CLIPSegConfig` in place of the published ones.
+
+    Raises:
+        ModelInputError: no such folder, or one that does not hold CLIPSeg.
+    """
+    if weights.startswith(RANDOM_PREFIX):
+        if not (seed := weights.removeprefix(RANDOM_PREFIX)).isdigit():
+            raise ModelInputError(
+                f"expected random weights with a whole number as seed, like random:0, got {weights!r}"
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(seed))
+            return ClipSegNet(CLIPSegForImageSegmentation(CLIPSegConfig(**(config or {}))), weights=weights,
+                              image_size=image_size)  # fmt: skip
+    folder = Path(weights).expanduser()
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        if kind != "clipseg":
+            raise ValueError(f"a config.json of model_type {kind!r}")
+        net, report = CLIPSegForImageSegmentation.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True
+        )
+        if report["missing_keys"]:
+            raise ValueError(f"{len(report['missing_keys'])} tensors are missing")
+    except Exception as error:  # transformers raises many kinds for a folder that is not its own
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ModelInputError(
+            f"expected {folder} to be a folder with CLIPSeg as transformers keeps it (config.json, model.safetensors), "
+            f"got: {reason}; put the files of CIDAS/clipseg-rd64-refined there, or name another folder"
+        ) from error
+    return ClipSegNet(net, weights=folder.name, image_size=image_size)

@@ -1,0 +1,189 @@
+"""PaDiM: a Gaussian of patch tokens for every place of the image, and the Mahalanobis distance to it.
+
+T. Defard et al.: PaDiM, a Patch Distribution Modeling Framework for Anomaly Detection and Localization (arXiv
+2011.08785). Departs from the paper: the whole image goes in, without a centre crop; and the covariance of K images is
+never written out. With e = 0.01 and the centred references X (K, C) of a place, S = X^T X / (K - 1) + e I, and
+
+    S^-1 = (I - X^T ((K - 1) e I + X X^T)^-1 X) / e,
+
+which needs the inverse of a K x K matrix alone. The covariance of a single reference is e I.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.base import AnomalyModel, Images, Prediction, stacked
+from models.baselines.by_category import (
+    FEW_SHOT,
+    ZERO_SHOT,
+    ByCategory,
+    check_categories,
+    check_references,
+    checked,
+    groups,
+    refuse,
+)
+from models.baselines.patches import PatchBackbone, check_backbone, check_stages, encode, stage_maps, upsampled
+from models.clip_adapter.features import ImageFeatures
+
+STAGES = (1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """Of P places: the mean (P, C), the centred references (P, K, C) and `inner` (P, K, K), the inverse above."""
+
+    mean: Tensor
+    centred: Tensor
+    inner: Tensor
+    regularisation: float
+
+    @staticmethod
+    def of(tokens: Tensor, regularisation: float) -> "Gaussians":
+        """From the tokens (K, P, C) of K references."""
+        mean = tokens.mean(dim=0)
+        centred = (tokens - mean).transpose(0, 1).contiguous()
+        count = tokens.shape[0]
+        gram = centred.double() @ centred.double().transpose(1, 2)
+        ridge = max(count - 1, 1) * regularisation * torch.eye(count, device=tokens.device, dtype=torch.float64)
+        return Gaussians(mean, centred, torch.linalg.inv(gram + ridge), regularisation)
+
+    def distance(self, tokens: Tensor) -> Tensor:
+        """Mahalanobis distance (B, P) of the tokens (B, P, C) of each place to its own Gaussian."""
+        apart = (tokens - self.mean).transpose(0, 1)  # (P, B, C)
+        along = (apart @ self.centred.transpose(1, 2)).double()  # (P, B, K)
+        explained = ((along @ self.inner) * along).sum(dim=2)
+        squared = (apart.double().square().sum(dim=2) - explained) / self.regularisation
+        return squared.clamp(min=0).sqrt().T.float()
+
+    def moved(self, fn: Callable[[Tensor], Tensor]) -> "Gaussians":
+        """On another device."""
+        return Gaussians(fn(self.mean), fn(self.centred), fn(self.inner), self.regularisation)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The references' tokens (K, P, C), those of the mirror image where there is one reference, and their Gaussians."""
+
+    tokens: Tensor
+    mirrored: Tensor | None
+    gaussians: Gaussians
+
+    def moved(self, fn: Callable[[Tensor], Tensor]) -> "Fitted":
+        """On another device."""
+        return Fitted(fn(self.tokens), None if self.mirrored is None else fn(self.mirrored), self.gaussians.moved(fn))
+
+
+class PaDiM(AnomalyModel):
+    """Few-shot only.
+
+    Args:
+        backbone: gives patch tokens by stage; a ResNet18 or WideResNet50 as published, or a CLIP.
+        stages: which of its stages; None for 1, 2 and 3 of a ResNet, as published, and all that a ViT gives.
+        num_channels: how many channels are kept, drawn by `seed`; all where there are fewer. Published are 100 of a
+            ResNet18 and 550 of a WideResNet50.
+        seed: of that draw.
+        regularisation: e.
+        sigma: of the map's Gaussian in pixels of the input.
+    """
+
+    serves: ClassVar[tuple[str, ...]] = (FEW_SHOT,)
+
+    def __init__(
+        self, backbone: PatchBackbone, *, stages: Sequence[int] | None = None, num_channels: int = 550, seed: int = 0,
+        regularisation: float = 0.01, sigma: float = 4.0,
+    ):  # fmt: skip
+        super().__init__()
+        self.backbone = check_backbone(backbone, "padim")
+        self.stages = check_stages(backbone, stages, STAGES)
+        self.preprocess = backbone.preprocess
+        widths = [backbone.stage_widths[list(backbone.stages).index(stage)] for stage in self.stages]
+        checked("num_channels", num_channels, num_channels >= 1, "at least 1")
+        self.num_channels = min(num_channels, sum(widths))
+        self.seed = int(seed)
+        self.channels = _drawn(sum(widths), self.num_channels, self.seed)
+        self.regularisation = checked("regularisation", regularisation, regularisation > 0, "above 0")
+        self.sigma = checked("sigma", sigma, sigma >= 0, "at least 0")
+        self._fitted: ByCategory[Fitted] = ByCategory(Fitted.moved)
+        self._grid = (0, 0)
+
+    @torch.no_grad()
+    def fit(self, references: Images, category: str) -> None:
+        """Learn the Gaussians of (K, 3, S, S) preprocessed normal images of a category."""
+        images = check_references(references, category)
+        tokens = self._tokens(encode(self.backbone, images))
+        mirrored = self._tokens(self.backbone.encode_image(images.flip(3))) if len(images) == 1 else None
+        self._fitted[category] = Fitted(tokens, mirrored, Gaussians.of(tokens, self.regularisation))
+
+    @torch.no_grad()
+    def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
+        """Score (B, 3, S, S) preprocessed images of B named categories.
+
+        Raises:
+            KeyError: for a category that was not fitted, once any was.
+            ModelInputError: before any `fit`, or images of another shape.
+        """
+        check_categories(images, categories)
+        if not self._fitted:
+            refuse("padim", ZERO_SHOT)
+        known = {category: self._fitted[category].gaussians for category in categories}
+        tokens = self._tokens(self.backbone.encode_image(stacked(images)))
+        distances = tokens.new_empty(tokens.shape[:2])
+        for category, members in groups(categories):
+            distances[members] = known[category].distance(tokens[members])
+        return self._prediction(distances)
+
+    @torch.no_grad()
+    def reference_prediction(self, category: str) -> Prediction:
+        """Each reference under the Gaussians of the others; a single one under that of its mirror image."""
+        fitted = self._fitted[category]
+        if fitted.mirrored is not None:
+            return self._prediction(Gaussians.of(fitted.mirrored, self.regularisation).distance(fitted.tokens))
+        left_out = []
+        for i in range(len(fitted.tokens)):
+            others = torch.cat([fitted.tokens[:i], fitted.tokens[i + 1 :]])
+            left_out.append(Gaussians.of(others, self.regularisation).distance(fitted.tokens[i : i + 1]))
+        return self._prediction(torch.cat(left_out))
+
+    @property
+    def protocol(self) -> dict[str, str | int | float | bool]:
+        """Labels of every number made with this model."""
+        return {
+            "method": "PaDiM",
+            "backbone": self.backbone.name,
+            "backbone_weights": self.backbone.weights,
+            "model_image_size": self.backbone.image_size,
+            "stages": " ".join(map(str, self.stages)),
+            "channels": f"{self.num_channels}, drawn by seed {self.seed}",
+            "map": f"Mahalanobis distance, covariance + {self.regularisation:g} I, Gaussian of {self.sigma:g} px",
+            "image_score": "maximum of the map",
+            "few_shot_calibration": "each reference under the Gaussians of the others; a single one under that of its "
+            "mirror image",
+        }
+
+    def _tokens(self, features: ImageFeatures) -> Tensor:
+        """The chosen channels of the stages, joined on the grid of the first by the nearest value: (B, P, C)."""
+        maps = stage_maps(features, self.backbone.stages, self.stages)
+        self._grid = (maps[0].shape[2], maps[0].shape[3])
+        joined = torch.cat([F.interpolate(stage, self._grid, mode="nearest") for stage in maps], dim=1)
+        return joined[:, self.channels.to(joined.device)].flatten(2).transpose(1, 2)
+
+    def _prediction(self, distances: Tensor) -> Prediction:
+        maps = upsampled(distances, self._grid, self.backbone.image_size, self.sigma)
+        return Prediction(maps, maps.amax(dim=(1, 2)))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move what was learnt along with the parameters (`to`, `cuda`, `cpu`)."""
+        super()._apply(fn, recurse)
+        self._fitted.apply(fn)
+        return self
+
+
+def _drawn(total: int, count: int, seed: int) -> Tensor:
+    """`count` of `total` channel numbers without replacement, increasing."""
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort().values

@@ -1,0 +1,221 @@
+"""PatchCore: a bank of locally aware patch tokens, and how far a patch is from the nearest of them.
+
+K. Roth, L. Pemula et al.: Towards Total Recall in Industrial Anomaly Detection (arXiv 2106.08265). Departs from
+the paper:
+
+* The whole image goes in, without a centre crop.
+* The bank is kept whole by default, since that of a few shots is small; `coreset` 0.25, 0.1 or 0.01 as published. The
+  greedy selection is exact, where the published one estimates distances by a random projection.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.base import AnomalyModel, Images, Prediction, stacked
+from models.baselines.by_category import (
+    FEW_SHOT,
+    ZERO_SHOT,
+    ByCategory,
+    check_categories,
+    check_references,
+    checked,
+    groups,
+    refuse,
+)
+from models.baselines.coreset import greedy_coreset
+from models.baselines.patches import (
+    PatchBackbone,
+    check_backbone,
+    check_stages,
+    encode,
+    near_own_place,
+    nearest,
+    stage_maps,
+    upsampled,
+)
+from models.clip_adapter.features import ImageFeatures
+from models.clip_adapter.memory_bank import MAX_ELEMENTS, Excluded
+
+STAGES = (2, 3)
+
+
+@dataclass(frozen=True)
+class PatchBank:
+    """All patches (K, P, C) of the references, and those (M, C) that stand for them."""
+
+    patches: Tensor
+    bank: Tensor
+
+
+class PatchCore(AnomalyModel):
+    """Few-shot only.
+
+    Args:
+        backbone: gives patch tokens by stage; a WideResNet50 as published, or a CLIP.
+        stages: which of its stages; None for 2 and 3 of a ResNet, as published, and all that a ViT gives.
+        patch_size: side in places (odd) of the neighbourhood that makes a patch locally aware.
+        stage_dim: channels to which each stage's neighbourhoods are averaged; None for as many as the stage has.
+        target_dim: channels to which the joined stages are averaged; None for all of them.
+        coreset: share of the patches that is kept; 1 for all.
+        num_neighbours: b of the image score's reweighting (Eq. 7).
+        sigma: of the map's Gaussian in pixels of the input.
+        own_window: a single reference meets itself without a window of this share of the side.
+        max_elements: largest distance matrix held at a time, in elements.
+    """
+
+    serves: ClassVar[tuple[str, ...]] = (FEW_SHOT,)
+
+    def __init__(
+        self, backbone: PatchBackbone, *, stages: Sequence[int] | None = None, patch_size: int = 3,
+        stage_dim: int | None = 1024, target_dim: int | None = 1024, coreset: float = 1.0, num_neighbours: int = 9,
+        sigma: float = 4.0, own_window: float = 0.15, max_elements: int = MAX_ELEMENTS,
+    ):  # fmt: skip
+        super().__init__()
+        self.backbone = check_backbone(backbone, "patchcore")
+        self.stages = check_stages(backbone, stages, STAGES)
+        self.preprocess = backbone.preprocess
+        self.patch_size = checked("patch_size", patch_size, patch_size >= 1 and patch_size % 2 == 1, "odd, 1 or more")
+        self.stage_dim = checked("stage_dim", stage_dim, stage_dim is None or stage_dim >= 1, "at least 1, or null")
+        self.target_dim = checked(
+            "target_dim", target_dim, target_dim is None or target_dim >= 1, "at least 1, or null"
+        )
+        self.coreset = checked("coreset", coreset, 0 < coreset <= 1, "above 0 and up to 1")
+        self.num_neighbours = checked("num_neighbours", num_neighbours, num_neighbours >= 1, "at least 1")
+        self.sigma = checked("sigma", sigma, sigma >= 0, "at least 0")
+        self.own_window = checked("own_window", own_window, 0 <= own_window < 1, "at least 0 and below 1")
+        self.max_elements = checked("max_elements", max_elements, max_elements >= 1, "at least 1")
+        self._fitted: ByCategory[PatchBank] = ByCategory(lambda old, fn: PatchBank(fn(old.patches), fn(old.bank)))
+        self._grid = (0, 0)
+
+    @torch.no_grad()
+    def fit(self, references: Images, category: str) -> None:
+        """Remember the patches of (K, 3, S, S) preprocessed normal images of a category."""
+        patches = self._patches(encode(self.backbone, check_references(references, category)))
+        self._fitted[category] = PatchBank(patches, self._reduced(patches))
+
+    @torch.no_grad()
+    def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
+        """Score (B, 3, S, S) preprocessed images of B named categories.
+
+        Raises:
+            KeyError: for a category that was not fitted, once any was.
+            ModelInputError: before any `fit`, or images of another shape.
+        """
+        check_categories(images, categories)
+        if not self._fitted:
+            refuse("patchcore", ZERO_SHOT)
+        known = {category: self._fitted[category].bank for category in categories}
+        patches = self._patches(self.backbone.encode_image(stacked(images)))
+        distances, scores = patches.new_empty(patches.shape[:2]), patches.new_empty(len(patches))
+        for category, members in groups(categories):
+            distances[members], scores[members] = self._assessed(patches[members], known[category])
+        return self._prediction(distances, scores)
+
+    @torch.no_grad()
+    def reference_prediction(self, category: str) -> Prediction:
+        """Each reference against the patches of the others; a single one against itself elsewhere."""
+        patches = self._fitted[category].patches
+        if len(patches) == 1:
+            elsewhere = near_own_place(self._grid, self.own_window, patches.device)
+            return self._prediction(*self._assessed(patches, patches[0], elsewhere))
+        every = torch.arange(len(patches), device=patches.device)
+        left_out = [self._assessed(patches[i : i + 1], self._reduced(patches[every != i])) for i in every]
+        distances, scores = (torch.cat(parts) for parts in zip(*left_out, strict=True))
+        return self._prediction(distances, scores)
+
+    @property
+    def protocol(self) -> dict[str, str | int | float | bool]:
+        """Labels of every number made with this model."""
+        return {
+            "method": "PatchCore",
+            "backbone": self.backbone.name,
+            "backbone_weights": self.backbone.weights,
+            "model_image_size": self.backbone.image_size,
+            "stages": " ".join(map(str, self.stages)),
+            "patches": f"{self.patch_size} x {self.patch_size} places, averaged to {self.stage_dim or 'their own'} "
+            f"channels a stage, {self.target_dim or 'all of them'} in all",
+            "coreset": f"{self.coreset:g} of the patches, exact greedy selection"
+            if self.coreset < 1
+            else "all patches",
+            "map": f"distance to the nearest patch, Gaussian of {self.sigma:g} px",
+            "image_score": f"largest distance, reweighted by {self.num_neighbours} neighbours (Eq. 7)",
+            "few_shot_calibration": "each reference against the others; a single one against itself, without a window "
+            f"of {self.own_window:g} of the side around each patch",
+        }
+
+    def _patches(self, features: ImageFeatures) -> Tensor:
+        """Locally aware patches (B, P, C) on the grid of the first of the stages."""
+        maps = stage_maps(features, self.backbone.stages, self.stages)
+        self._grid = (maps[0].shape[2], maps[0].shape[3])
+        return locally_aware(maps, self.patch_size, self.stage_dim, self.target_dim)
+
+    def _reduced(self, patches: Tensor) -> Tensor:
+        """(K, P, C) to the (M, C) of the bank."""
+        rows = patches.flatten(0, 1)
+        if self.coreset == 1:
+            return rows
+        return rows[greedy_coreset(rows, max(1, round(self.coreset * len(rows))))]
+
+    def _assessed(self, patches: Tensor, bank: Tensor, excluded: Excluded | None = None) -> tuple[Tensor, Tensor]:
+        """Distances (B, P) and image scores (B,) of patches (B, P, C)."""
+        if excluded is None:
+            distances, rows = nearest(patches.flatten(0, 1), bank, max_elements=self.max_elements)
+        else:
+            distances, rows = nearest(patches[0], bank, max_elements=self.max_elements, excluded=excluded)
+        distances, rows = distances.view(patches.shape[:2]), rows.view(patches.shape[:2])
+        worst = distances.argmax(dim=1)
+        image = torch.arange(len(patches), device=patches.device)
+        scores = reweighted(
+            patches[image, worst], distances[image, worst], rows[image, worst], bank, self.num_neighbours
+        )
+        return distances, scores
+
+    def _prediction(self, distances: Tensor, scores: Tensor) -> Prediction:
+        maps = upsampled(distances, self._grid, self.backbone.image_size, self.sigma)
+        return Prediction(maps, scores, {"map_max": maps.amax(dim=(1, 2))})
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move what was learnt along with the parameters (`to`, `cuda`, `cpu`)."""
+        super()._apply(fn, recurse)
+        self._fitted.apply(fn)
+        return self
+
+
+def locally_aware(
+    maps: Sequence[Tensor], patch_size: int, stage_dim: int | None, target_dim: int | None
+) -> Tensor:  # fmt: skip
+    """Stages (B, C_n, h_n, w_n) to patches (B, h_1 * w_1, C): each place with its neighbours, averaged and joined.
+
+    As in the authors' code, averages run over a neighbourhood's channels laid out with their places; where `stage_dim`
+    is a stage's own width, that is the mean over the places. Averaging commutes with the resizing of coarser stages to
+    the grid of the first (bilinear), and is done before it.
+    """
+    size = maps[0].shape[2:]
+    joined = []
+    for stage in maps:
+        around = F.unfold(stage, patch_size, padding=patch_size // 2)  # (B, C_n * places of a neighbourhood, h_n * w_n)
+        averaged = F.adaptive_avg_pool1d(around.transpose(1, 2), stage_dim or stage.shape[1])
+        placed = averaged.transpose(1, 2).unflatten(2, stage.shape[2:])
+        joined.append(F.interpolate(placed, size, mode="bilinear", align_corners=False))
+    patches = torch.cat(joined, dim=1).flatten(2).transpose(1, 2)
+    return F.adaptive_avg_pool1d(patches, target_dim or patches.shape[2]).contiguous()
+
+
+def reweighted(patches: Tensor, distances: Tensor, rows: Tensor, bank: Tensor, num_neighbours: int) -> Tensor:
+    """Image scores (B,) from each image's farthest patch (B, C), its distance s* and its nearest row m* of the bank.
+
+    Eq. 7: (1 - exp s* / sum of exp |patch - m|) s*, over the b rows m nearest to m*, itself among them. A bank of
+    one row has nothing to weigh with, and the score is s*.
+    """
+    count = min(num_neighbours, len(bank))
+    if count < 2:
+        return distances
+    around = nearest(bank[rows], bank, count)[1]  # (B, b)
+    apart = (patches[:, None] - bank[around]).norm(dim=2)
+    share = torch.exp(distances - torch.logsumexp(apart, dim=1))
+    return (1 - share) * distances

@@ -1,0 +1,139 @@
+"""An ImageNet classifier of timm as a source of patch tokens, with the face of `ClipBackbone`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from models.clip_adapter.features import ImageFeatures, Preprocess
+from models.errors import ModelInputError
+from models.saa.features import HUB, IMAGENET_MEAN, IMAGENET_STD, RANDOM_PREFIX
+from models.weights.registry import find_weights
+
+STRIDE = 32
+
+
+class TimmBackbone(nn.Module):
+    """The chosen stages of a frozen net, and the mean over places of its last stage as the image's embedding.
+
+    Args:
+        net: made by timm with `features_only=True`, its outputs being the stages 1 to 4.
+        name: the architecture.
+        image_size: side of the input in pixels. The whole image goes in; there is no centre crop.
+        stages: the stages to give, counted from 1 (stride 4).
+        weights: the label of the weights.
+    """
+
+    is_resnet = True
+    precision = "float32"
+
+    def __init__(
+        self, net: nn.Module, *, name: str, image_size: int = 224, stages: Sequence[int] = (1, 2, 3, 4),
+        weights: str = "unnamed",
+    ):  # fmt: skip
+        super().__init__()
+        if image_size < STRIDE or image_size % STRIDE:
+            raise ModelInputError(f"expected an image size that is a multiple of {STRIDE} pixels, got {image_size}")
+        if not stages or list(stages) != sorted(set(stages)) or stages[0] < 1 or stages[-1] > 4:
+            raise ModelInputError(f"expected increasing stages between 1 and 4 for {name}, got {list(stages)}")
+        self.net = net.requires_grad_(False)
+        self.name = name
+        self.weights = weights
+        self.stages = tuple(int(stage) for stage in stages)
+        self.image_size = image_size
+        self.preprocess = Preprocess(image_size, IMAGENET_MEAN, IMAGENET_STD)
+        self.eval()
+
+    @property
+    def stage_widths(self) -> tuple[int, ...]:
+        """Channels of each chosen stage."""
+        channels: Any = self.net.feature_info.channels()  # type: ignore[operator, union-attr]
+        return tuple(channels[stage - 1] for stage in self.stages)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever is asked for."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def encode_image(self, images: Tensor) -> ImageFeatures:
+        """One pass over (B, 3, S, S) preprocessed images.
+
+        Raises:
+            ModelInputError: images of another shape.
+        """
+        expected = (3, self.image_size, self.image_size)
+        if images.ndim != 4 or tuple(images.shape[1:]) != expected or not images.is_floating_point():
+            raise ModelInputError(
+                f"expected a float batch of images of shape (B, {', '.join(map(str, expected))}), got "
+                f"{tuple(images.shape)} of {images.dtype}; make each with the model's own `preprocess` and stack them"
+            )
+        maps = self.net(images)
+        chosen = [maps[stage - 1] for stage in self.stages]
+        grids = tuple((each.shape[2], each.shape[3]) for each in chosen)
+        stages = tuple(each.flatten(2).transpose(1, 2).float().contiguous() for each in chosen)
+        return ImageFeatures(F.adaptive_avg_pool2d(maps[-1], 1).flatten(1).float(), stages, grids)
+
+
+def load_timm_backbone(
+    name: str, *, weights: str, image_size: int = 224, stages: Sequence[int] = (1, 2, 3, 4)
+) -> TimmBackbone:
+    """Build a ResNet of timm and load its weights, on the CPU.
+
+    Args:
+        name: timm's name of the architecture: wide_resnet50_2, resnet18, or another with stages of stride 4 to 32.
+        weights: a path, a name of the weights catalogue, "random:SEED", or "timm" to let timm download its own.
+        image_size: side of the input in pixels; 224 as published.
+        stages: the stages to give.
+
+    Raises:
+        ModelInputError: an unknown name; a missing, damaged or foreign file.
+    """
+    seed = weights.removeprefix(RANDOM_PREFIX) if weights.startswith(RANDOM_PREFIX) else "0"
+    if not seed.isdigit():
+        raise ModelInputError(f"expected random weights with a whole number as seed, like random:0, got {weights!r}")
+    path = None if weights == HUB or weights.startswith(RANDOM_PREFIX) else find_weights(weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed))
+        net = _built(name, pretrained=weights == HUB)
+    if path is not None:
+        _load(net, path, name)
+    return TimmBackbone(net, name=name, image_size=image_size, stages=stages, weights=weights)
+
+
+def _built(name: str, *, pretrained: bool) -> nn.Module:
+    try:
+        net = timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=(1, 2, 3, 4))
+        reductions: list[int] = net.feature_info.reduction()  # type: ignore[operator, union-attr]
+    except Exception as error:  # unknown names, nets without stages and failed downloads each raise their own kind
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ModelInputError(
+            f"expected timm to build the stages of {name!r}, got: {reason}; use wide_resnet50_2 or resnet18, and check "
+            "the connection if the weights are timm's own (or give the path of a file)"
+        ) from error
+    if reductions != [4, 8, 16, 32]:
+        raise ModelInputError(f"expected a net with stages of stride 4, 8, 16 and 32, got {name!r} with {reductions}")
+    return net
+
+
+def _load(net: nn.Module, path: Path, name: str) -> None:
+    """Take what the net has from a classifier's file, whose head is not needed."""
+    try:
+        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        state = state.get("state_dict", state)
+        counter = torch.zeros((), dtype=torch.long)  # of batches seen in training, in some files only
+        wanted = net.state_dict()
+        missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
+        if missing:
+            raise KeyError(f"{missing[0]} and {len(missing) - 1} more tensors are missing")
+        net.load_state_dict({key: state.get(key, counter) for key in wanted})
+    except Exception as error:  # torch.load raises nearly anything on a file that is not one of its own
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelInputError(
+            f"expected {path} to hold the weights of {name}, got a file that does not fit ({reason}); name the "
+            "architecture that belongs to the file"
+        ) from error

@@ -1,0 +1,78 @@
+"""Texture anomalies by self-similarity: a place is anomalous if even the places most like it are unlike it.
+
+T. Aota, L. T. T. Tong, T. Okatani: Zero-Shot Versus Many-Shot: Unsupervised Texture Anomaly Detection (WACV 2023), the
+method that SAA+'s saliency comes from, and by that paper's equation (SAA+ Eq. 5, rule "paper"): the mean of 1 - cosine
+to the N = 400 nearest places of the same image. Departs from its source in what SAA+ departs in; the image score is the
+highest value of the map.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar, NoReturn
+
+import torch
+import torch.nn.functional as F
+
+from models.base import AnomalyModel, Images, Prediction
+from models.baselines.by_category import FEW_SHOT, ZERO_SHOT, check_categories, checked, refuse
+from models.baselines.patches import blurred
+from models.saa.preprocess import KeepSize
+from models.saa.saliency import Saliency
+
+
+class UTAD(AnomalyModel):
+    """Zero-shot only: saliency alone is the anomaly map.
+
+    Args:
+        saliency_map: Eq. 5.
+        map_size: side of the maps in pixels.
+        sigma: of the map's Gaussian in pixels of the map; 0 for none.
+        max_side: images with a longer side are shrunk to it, in pixels; 0 for never.
+    """
+
+    serves: ClassVar[tuple[str, ...]] = (ZERO_SHOT,)
+
+    def __init__(self, saliency_map: Saliency, *, map_size: int = 256, sigma: float = 4.0, max_side: int = 0):
+        super().__init__()
+        known = getattr(saliency_map, "net", None) is not None
+        need = "one with a net that gives features; choose weights that have one (weights=tiny or wide_resnet50_2)"
+        self.saliency_map = checked("saliency_map", saliency_map if known else "one without", known, need)
+        self.map_size = checked("map_size", map_size, map_size >= 1, "at least 1")
+        self.sigma = checked("sigma", sigma, sigma >= 0, "at least 0")
+        self.preprocess = KeepSize(checked("max_side", max_side, max_side >= 0, "at least 0"))
+        self.eval()
+
+    def fit(self, references: Images, category: str) -> NoReturn:
+        """Refuse references.
+
+        Raises:
+            ModelInputError: always.
+        """
+        refuse("utad", FEW_SHOT)
+
+    @torch.no_grad()
+    def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
+        """Score B uint8 images (3, H, W), each against itself."""
+        check_categories(images, categories)
+        size = (self.map_size, self.map_size)
+        each = [F.interpolate(self.saliency_map(image)[None, None], size, mode="bilinear") for image in images]
+        maps = blurred(torch.cat(each), self.sigma)[:, 0]
+        return Prediction(maps, maps.amax(dim=(1, 2)))
+
+    def reference_prediction(self, category: str) -> NoReturn:
+        """Refuse, since there are no references.
+
+        Raises:
+            ModelInputError: always.
+        """
+        refuse("utad", FEW_SHOT)
+
+    @property
+    def protocol(self) -> dict[str, str | int | float | bool]:
+        """Labels of every number made with this model."""
+        return {
+            "method": "UTAD-like self-similarity",
+            "map": f"saliency alone, Gaussian of {self.sigma:g} px",
+            "map_size": self.map_size,
+            "image_score": "maximum of the map",
+            **self.saliency_map.protocol,
+        }

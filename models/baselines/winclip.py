@@ -1,0 +1,211 @@
+"""WinCLIP and, with references, WinCLIP+: words for normal and anomalous, asked of every window of an image.
+
+J. Jeong, Y. Zou et al.: WinCLIP: Zero-/Few-Shot Anomaly Classification and Segmentation (arXiv 2303.14814). The windows
+of 2 x 2 and 3 x 3 patches and the image itself are its scales. Departs from the paper:
+
+* With the ResNet tower of a CLIP, windows are regions of the last layer's grid, pooled by attention, and reference
+  association of places reads the third layer; a run's protocol says so.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.base import AnomalyModel, Images, Prediction, stacked
+from models.baselines.by_category import BOTH, ByCategory, check_categories, check_references, checked
+from models.baselines.windows import (
+    WindowFeatures,
+    at_places,
+    encode_windows,
+    harmonic_mean,
+    window_grid,
+    window_places,
+)
+from models.clip_adapter.backbone import ClipBackbone
+from models.clip_adapter.memory_bank import MAX_ELEMENTS, MemoryBank
+from models.clip_adapter.text import PromptEnsemble
+
+REFERENCES_AT_ONCE = 8
+HALF = 0.5
+"""Of 1 - cosine, and the weight of words and of references where both speak."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The references' features, and a bank for each side of a window and one for the places."""
+
+    features: WindowFeatures
+    windows: list[MemoryBank]
+    places: MemoryBank
+
+    def moved(self, fn: Callable[[Tensor], Tensor]) -> "Fitted":
+        """On another device."""
+        old = self.features
+        for bank in (*self.windows, self.places):
+            bank.tokens = fn(bank.tokens)
+        windows = tuple(fn(each) for each in old.windows)
+        features = WindowFeatures(fn(old.embedding), windows, fn(old.tokens), old.grid, old.token_grid)
+        return Fitted(features, self.windows, self.places)
+
+
+class WinCLIP(AnomalyModel):
+    """Zero- and few-shot.
+
+    Args:
+        backbone: the frozen CLIP; ViT-B-16-plus-240 as published.
+        prompts: states x templates (prompts=winclip).
+        window_sides: sides in patches of the windows.
+        temperature: of the softmax between normal and anomalous.
+        own_window: a single reference meets itself without a window of this share of the side (or of windows that
+            overlap, if that is more).
+        windows_at_once: windows encoded in one batch.
+        max_elements: largest similarity matrix held at a time, in elements.
+    """
+
+    serves: ClassVar[tuple[str, ...]] = BOTH
+
+    def __init__(
+        self, backbone: ClipBackbone, prompts: PromptEnsemble, *, window_sides: Sequence[int] = (2, 3),
+        temperature: float = 0.07, own_window: float = 0.15, windows_at_once: int = 1024,
+        max_elements: int = MAX_ELEMENTS,
+    ):  # fmt: skip
+        super().__init__()
+        is_clip = isinstance(backbone, ClipBackbone)
+        need = "a CLIP; choose weights that have one (weights=tiny or laion_vitb16_plus_240)"
+        self.backbone = checked("backbone", backbone if is_clip else type(backbone).__name__, is_clip, need)
+        ours = isinstance(prompts, PromptEnsemble)
+        self.prompts = checked("prompts", prompts if ours else type(prompts).__name__, ours, "prompts=winclip")
+        self.preprocess = backbone.preprocess
+        good = len(window_sides) > 0 and all(side >= 1 for side in window_sides)
+        self.window_sides = tuple(checked("window_sides", list(window_sides), good, "one or more sides of at least 1"))
+        self.temperature = checked("temperature", temperature, temperature > 0, "above 0")
+        self.own_window = checked("own_window", own_window, 0 <= own_window < 1, "at least 0 and below 1")
+        self.windows_at_once = checked("windows_at_once", windows_at_once, windows_at_once >= 1, "at least 1")
+        self.max_elements = checked("max_elements", max_elements, max_elements >= 1, "at least 1")
+        self._texts: dict[tuple[PromptEnsemble, str, torch.device], Tensor] = {}
+        self._fitted: ByCategory[Fitted] = ByCategory(Fitted.moved)
+
+    @torch.no_grad()
+    def fit(self, references: Images, category: str) -> None:
+        """Remember windows and places of (K, 3, S, S) preprocessed normal images of a category."""
+        images = check_references(references, category)
+        features = WindowFeatures.cat([self._encode(part) for part in images.split(REFERENCES_AT_ONCE)])
+        pairs = zip(self.window_sides, features.windows, strict=True)
+        windows = [self._bank(known, window_grid(features.grid, side), side) for side, known in pairs]
+        self._fitted[category] = Fitted(features, windows, self._bank(features.tokens, features.token_grid, 1))
+
+    @torch.no_grad()
+    def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
+        """Score (B, 3, S, S) preprocessed images of B named categories.
+
+        Raises:
+            KeyError: once `fit` was called, for a category that was not fitted.
+            ModelInputError: images of another shape, or not one category per image.
+        """
+        check_categories(images, categories)
+        fitted = [self._fitted[category] for category in categories] if self._fitted else None
+        features = self._encode(stacked(images))
+        scores, maps = self._by_words(features, categories)
+        if fitted is None:
+            return self._prediction(scores, maps, None)
+        unlike = [self._unlike_references(features[i : i + 1], known) for i, known in enumerate(fitted)]
+        return self._prediction(scores, maps, torch.cat(unlike))
+
+    @torch.no_grad()
+    def reference_prediction(self, category: str) -> Prediction:
+        """Each reference against the others; a single one against itself elsewhere."""
+        fitted = self._fitted[category]
+        count = len(fitted.features.embedding)
+        scores, maps = self._by_words(fitted.features, [category] * count)
+        unlike = [self._unlike_references(fitted.features[i : i + 1], fitted, leave_out=i) for i in range(count)]
+        return self._prediction(scores, maps, torch.cat(unlike))
+
+    @property
+    def protocol(self) -> dict[str, str | int | float | bool]:
+        """Labels of every number made with this model."""
+        sides = " and ".join(f"{side} x {side}" for side in self.window_sides)
+        if self.backbone.is_resnet:
+            windows = f"regions of {sides} places of a ResNet's last layer, by its attention pool (not as published)"
+            tokens = "third layer"
+        else:
+            windows, tokens = f"{sides} patches, encoded by themselves", "last block, before the projection"
+        return {
+            "method": "WinCLIP, with references WinCLIP+",
+            "backbone": self.backbone.name,
+            "backbone_weights": self.backbone.weights,
+            "activation": self.backbone.activation,
+            "model_image_size": self.backbone.image_size,
+            "precision": self.backbone.precision,
+            "windows": windows,
+            "temperature": self.temperature,
+            "map": "harmonic mean over the windows of a place, then over their sizes and the image",
+            "few_shot_map": f"mean of the zero-shot map and of reference association by windows and places ({tokens})",
+            "image_score": "zero-shot: text probability of the image; with references: mean of it and of the largest "
+            "value of reference association",
+            "few_shot_calibration": "each reference against the others; a single one against itself, without a window "
+            f"of {self.own_window:g} of the side, and without windows that overlap",
+        }
+
+    def _encode(self, images: Tensor) -> WindowFeatures:
+        self.backbone._check(images)
+        return encode_windows(self.backbone, images, self.window_sides, windows_at_once=self.windows_at_once)
+
+    def _by_words(self, features: WindowFeatures, categories: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Image scores (B,) and zero-shot maps (B, h, w), both in [0, 1]."""
+        text = torch.stack([self._text(category, features.embedding.device) for category in categories])  # (B, D, 2)
+        scores = self._probability(features.embedding[:, None], text)[:, 0]
+        scales = [scores[:, None, None].expand(-1, *features.grid)]
+        for side, windows in zip(self.window_sides, features.windows, strict=True):
+            places = window_places(features.grid, side)
+            scales.append(at_places(self._probability(windows, text), places, features.grid))
+        return scores, harmonic_mean(torch.stack(scales), dim=0)
+
+    def _probability(self, embeddings: Tensor, text: Tensor) -> Tensor:
+        """That (B, W, D) embeddings show something anomalous: (B, W)."""
+        return (F.normalize(embeddings, dim=-1) @ text / self.temperature).softmax(dim=-1)[..., 1]
+
+    def _text(self, category: str, device: torch.device) -> Tensor:
+        """Text features (D, 2), computed once per category, prompts and device."""
+        key = (self.prompts, category, device)
+        if key not in self._texts:
+            self._texts[key] = self.prompts.text_features(self.backbone, category)
+        return self._texts[key]
+
+    def _bank(self, tokens: Tensor, grid: tuple[int, int], side: int) -> MemoryBank:
+        own_window = max(self.own_window, 2 * (side - 1) / min(grid))
+        return MemoryBank(tokens, grid, own_window=own_window, max_elements=self.max_elements)
+
+    def _unlike_references(self, features: WindowFeatures, known: Fitted, leave_out: int | None = None) -> Tensor:
+        """Reference association of one image: mean over windows and places of half of 1 - cosine, (1, h, w)."""
+        maps = [HALF * known.places.distance(features.tokens, leave_out)]
+        for side, windows, bank in zip(self.window_sides, features.windows, known.windows, strict=True):
+            distance = HALF * bank.distance(windows, leave_out).flatten(1)
+            maps.append(at_places(distance, window_places(features.grid, side), features.grid))
+        return torch.stack([_sized(each, features.token_grid) for each in maps]).mean(dim=0)
+
+    def _prediction(self, scores: Tensor, maps: Tensor, unlike: Tensor | None) -> Prediction:
+        scalars = {"text_score": scores}
+        if unlike is not None:
+            scores = torch.lerp(scores, unlike.amax(dim=(1, 2)), HALF)
+            maps = torch.lerp(_sized(maps, (unlike.shape[1], unlike.shape[2])), unlike, HALF)
+        size = (self.backbone.image_size, self.backbone.image_size)
+        maps = _sized(maps, size)
+        return Prediction(maps, scores, {**scalars, "map_max": maps.amax(dim=(1, 2))})
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move what was learnt along with the parameters (`to`, `cuda`, `cpu`)."""
+        super()._apply(fn, recurse)
+        self._texts.clear()
+        self._fitted.apply(fn)
+        return self
+
+
+def _sized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, h, w) maps at another size (bilinear)."""
+    if (maps.shape[1], maps.shape[2]) == size:
+        return maps
+    return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]

@@ -1,0 +1,141 @@
+"""Embeddings of many windows of an image by a CLIP, and scores of windows brought back to places (WinCLIP).
+
+A window's embedding sees the patches of the window alone. For a ViT the patch embedding is computed once and each
+window is a short sequence of its own; for a ResNet, whose convolutions cannot be cut, it is the attention pool over a
+region.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.clip_adapter.backbone import PRECISIONS, ClipBackbone, fused_attention
+
+Grid = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class WindowFeatures:
+    """Of B images, float32.
+
+    `embedding` (B, D) and `windows`, for each side of a window (B, W, D), live in the joint space; `tokens` (B, P, C)
+    are the places of the penultimate feature map, on `token_grid`. `grid` is that of the places that make windows.
+    """
+
+    embedding: Tensor
+    windows: tuple[Tensor, ...]
+    tokens: Tensor
+    grid: Grid
+    token_grid: Grid
+
+    def __getitem__(self, images: slice) -> "WindowFeatures":
+        """The features of some of the images."""
+        windows = tuple(each[images] for each in self.windows)
+        return WindowFeatures(self.embedding[images], windows, self.tokens[images], self.grid, self.token_grid)
+
+    @staticmethod
+    def cat(parts: Sequence["WindowFeatures"]) -> "WindowFeatures":
+        """The features of several batches as those of one."""
+        windows = tuple(torch.cat(each) for each in zip(*(part.windows for part in parts), strict=True))
+        embedding, tokens = (torch.cat([getattr(part, name) for part in parts]) for name in ("embedding", "tokens"))
+        return WindowFeatures(embedding, windows, tokens, parts[0].grid, parts[0].token_grid)
+
+
+def window_grid(grid: Grid, side: int) -> Grid:
+    """How many windows of side x side places, one place apart, fit down and across; 1 where the grid is smaller."""
+    return max(1, grid[0] - side + 1), max(1, grid[1] - side + 1)
+
+
+def window_places(grid: Grid, side: int) -> Tensor:
+    """The places of each window, (W, side * side) numbers counted along the rows of the grid."""
+    places = torch.arange(grid[0] * grid[1]).view(grid)
+    windows = places.unfold(0, min(side, grid[0]), 1).unfold(1, min(side, grid[1]), 1)
+    return windows.flatten(2).flatten(0, 1).contiguous()
+
+
+def harmonic_mean(values: Tensor, dim: int) -> Tensor:
+    """Number over the sum of 1 / value along a dimension, for values >= 0; 0 where one is 0."""
+    return values.shape[dim] / values.clamp(min=torch.finfo(values.dtype).tiny).reciprocal().sum(dim=dim)
+
+
+def at_places(scores: Tensor, places: Tensor, grid: Grid) -> Tensor:
+    """Scores (B, W) >= 0 of windows to (B, h, w): each place gets the harmonic mean of all windows that hold it."""
+    inverse = scores.clamp(min=torch.finfo(scores.dtype).tiny).double().reciprocal()
+    held, flat = places.shape[1], places.flatten().to(scores.device)
+    total = inverse.new_zeros(len(scores), grid[0] * grid[1])
+    total.index_add_(1, flat, inverse.repeat_interleave(held, dim=1))
+    number = total.new_zeros(grid[0] * grid[1]).index_add_(0, flat, total.new_ones(len(flat)))
+    return (number / total).float().unflatten(1, grid)
+
+
+@torch.no_grad()
+def encode_windows(
+    backbone: ClipBackbone, images: Tensor, sides: Sequence[int], *, windows_at_once: int = 1024
+) -> WindowFeatures:
+    """Embeddings of (B, 3, S, S) preprocessed images, of their windows and of their places."""
+    dtype = PRECISIONS[backbone.precision]
+    with fused_attention(), torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+        encode = _by_resnet if backbone.is_resnet else _by_vit
+        return encode(backbone.clip.visual, images, sides, windows_at_once)
+
+
+def _by_vit(visual: nn.Module, images: Tensor, sides: Sequence[int], at_once: int) -> WindowFeatures:
+    patches = visual._embeds(images)  # type: ignore[operator]  # (B, 1 + L, C), the class token first
+    grid: Grid = visual.grid_size  # type: ignore[assignment]
+    whole, tokens = _pooled(visual, patches)
+    windows = []
+    for side in sides:
+        places = 1 + window_places(grid, side).to(images.device)
+        with_class = torch.cat([places.new_zeros(len(places), 1), places], dim=1)
+        cut = patches[:, with_class].flatten(0, 1)  # (B * W, 1 + side * side, C)
+        pooled = torch.cat([_pooled(visual, part)[0] for part in cut.split(at_once)])
+        windows.append(pooled.float().unflatten(0, (len(images), -1)))
+    return WindowFeatures(whole.float(), tuple(windows), tokens.float(), grid, grid)
+
+
+def _pooled(visual: nn.Module, sequence: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, 1 + L, C) to embeddings (N, D) and the places (N, L, C) before the projection."""
+    pooled, tokens = visual._pool(visual.transformer(sequence))  # type: ignore[operator]
+    return (pooled if visual.proj is None else pooled @ visual.proj), tokens  # type: ignore[operator]
+
+
+def _by_resnet(visual: nn.Module, images: Tensor, sides: Sequence[int], at_once: int) -> WindowFeatures:
+    output = visual.forward_intermediates(  # type: ignore[operator]
+        images, indices=[1, 2, 3, 4], stop_early=False, intermediates_only=True, output_fmt="NCHW"
+    )
+    third, last = output["image_intermediates"][2:]
+    grid: Grid = (last.shape[2], last.shape[3])
+    places = last.flatten(2).transpose(1, 2)  # (B, P, C)
+    windows = []
+    for chosen in _regions(grid, sides, images.device):
+        cut = places[:, chosen].flatten(0, 1)
+        positions = chosen.repeat(len(images), 1)
+        parts = zip(cut.split(at_once), positions.split(at_once), strict=True)
+        pooled = torch.cat([attention_pool(visual.attnpool, *part) for part in parts])  # type: ignore[arg-type]
+        windows.append(pooled.float().unflatten(0, (len(images), -1)))
+    every = torch.arange(places.shape[1], device=images.device).expand(len(images), -1)
+    whole = attention_pool(visual.attnpool, places, every)  # type: ignore[arg-type]
+    tokens = third.flatten(2).transpose(1, 2)
+    return WindowFeatures(whole.float(), tuple(windows), tokens.float(), grid, (third.shape[2], third.shape[3]))
+
+
+def _regions(grid: Grid, sides: Sequence[int], device: torch.device) -> Iterator[Tensor]:
+    for side in sides:
+        yield window_places(grid, side).to(device)
+
+
+def attention_pool(pool: nn.Module, places: Tensor, positions: Tensor) -> Tensor:
+    """What a ResNet's attention pool makes of some places (N, k, C) of its grid, their numbers being (N, k): (N, D)."""
+    embedding: Tensor = pool.positional_embedding  # type: ignore[assignment]
+    tokens = torch.cat([places.mean(dim=1, keepdim=True), places], dim=1)
+    where = torch.cat([positions.new_zeros(len(positions), 1), positions + 1], dim=1)
+    tokens = tokens + embedding[where].to(tokens.dtype)
+    query, key, value = (
+        getattr(pool, f"{name}_proj")(each).unflatten(2, (pool.num_heads, -1)).transpose(1, 2)
+        for name, each in (("q", tokens[:, :1]), ("k", tokens), ("v", tokens))
+    )
+    mixed = F.scaled_dot_product_attention(query, key, value)  # (N, heads, 1, C / heads)
+    return pool.c_proj(mixed.flatten(1))  # type: ignore[operator]

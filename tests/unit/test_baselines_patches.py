@@ -1,0 +1,138 @@
+"""Nearest neighbours, smoothing, the coreset and locally aware patches, each against the obvious slow version."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
+from torch.testing import assert_close
+
+from models.baselines.coreset import greedy_coreset
+from models.baselines.patchcore import locally_aware, reweighted
+from models.baselines.patches import blurred, check_stages, near_own_place, nearest
+from models.errors import ModelInputError
+from tests.unit.baseline_stand_ins import small_resnet
+
+
+def tokens(count, width=5, seed=0):
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("max_elements", [7, 100, 10**6])
+@pytest.mark.parametrize("count", [1, 3])
+def test_nearest_is_what_a_loop_finds(count, max_elements):
+    queries, bank = tokens(11), tokens(20, seed=1)
+    distances, rows = nearest(queries, bank, count, max_elements=max_elements)
+    for query, found, apart in zip(queries, rows, distances, strict=True):
+        plain = sorted((float((query - row).norm()), i) for i, row in enumerate(bank))[:count]
+        assert found.tolist() == [i for _, i in plain]
+        assert apart.tolist() == pytest.approx([d for d, _ in plain], rel=1e-5)
+
+
+def test_equal_rows_are_nothing_apart_however_large_they_are():
+    bank = 1000 + tokens(30)
+    distances, rows = nearest(bank, bank)
+    assert torch.equal(distances, torch.zeros(30, 1))
+    assert rows[:, 0].tolist() == list(range(30))
+
+
+def test_excluded_rows_are_not_found():
+    places = tokens(16)
+    distances, rows = nearest(places, places, excluded=near_own_place((4, 4), 0.15, places.device))
+    others = torch.cdist(places, places) + torch.diag(torch.full((16,), torch.inf))
+    assert_close(distances[:, 0], others.amin(dim=1))
+    assert torch.equal(rows[:, 0], others.argmin(dim=1))
+
+
+def test_a_window_around_each_place_leaves_every_place_some_others():
+    near = near_own_place((9, 12), 0.5, torch.device("cpu"))(slice(0, 108), slice(0, 108))
+    rows, columns = np.divmod(np.arange(108), 12)
+    plain = (abs(rows[:, None] - rows) <= 2) & (abs(columns[:, None] - columns) <= 2)
+    assert np.array_equal(near.numpy(), plain)
+    assert not near_own_place((3, 3), 0.99, torch.device("cpu"))(slice(0, 9), slice(0, 9)).all(dim=1).any()
+
+
+@pytest.mark.parametrize("sigma", [0.8, 2.0])
+def test_the_gaussian_is_scipys(sigma):
+    maps = torch.rand(2, 1, 30, 40, generator=torch.Generator().manual_seed(0))
+    plain = [
+        gaussian_filter(each[0].double().numpy(), sigma, mode="mirror", truncate=np.ceil(4 * sigma) / sigma)
+        for each in maps
+    ]
+    assert_close(blurred(maps, sigma)[:, 0], torch.from_numpy(np.stack(plain)).float())
+    assert torch.equal(blurred(maps, 0), maps)
+
+
+def plain_coreset(rows, count):
+    """Farthest first, from the row farthest from the mean."""
+    chosen = [int((rows - rows.mean(0)).norm(dim=1).argmax())]
+    while len(chosen) < count:
+        least = [min(float((row - rows[i]).norm()) for i in chosen) for row in rows]
+        chosen.append(int(np.argmax(least)))
+    return chosen
+
+
+@pytest.mark.parametrize("count", [1, 2, 12, 25])
+def test_the_coreset_is_the_plain_loops(count):
+    rows = tokens(25, 3)
+    assert greedy_coreset(rows, count).tolist() == plain_coreset(rows, count)
+
+
+def test_a_coreset_takes_no_row_twice_even_of_equal_rows():
+    assert sorted(greedy_coreset(torch.ones(6, 2), 9).tolist()) == list(range(6))
+
+
+def test_a_coreset_covers_planted_clusters():
+    centres = torch.tensor([[0.0, 0], [10, 0], [0, 10], [10, 10]])
+    rows = (centres[:, None] + 0.1 * tokens(50, 2)).flatten(0, 1)
+    assert {int(i) // 50 for i in greedy_coreset(rows, 4)} == {0, 1, 2, 3}
+
+
+def test_locally_aware_patches_of_own_width_are_means_over_neighbourhoods():
+    first, second = torch.rand(2, 3, 6, 6), torch.rand(2, 5, 3, 3)
+    patches = locally_aware([first, second], 3, None, None)
+    means = [F.avg_pool2d(each, 3, stride=1, padding=1) for each in (first, second)]
+    plain = torch.cat([means[0], F.interpolate(means[1], (6, 6), mode="bilinear")], dim=1)
+    assert_close(patches, plain.flatten(2).transpose(1, 2))
+
+
+def test_locally_aware_patches_are_averaged_as_published():
+    """The authors' order of work: neighbourhoods, resized, averaged per stage, joined, averaged again."""
+    first, second = torch.rand(1, 4, 6, 6), torch.rand(1, 6, 3, 3)
+    got = locally_aware([first, second], 3, 7, 9)
+    rows = []
+    for y, x in np.ndindex(6, 6):
+        parts = []
+        for stage in (first, second):
+            around = F.unfold(stage, 3, padding=1).unflatten(2, stage.shape[2:])
+            resized = F.interpolate(around, (6, 6), mode="bilinear")[0, :, y, x]
+            parts.append(F.adaptive_avg_pool1d(resized[None], 7)[0])
+        rows.append(F.adaptive_avg_pool1d(torch.cat(parts)[None], 9)[0])
+    assert_close(got[0], torch.stack(rows))
+
+
+def test_the_image_score_is_reweighted_as_published():
+    bank, patches = tokens(12), 3 + tokens(4, seed=2)
+    distances, rows = nearest(patches, bank)
+    got = reweighted(patches, distances[:, 0], rows[:, 0], bank, 3)
+    for score, patch, row in zip(got, patches, rows[:, 0], strict=True):
+        s = (patch - bank[row]).norm()
+        around = (bank - bank[row]).norm(dim=1).argsort()[:3]
+        weight = 1 - s.exp() / sum((patch - bank[i]).norm().exp() for i in around)
+        assert_close(score, weight * s)
+
+
+def test_reweighting_holds_for_large_distances_and_for_a_bank_of_one():
+    bank = 1e4 * tokens(5)
+    patch = bank[:1] + 1e4
+    distances, rows = nearest(patch, bank)
+    assert reweighted(patch, distances[:, 0], rows[:, 0], bank, 9).isfinite().all()
+    assert_close(reweighted(patch, torch.ones(1), torch.zeros(1, dtype=torch.long), bank[:1], 9), torch.ones(1))
+
+
+def test_stages_are_the_backbones_or_refused():
+    backbone = small_resnet()
+    assert check_stages(backbone, None, (2, 3)) == (2, 3)
+    assert check_stages(backbone, [1, 4], (2, 3)) == (1, 4)
+    with pytest.raises(ModelInputError, match=r"backbone's \[1, 2, 3, 4\], got \[2, 5\]"):
+        check_stages(backbone, [2, 5], (2, 3))
