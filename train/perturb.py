@@ -11,12 +11,14 @@ Pair = tuple[Tensor, Tensor]
 VISIBLE = 0.04
 
 
-def augment_twins(normal: Tensor, defective: Tensor, masks: Tensor, size: int, seed: int, scenes: int = 1) -> Pair:
+def augment_twins(
+    normal: Tensor, defective: Tensor, masks: Tensor, size: int, seed: int, scenes: int = 1, large: Tensor | None = None
+) -> Pair:
     """Pictures of B scenes without and with a defect, (B, 3, H, W) each, to 2B windows and their masks.
 
     Every `scenes` pictures in turn show one product: they are turned, cropped and taken alike, but for a little.
     Both twins get the same of everything, the noise too, so that the defect is all that tells them apart; something
-    more is pasted into a share of the defective ones.
+    more is pasted into a share of the defective ones, and a whole region of a share `large` (B,) of them is changed.
     """
 
     def same() -> torch.Generator:
@@ -25,6 +27,8 @@ def augment_twins(normal: Tensor, defective: Tensor, masks: Tensor, size: int, s
     twins, nothing = move(normal, torch.zeros_like(masks), size, same(), scenes)
     images, masks = move(defective, masks, size, same(), scenes)
     images, masks = paste_defects(images, masks, same(), share=0.35)
+    if large is not None:
+        images, masks = change_regions(images, masks, same(), share=large)
     return torch.cat([camera(twins, same(), scenes), camera(images, same(), scenes)]), torch.cat([nothing, masks])
 
 
@@ -59,6 +63,72 @@ def paste_defects(images: Tensor, masks: Tensor, generator: torch.Generator, sha
     images[chosen[kept]] = pasted[kept]
     masks[chosen[kept]] |= changed[kept]
     return images, masks
+
+
+def change_regions(images: Tensor, masks: Tensor, generator: torch.Generator, share: Tensor) -> Pair:
+    """Change the look of a whole region, 3 to 40 % of the picture, in a share of the pictures.
+
+    `share` (B,) is each picture's own. The region is a large blob, a side or a band, its edge sharp or soft; what
+    changes is brightness, the strength of the texture, its direction or scale, or all of it. What nobody would see stays
+    out of the mask and the picture.
+    """
+    chosen = torch.nonzero(uniform(images, 0, 1, generator) < share)[:, 0]
+    if not len(chosen):
+        return images, masks
+    part = images[chosen]
+    inside = _regions(part, generator)
+    window = 2 * int(torch.randint(0, 9, (), generator=generator, device=part.device)) + 1
+    alpha = functional.avg_pool2d(inside[:, None].float(), window, 1, window // 2, count_include_pad=False)
+    changed = part + (_otherwise(part, images, generator) - part) * alpha
+    seen = ((changed - part).abs().mean(1) * inside).flatten(1).sum(1) / inside.flatten(1).sum(1).clamp(min=1)
+    area = inside.flatten(1).float().mean(1)
+    kept = (seen > VISIBLE / 2) & (area > 0.03) & (area < 0.4)
+    images, masks = images.clone(), masks.clone()
+    images[chosen[kept]] = changed[kept].clamp(0, 1)
+    masks[chosen[kept]] |= (alpha[kept, 0] > 0.5) & inside[kept]
+    return images, masks
+
+
+def _regions(images: Tensor, generator: torch.Generator) -> Tensor:
+    """(B, H, W) bool: a wavy-edged blob, side or band of each picture."""
+    batch, _, height, width = images.shape
+    cells = int(torch.randint(3, 12, (), generator=generator, device=images.device))
+    noise = torch.randn(batch, 1, cells, cells, generator=generator, device=images.device)
+    noise = functional.interpolate(noise, size=(height, width), mode="bicubic", align_corners=True)[:, 0]
+    noise = noise * uniform(images, 0, 0.25, generator, 1, 1)
+    angle = uniform(images, 0, 6.2832, generator, 1, 1)
+    straight = uniform(images, 0, 1, generator, 1, 1) < 0.5
+    angle = torch.where(straight, (angle / 1.5708).round() * 1.5708, angle)
+    x, y = _grid(images)
+    across = x * angle.cos() + y * angle.sin()
+    along = y * angle.cos() - x * angle.sin()
+    side = across - uniform(images, 0.1, 0.95, generator, 1, 1)
+    middle, reach = uniform(images, -0.8, 0.8, generator, 1, 1), uniform(images, 0.05, 0.35, generator, 1, 1)
+    band = reach - (across - middle).abs()
+    radius = torch.exp(uniform(images, -1.7, -0.4, generator, 1, 1))
+    slim = torch.exp(uniform(images, -0.6, 0.6, generator, 1, 1))
+    there = uniform(images, -0.7, 0.7, generator, 1, 1)
+    blob = radius - torch.sqrt(((across - middle) * slim) ** 2 + ((along - there) / slim) ** 2)
+    which = uniform(images, 0, 4, generator, 1, 1)
+    return torch.where(which < 1.2, side, torch.where(which < 1.8, band, blob)) + noise * 0.5 > 0
+
+
+def _otherwise(part: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
+    """How a region may differ from the rest: lighter, darker, smoother, rougher, turned, scaled, of another stuff."""
+    plain = _coarsened(part, 8)
+    texture = part - plain
+    others = images[torch.randint(len(images), (len(part),), generator=generator, device=part.device)]
+    strength = torch.exp(uniform(part, -1.6, 1.1, generator, 1, 1, 1))
+    gain = torch.exp(uniform(part, -0.6, 0.45, generator, 1, 1, 1))
+    tint = torch.exp(uniform(part, -0.25, 0.25, generator, 3, 1, 1))
+    side = part.shape[-1]
+    near = functional.interpolate(texture[..., : side // 2, : side // 2], size=(side, side), mode="bilinear")
+    choices = [
+        part * gain, part * gain * tint, plain + texture * strength, (plain + texture * strength) * gain,
+        (plain + texture.transpose(2, 3)) * gain, plain + near, plain + (others - _coarsened(others, 8)) * strength,
+    ]  # fmt: skip
+    which = uniform(part, 0, len(choices), generator, 1, 1, 1).long()
+    return torch.stack(choices).gather(0, which[None].expand(1, *part.shape))[0]
 
 
 def random_blobs(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -21,7 +21,8 @@ def ship(model: TinyClip, cfg: DictConfig) -> None:
     folder = Path(cfg.out)
     config = json.loads(Path(cfg.config).read_text())
     clip_file = folder / "tiny_clip.safetensors"
-    notes = f"{cfg.steps} steps of {cfg.looks} looks x {cfg.batch_scenes} scenes x 2 pictures, seed {cfg.seed}"
+    batch = f"{cfg.looks} looks x {cfg.batch_scenes} scenes x 2 pictures"
+    notes = f"{cfg.steps} + {cfg.last_steps} steps of {batch}, seed {cfg.seed}"
     common = {
         "stages": tuple(cfg.stages), "image_size": config["vision_cfg"]["image_size"], "activation": "gelu",
         "trained_on": TRAINED_ON, "commit": current_commit(), "notes": notes,

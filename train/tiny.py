@@ -28,6 +28,7 @@ from models.clip_adapter.adapter import LOGIT_SCALE
 from models.clip_adapter.context_adapter import ContextAdapter, References
 from models.clip_adapter.features import ImageFeatures
 from tracks.cli import command, run_main
+from tracks.datasets.synthetic.products import product
 from tracks.device import pick_device
 from train.captions import CaptionSampler, vocabulary_nouns
 from train.corpus import Corpus, CorpusPlan, build_corpus
@@ -208,6 +209,9 @@ class BatchSource:
     def __init__(self, corpus: Corpus, text: tuple[Tensor, Tensor], cfg: DictConfig, device: str):
         self.num_looks, self.scenes = cfg.looks, cfg.batch_scenes
         self.most_shots, self.zero_shot_share = cfg.batch_scenes - 1, cfg.zero_shot_share
+        self.large_from, self.large_share = cfg.steps, cfg.large_share
+        surface = ["surface" in product(category).traits for category in corpus.plan.categories]
+        self.surface = torch.tensor(surface, device=device).float()
         self.seed, self.device = cfg.seed, device
         self.scenes_of_look = corpus.plan.scenes
         self.images = torch.from_numpy(corpus.images).to(device)
@@ -228,7 +232,8 @@ class BatchSource:
         turn = (first[:, None] + torch.arange(self.scenes, device=self.device)) % self.scenes_of_look
         scenes = 2 * (look[:, None] * self.scenes_of_look + turn).flatten()
         normal, defective = (self.images[scenes + twin].permute(0, 3, 1, 2).float() / 255 for twin in (0, 1))
-        images, masks = augment_twins(normal, defective, self.masks[scenes + 1], size, seed, self.scenes)
+        large = self.large_share * self.surface[self.categories[scenes]] if step >= self.large_from else None
+        images, masks = augment_twins(normal, defective, self.masks[scenes + 1], size, seed, self.scenes, large)
         present, products = self.categories[scenes].unique(return_inverse=True)
         names = self.names[present, below(NAMES_PER_PRODUCT, len(present))]
         directions = self.directions[below(PAIRS, len(scenes))]
@@ -273,15 +278,18 @@ def contrast_loss(embedding: Tensor, names: Tensor, products: Tensor, logit_scal
 
 
 def learning_rate(step: int, cfg: DictConfig) -> float:
-    """Linear warm-up, then half a cosine to zero."""
-    if step < cfg.warmup:
-        return cfg.learning_rate * (step + 1) / cfg.warmup
-    progress = (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)
-    return cfg.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+    """Linear warm-up, then half a cosine to zero; the same again, lower, for the last steps."""
+    highest, first, steps = cfg.learning_rate, 0, cfg.steps
+    if step >= cfg.steps:
+        highest, first, steps = cfg.last_learning_rate, cfg.steps, cfg.last_steps
+    if step - first < cfg.warmup:
+        return highest * (step - first + 1) / cfg.warmup
+    progress = (step - first - cfg.warmup) / max(1, steps - cfg.warmup)
+    return highest * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def fit(model: TinyClip, corpus: Corpus, words: Words, cfg: DictConfig, device: str) -> TinyClip:
-    """Train for cfg.steps, resuming from the last checkpoint in cfg.work; returns the averaged model."""
+    """Train for cfg.steps and cfg.last_steps, resuming from the last checkpoint in cfg.work; the averaged model."""
     checkpoint = Path(cfg.work) / "checkpoint.pt"
     teach_words(model.clip, words, cfg, device)
     average = torch.optim.swa_utils.AveragedModel(
@@ -292,7 +300,8 @@ def fit(model: TinyClip, corpus: Corpus, words: Words, cfg: DictConfig, device: 
     start = _restore(checkpoint, model, average, optimizer, device)
     source = BatchSource(corpus, words.embedded(model.clip, device), cfg, device)
     log_file = Path(cfg.work) / "log.csv"
-    bar = tqdm(range(start, cfg.steps), initial=start, total=cfg.steps, desc="tiny", unit="step")
+    total = cfg.steps + cfg.last_steps
+    bar = tqdm(range(start, total), initial=start, total=total, desc="tiny", unit="step")
     for step in bar:
         batch = source.draw(step, model.image_size)
         for group in optimizer.param_groups:
