@@ -22,6 +22,7 @@ OUT ?=
 ARGS ?=
 LAUNCHER ?=
 TARGET ?=
+TABLE ?=
 
 # Paths and free text reach the configuration through the environment, so that blanks, quotes and commas survive.
 export ROOT OUT IMAGES REFERENCES CATEGORY PROMPT RUN A B
@@ -31,7 +32,7 @@ SETTINGS = $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') 
 	$(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(SEED),seed=$(SEED)) $(if $(DEVICE),device=$(DEVICE)) \
 	$(if $(CATEGORIES),'categories=[$(CATEGORIES)]') $(if $(OUT),'out=$${oc.env:OUT}')
 
-.PHONY: help zero-shot few-shot sweep train tiny predict score report compare-runs submission weights data doctor bench-metrics test check install clean
+.PHONY: help zero-shot few-shot sweep train tiny predict score report compare-runs submission reproduce weights data doctor bench-metrics test check install clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -66,6 +67,9 @@ compare-runs: $(READY) ## Compare two runs on the same images: which is better w
 
 submission: $(READY) ## Export a run as a challenge submission, zipped and validated (RUN=outputs/few_shot/latest).
 	@$(RUN_PY) -m tracks.submit $(ARGS)
+
+reproduce: $(READY) ## Print a published table, ours and the difference: TABLE=april_gan/9 ROOT=folder, or RUN=finished run.
+	@$(RUN_PY) -m tracks.reproduce $(if $(TABLE),table=$(TABLE)) $(if $(WEIGHTS),use_weights=$(WEIGHTS)) $(if $(DEVICE),device=$(DEVICE)) $(ARGS)
 
 weights: $(READY) ## Fetch and check weight files: WEIGHTS=official for all that the papers used; without WEIGHTS, list them.
 	@$(RUN_PY) -m models.weights $(WEIGHTS) $(ARGS)

@@ -17,11 +17,10 @@ import numpy as np
 from tqdm import tqdm
 
 from tracks.errors import TrackInputError
-from tracks.store import PredictionStore
+from tracks.submission.scaling import fixed_range, scale
 from tracks.submission.vand2023_plan import Entry, Options
 
 SCORE_REMEDY = "use ARGS=image_scores=map_max or, transductive, ARGS=normalise=category_minmax"
-RANGE_REMEDY = "set ARGS='map_range=[low,high]' to what its maps reach or, transductive, ARGS=normalise=category_minmax"
 SLACK = 1e-3
 """How far, as a share of the range, float16 rounding may carry a value out of it."""
 FEW_LEVELS = 64
@@ -70,24 +69,6 @@ def write_tree(entries: Sequence[Entry], folder: Path, options: Options) -> Roun
     return rounding
 
 
-def fixed_range(store: PredictionStore, options: Options) -> tuple[float, float]:
-    """The map values that become 0 and 1 under normalise=fixed, whatever the test set.
-
-    Raises:
-        TrackInputError: neither the options nor the model state a range.
-    """
-    if options.map_range is not None:
-        return options.map_range
-    key = "few_shot_map_bound" if store.settings["shots"] else "map_bound"
-    bound = store.settings["protocol"].get(key)
-    if bound is None:
-        raise TrackInputError(
-            f"expected the model of {store.folder} to state the largest value of its maps ({key} in run.json), got "
-            f"nothing; {RANGE_REMEDY}"
-        )
-    return 0.0, float(bound)
-
-
 def _normalised(
     group: Sequence[Entry], options: Options, rounding: Rounding
 ) -> Iterator[tuple[Entry, np.ndarray, float]]:
@@ -95,9 +76,9 @@ def _normalised(
     if options.normalise == "category_minmax":
         map_range, score_range = _test_set_ranges(group, options.map_size)
     else:
-        map_range, score_range = fixed_range(group[0].store, options), (0.0, 1.0)
+        map_range, score_range = fixed_range(group[0].store, options.map_range), (0.0, 1.0)
     for entry in group:
-        scaled = _scale(entry.read_map(options.map_size), map_range, entry, "map")
+        scaled = scale(entry.read_map(options.map_size), map_range, entry, "map")
         anomaly_map = np.clip(scaled, 0, 1)
         pixels = np.rint(anomaly_map * 255).astype(np.uint8)
         rounding.levels[pixels] = True
@@ -112,7 +93,7 @@ def _normalised(
 
 def _score(entry: Entry, score_range: tuple[float, float]) -> float:
     """The model's image score, scaled; never cut, since scores beyond the range would tie."""
-    score = float(_scale(np.asarray(entry.row.image_score), score_range, entry, "image score"))
+    score = float(scale(np.asarray(entry.row.image_score), score_range, entry, "image score"))
     if not -SLACK <= score <= 1 + SLACK:
         raise TrackInputError(
             f"expected the image score of {entry.row.category}/{entry.row.name} within [0, 1] for normalise=fixed, got "
@@ -129,17 +110,6 @@ def _test_set_ranges(group: Sequence[Entry], size: int) -> tuple[tuple[float, fl
         anomaly_map = entry.read_map(size)
         low, high = min(low, float(anomaly_map.min())), max(high, float(anomaly_map.max()))
     return (low, high), (min(scores), max(scores))
-
-
-def _scale(values: np.ndarray, bounds: tuple[float, float], entry: Entry, what: str) -> np.ndarray:
-    """Values with `bounds`, low and high, brought to 0 and 1; all 0 where the two are equal."""
-    low, high = bounds
-    if not np.isfinite(values).all():
-        raise TrackInputError(
-            f"expected a finite {what} of {entry.row.category}/{entry.row.name} in {entry.store.folder}, got NaN or "
-            "infinity; run the track again"
-        )
-    return (values - low) / (high - low) if high > low else np.zeros_like(values)
 
 
 def _write_image(folder: Path, entry: Entry, pixels: np.ndarray, score: float) -> None:

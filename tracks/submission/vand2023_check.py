@@ -7,26 +7,15 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from tracks.submission.contents import Problem
+
 ARRAY = "img"
 SCORE_TEXT = re.compile(r"[01]\.\d{5}")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something wrong with one file of a submission; `kind` is one word, `text` a phrase for people."""
-
-    kind: str
-    path: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.path}: {self.text}"
 
 
 def validate(path: Path, expected: Mapping[str, Sequence[str]], map_size: int = 400) -> list[Problem]:

@@ -1,0 +1,235 @@
+"""The runs behind a published table: which are needed, which are finished, what they scored, legacy ones too."""
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.curves import auroc, average_precision, f1_max
+from eval.errors import ScoringInputError
+from eval.legacy import legacy_pro, legacy_region_f1
+from eval.published.registry import PublishedTable, experiment
+from models.weights.registry import catalogue, copy_elsewhere
+from tracks.datasets.registry import registry
+from tracks.errors import TrackInputError
+from tracks.legacy import transductive_image_scores
+from tracks.names import missing_path
+from tracks.store import PredictionStore, Row
+
+log = logging.getLogger(__name__)
+Scores = Mapping[str, Mapping[str, float | None]]
+"""Metrics as fractions by <data set>/<category>."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """One run that a table needs: an experiment with shots, a seed and further settings."""
+
+    experiment: str
+    shots: int
+    seed: int
+    settings: tuple[str, ...] = ()
+
+    @property
+    def data(self) -> str:
+        """The data set that it runs on."""
+        return experiment(self.experiment).data
+
+    @property
+    def track(self) -> str:
+        """The track that it is a run of."""
+        return "few_shot" if self.shots else "zero_shot"
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The settings that make a track this run."""
+        return (f"experiment={self.experiment}", f"shots={self.shots}", f"seed={self.seed}", *self.settings)
+
+    def __str__(self) -> str:
+        settings = " ".join(("", *self.settings))
+        return f"{self.experiment}{settings}, {self.shots} shots, seed {self.seed}"
+
+
+@dataclass
+class Finished:
+    """A run that is finished: its results.json, and its store where that is there too."""
+
+    folder: Path
+    results: Mapping[str, Any]
+    store: PredictionStore | None
+    notes: list[str] = field(default_factory=list)
+
+
+def needs_of(table: PublishedTable, seeds: Sequence[int] = (), only: Sequence[str] = ()) -> list[Need]:
+    """Every run that a table needs, each once; `seeds` instead of the table's own, `only` of these data sets."""
+    needs = [
+        Need(name, answer.shots, seed, answer.settings)
+        for answer in table.answers
+        for seed in (seeds if seeds and answer.shots else answer.seeds)
+        for name in answer.experiments
+    ]
+    return [need for need in dict.fromkeys(needs) if not only or need.data in only]
+
+
+def read_run(path: Path) -> Finished:
+    """A finished run by its folder or by its results.json.
+
+    Raises:
+        TrackInputError: there is no results.json, or it holds no results of a track.
+    """
+    path = path.expanduser()
+    file = path / "results.json" if path.is_dir() else path
+    if not file.is_file():
+        raise missing_path("the results.json of a finished run", file)
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+        lacking = {"data", "shots", "seed", "categories"} - set(results)
+    except (ValueError, TypeError) as error:
+        raise TrackInputError(f"expected the results of a run in {file}, got {error}; run the track again") from error
+    if lacking:
+        raise TrackInputError(
+            f"expected the results of one run in {file}, got a file without {', '.join(sorted(lacking))}; name the "
+            "results.json that a track wrote"
+        )
+    has_store = (file.parent / "run.json").is_file()
+    return Finished(file.parent, results, PredictionStore(file.parent) if has_store else None)
+
+
+def assign(runs: Iterable[Finished], needs: Sequence[Need], name: str) -> dict[Need, Finished]:
+    """Which need of the table `name` each given run answers; a run stands for the set-up without further settings.
+
+    Raises:
+        TrackInputError: a run that answers none.
+    """
+    taken: dict[Need, Finished] = {}
+    for run in runs:
+        data, shots, seed = (run.results[key] for key in ("data", "shots", "seed"))
+        fitting = [n for n in needs if (n.data, n.shots, n.settings) == (data, shots, ()) and n not in taken]
+        if not fitting:
+            wanted = sorted({f"{need.data} with {need.shots} shots" for need in needs})
+            raise TrackInputError(
+                f"expected a run that {name} can be compared with ({', '.join(wanted) or 'none'}), each once, got "
+                f"{data} with {shots} shots in {run.folder}; choose another table or another run"
+            )
+        taken[min(fitting, key=lambda need: need.seed != seed)] = run
+    return taken
+
+
+def find_run(track_folder: Path, wanted: Mapping[str, Any]) -> Finished | None:
+    """The latest finished run below <outputs>/<track> that was made with the wanted settings, wherever its data lay.
+
+    `wanted` holds keys of run.json: model and data of its config (data without root), shots, seed, resolution.
+    """
+    found: list[tuple[float, Path]] = []
+    for path in track_folder.glob("*/run.json"):
+        if path.parent.is_symlink() or not (path.parent / "results.json").is_file():
+            continue
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+            same = signature(
+                settings["config"], settings["shots"], settings["seed"], settings["protocol"]["resolution"]
+            )
+        except (ValueError, KeyError, TypeError):
+            continue
+        if same == wanted:
+            found.append(((path.parent / "results.json").stat().st_mtime, path.parent))
+    return read_run(max(found)[1]) if found else None
+
+
+def signature(config: Mapping[str, Any], shots: int, seed: int, resolution: str) -> dict[str, Any]:
+    """What makes two runs the same run, but for where the data lie and which code made it."""
+    data = {key: value for key, value in config["data"].items() if key != "root"}
+    data["categories"] = data.get("categories") or None
+    return {"model": config["model"], "data": data, "shots": shots, "seed": seed, "resolution": resolution}
+
+
+def missing_weights(config: Any) -> list[str]:
+    """The names of fetched weight files that a configuration mentions and that are not here."""
+    entries = catalogue()
+    named = [entries[text] for text in dict.fromkeys(_texts(config)) if text in entries]
+    return [entry.name for entry in named if entry.url and not entry.path.is_file() and not copy_elsewhere(entry)]
+
+
+def missing_data(name: str, root: Path | None) -> str | None:
+    """What is missing of a data set, in words; None where its folder is there."""
+    if root is not None and root.is_dir():
+        return None
+    entry = registry()[name]
+    where = f"no folder {root}" if root else "no folder was named"
+    return f"the data set {name} ({entry.title}; {where}; make data DATA={name} ROOT=folder brings it)"
+
+
+def duration(needs: Iterable[Need]) -> str:
+    """How many images the runs score, and roughly how long that takes: estimated, not measured."""
+    known = [experiment(need.experiment) for need in needs]
+    images = sum(one.images for one in known)
+    on_gpu = sum(one.images * one.gpu_seconds for one in known)
+    on_cpu = sum(one.images * one.cpu_seconds for one in known)
+    runs = f"{len(known)} run{'s' if len(known) != 1 else ''} of {images:,} images in all"
+    return f"{runs}, roughly {_time(on_gpu)} on a GPU or {_time(on_cpu)} on a few CPU cores (an estimate)"
+
+
+def scores_of(run: Finished, metrics: Iterable[str]) -> dict[str, dict[str, float | None]]:
+    """The wanted metrics of each category of a run, as fractions; None for what it has not."""
+    wanted = list(dict.fromkeys(metrics))
+    scores = {}
+    for category, table in run.results["categories"].items():
+        found = {metric: table.get(metric) for metric in wanted if not metric.startswith("legacy_")}
+        legacy = [metric for metric in wanted if metric.startswith("legacy_")]
+        scores[f"{run.results['data']}/{category}"] = found | _legacy_scores(run, category, legacy)
+    return scores
+
+
+def _legacy_scores(run: Finished, category: str, metrics: Sequence[str]) -> dict[str, float | None]:
+    """The legacy metrics of one category, from the store alone; None, and a note, where one has no value."""
+    values: dict[str, float | None] = dict.fromkeys(metrics)
+    if run.store is None:
+        if metrics:
+            _note(run, f"no {', '.join(metrics)}: they need the maps, and only results.json is here")
+        return values
+    rows = run.store.rows(category)
+    for metric in metrics:
+        try:
+            values[metric] = _legacy(metric, rows, run.store)
+        except (ScoringInputError, TrackInputError) as error:
+            _note(run, f"no {metric} of {category}: {error}")
+    return values
+
+
+def _legacy(metric: str, rows: Sequence[Row], store: PredictionStore) -> float:
+    if metric.startswith("legacy_minmax_"):
+        by_name = transductive_image_scores(rows)
+        known = [row for row in rows if row.label is not None]
+        scores = np.array([by_name[row.name] for row in known])
+        labels = np.array([bool(row.label) for row in known])
+        if metric == "legacy_minmax_auroc_cls":
+            return auroc(scores, labels)
+        return f1_max(scores, labels).value if metric == "legacy_minmax_f1_cls" else average_precision(scores, labels)
+    pairs = [(store.read_map(row), mask) for row in rows if (mask := store.read_mask(row)) is not None]
+    maps, masks = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    return legacy_pro(maps, masks) if metric == "legacy_pro" else legacy_region_f1(maps, masks).value
+
+
+def _note(run: Finished, text: str) -> None:
+    if text not in run.notes:
+        run.notes.append(text)
+
+
+def _texts(node: Any) -> Iterable[str]:
+    """Every string below a plain container."""
+    if isinstance(node, str):
+        yield node
+    for child in node.values() if isinstance(node, Mapping) else node if isinstance(node, list | tuple) else ():
+        yield from _texts(child)
+
+
+def _time(seconds: float) -> str:
+    """Rounded to what an estimate is worth."""
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 1):.0f} seconds"

@@ -1,0 +1,132 @@
+"""What lies in a submission, read file by file without unpacking, and what is wrong with its names."""
+
+import tarfile
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
+
+FAULTS = (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error, tarfile.TarError)
+"""What a damaged, truncated or encrypted archive makes the standard library raise."""
+
+Wrong = tuple[str, str]
+"""(kind, text) of what is wrong with one file."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with one file of a submission; `kind` is one word, `text` a phrase for people."""
+
+    kind: str
+    path: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.path}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file or folder of a submission; `content` is None for a folder and where `wrong` says why there is none."""
+
+    name: str
+    content: bytes | None = None
+    wrong: Wrong | None = None
+
+
+def members(path: Path) -> Iterator[Member]:
+    """Every file and folder below a folder or in a .zip or .tar.gz, in one pass, one content in memory at a time.
+
+    Raises:
+        One of `FAULTS`: the archive as a whole cannot be read (on).
+    """
+    if path.is_dir():
+        yield from _of_folder(path)
+    elif zipfile.is_zipfile(path):
+        yield from _of_zip(path)
+    else:
+        yield from _of_tar(path)
+
+
+def check_contents(
+    path: Path, expected: Collection[str], check: Callable[[str, bytes], Wrong | None], inside: str | None = None
+) -> list[Problem]:
+    """Everything wrong with the submission at `path`: names by `expected`, each content by `check(name, content)`.
+
+    With `inside` every name in an archive must begin with that one folder, which is then left away; "" takes whatever
+    folder comes first. Kinds: unreadable, link, root, extra, duplicate, missing, and those of `check`.
+    """
+    wanted = set(expected)
+    parents = {parent.as_posix() for name in wanted for parent in PurePosixPath(name).parents} - {"."}
+    rooted = inside is not None and not path.is_dir()
+    seen: Counter[str] = Counter()
+    problems = []
+    try:
+        for member in tqdm(members(path), desc="read back", total=len(wanted), unit="file"):
+            name, wrong = member.name, None
+            if rooted:
+                root, _, name = member.name.partition("/")
+                inside = inside or root
+                wrong = None if root == inside else ("root", f"expected everything below the one folder {inside}/")
+            wrong = wrong or _check_member(member, name, wanted, parents, check)
+            seen[name] += member.content is not None or member.wrong is not None
+            if wrong is not None:
+                problems.append(Problem(wrong[0], member.name, wrong[1]))
+    except FAULTS as error:
+        return [*problems, Problem("unreadable", str(path), f"expected a whole folder, .zip or .tar.gz, got: {error}")]
+    problems += [Problem("missing", name, "no such file") for name in sorted(wanted - seen.keys())]
+    return problems + [
+        Problem("duplicate", name, f"{times} files of this name") for name, times in seen.items() if times > 1
+    ]
+
+
+def _check_member(
+    member: Member, name: str, wanted: set[str], parents: set[str], check: Callable[[str, bytes], Wrong | None]
+) -> Wrong | None:
+    if member.wrong is not None:
+        return member.wrong
+    if member.content is None:
+        return None if name in parents | {""} else ("extra", "a folder that belongs to no image")
+    return check(name, member.content) if name in wanted else ("extra", "belongs to no image")
+
+
+def _of_folder(path: Path) -> Iterator[Member]:
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path).as_posix()
+        if file.is_symlink():
+            yield Member(name, wrong=("link", "expected a file, got a link"))
+        elif file.is_dir():
+            yield Member(name)
+        else:
+            yield Member(name, file.read_bytes())
+
+
+def _of_zip(path: Path) -> Iterator[Member]:
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            name = entry.filename.rstrip("/")
+            if entry.is_dir():
+                yield Member(name)
+                continue
+            try:
+                yield Member(name, archive.read(entry))
+            except FAULTS as error:
+                yield Member(name, wrong=("unreadable", str(error)))
+
+
+def _of_tar(path: Path) -> Iterator[Member]:
+    with tarfile.open(path, "r|gz") as archive:  # a stream: each file is unpacked once, whatever the order
+        for entry in archive:
+            name = entry.name.removeprefix("./").rstrip("/")
+            if entry.isdir():
+                yield Member(name)
+            elif not entry.isfile():
+                yield Member(name, wrong=("link", "expected a file, got a link or a device"))
+            else:
+                content = archive.extractfile(entry)
+                assert content is not None
+                yield Member(name, content.read())

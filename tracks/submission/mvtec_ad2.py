@@ -1,0 +1,196 @@
+"""The format of the MVTec AD 2 server (VAND 3.0 category 1, VAND 4.0 industrial): maps and binary maps, as .tar.gz.
+
+    <name>/anomaly_images/<category>/test_private/000_regular.tiff                   (h, w) float16, higher = worse
+    <name>/anomaly_images/<category>/test_private_mixed/000_mixed.tiff
+    <name>/anomaly_images_thresholded/<category>/test_private/000_regular.png        (h, w) 8 bit, 0 or 255
+    <name>/anomaly_images_thresholded/<category>/test_private_mixed/000_mixed.png
+
+Source: MVTec's own checker and the validator of VAND 4.0. The first lets the thresholded half out, the second wants it.
+Neither looks at the size of the maps. Assumed, as no source states it: maps of another size than the image's are taken
+(an entry of 2026 wrote a quarter of height and width; `downscale`), and both files of an image are of one size
+(`same_size` of the validator). One threshold per category serves both test sets.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import PIL.Image
+import tifffile
+import torch
+from tqdm import tqdm
+
+from tracks.errors import TrackInputError
+from tracks.resize import MAP_RULE, resize_map
+from tracks.store import PredictionStore, Row
+from tracks.submission.contents import Problem
+from tracks.submission.mvtec_ad2_check import PUBLISHED_COUNTS, SETS, image_places, map_file, mask_file, validate
+from tracks.submission.runs import StoredImage, check_same_method, placed
+from tracks.submission.scaling import check_finite
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the format leaves open.
+
+    `thresholded` writes the binary half too. Its threshold is `threshold`, or mean + `threshold_stds` standard
+    deviations of all map pixels of each category in a run on the normal images of `validation` (MVTec's suggestion,
+    with 3), whose folder is `threshold_run`. `downscale` divides height and width of the stored maps.
+    `counts`, images by category, are the published ones unless given.
+    """
+
+    thresholded: bool = True
+    threshold: float | None = None
+    threshold_run: str | None = None
+    threshold_stds: float = 3.0
+    downscale: int = 1
+    counts: Mapping[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.downscale < 1:
+            raise TrackInputError(f"expected mvtec_ad2.downscale >= 1, got {self.downscale}; 1 keeps the maps' size")
+        if self.threshold is not None and self.threshold_run:
+            raise TrackInputError(
+                f"expected mvtec_ad2.threshold or mvtec_ad2.threshold_run, got both ({self.threshold} and "
+                f"{self.threshold_run}); leave one out"
+            )
+        if self.thresholded and self.threshold is None and not self.threshold_run:
+            raise TrackInputError(
+                "expected a threshold for the binary maps, got none; run the track on the normal images "
+                "(ARGS=data.split=validation) and name that run with ARGS=mvtec_ad2.threshold_run=folder, or set "
+                "mvtec_ad2.threshold=number, or leave the binary maps out with mvtec_ad2.thresholded=false"
+            )
+
+
+class Submission:
+    """The private test images of one or several runs, ready to be written."""
+
+    suffix = ".tar.gz"
+
+    def __init__(self, stores: Sequence[PredictionStore], options: Options) -> None:
+        """Find each image's place and each category's threshold.
+
+        Raises:
+            TrackInputError: runs of other images or of unlike methods, or a threshold that cannot be had.
+        """
+        check_same_method(stores)
+        self.options = options
+        self.images = placed(stores, _place)
+        self.counts = dict(options.counts or PUBLISHED_COUNTS)
+        categories = sorted({image.row.category for image in self.images})
+        self.thresholds = _thresholds(stores[0], categories, options) if options.thresholded else {}
+
+    @property
+    def record(self) -> dict[str, object]:
+        """What was done to the numbers, for the reader of a result."""
+        return {
+            "format": "mvtec_ad2",
+            "maps": f"height and width of the run's maps / {self.options.downscale}, {MAP_RULE}, float16",
+            "threshold": self._threshold_rule(),
+            "thresholds": self.thresholds,
+        }
+
+    def write(self, folder: Path) -> list[str]:
+        """Fill the empty `folder`, one map in memory at a time; returns what the user should know."""
+        for image in tqdm(self.images, desc="export", unit="image"):
+            values = self._map(image)
+            path = folder / map_file(image.place)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(path, values)
+            if self.options.thresholded:
+                path = folder / mask_file(image.place)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                above = values > np.float64(self.thresholds[image.row.category])
+                PIL.Image.fromarray(np.where(above, 255, 0).astype(np.uint8)).save(path)
+        return self._remarks()
+
+    def validate(self, archive: Path) -> list[Problem]:
+        """What is wrong with the archive, by the counts of the whole test sets."""
+        return validate(archive, self.counts, thresholded=self.options.thresholded)
+
+    def _map(self, image: StoredImage) -> np.ndarray:
+        values = image.store.read_map(image.row)
+        if self.options.downscale > 1:
+            height, width = (max(1, side // self.options.downscale) for side in values.shape)
+            values = resize_map(torch.from_numpy(values).float(), (height, width))
+        check_finite(values, image, "map")
+        return values
+
+    def _threshold_rule(self) -> str:
+        if not self.options.thresholded:
+            return "no binary maps"
+        if self.options.threshold is not None:
+            return "as set by the user, for all categories"
+        return f"mean + {self.options.threshold_stds:g} standard deviations of the pixels of normal validation images"
+
+    def _remarks(self) -> list[str]:
+        said = []
+        have = {image.place for image in self.images}
+        for category, count in self.counts.items():
+            lacking = [place for place in image_places({category: count}) if place not in have]
+            if lacking:
+                said.append(f"{category}: {len(lacking)} of {2 * count} images are in no run, {lacking[0]} first")
+        sizes = {image.store.settings["protocol"].get("resolution") for image in self.images}
+        if sizes != {"each image's own"}:
+            said.append(
+                "the runs' maps are not of the images' own size, which the server may want: run the track with "
+                "ARGS=resolution=native for that"
+            )
+        if not self.options.thresholded:
+            said.append("no binary maps: the server then gives no metric that needs a threshold, SegF1 among them")
+        return said
+
+
+def _place(row: Row) -> str:
+    """Where an image goes, without folder of the half and suffix: "can/test_private/000_regular"."""
+    path = PurePosixPath(row.name)
+    ending = SETS.get(path.parent.name)
+    if ending is None or not re.fullmatch(rf"\d{{3}}_{ending}", path.stem):
+        raise TrackInputError(
+            f"expected images of the private test sets, such as test_private/000_regular.png, got {row.name} of "
+            f"{row.category}; run the track with DATA=mvtec_ad2 ARGS=data.split=test_private, again with "
+            "data.split=test_private_mixed, and name both runs: ARGS='run=[first,second]'"
+        )
+    return f"{row.category}/{path.parent.name}/{path.stem}"
+
+
+def _thresholds(method: PredictionStore, categories: Sequence[str], options: Options) -> dict[str, float]:
+    if options.threshold is not None:
+        return dict.fromkeys(categories, float(options.threshold))
+    store = PredictionStore(Path(str(options.threshold_run)).expanduser())
+    check_same_method([method, store])
+    split = store.settings["protocol"].get("split")
+    if split != "validation":
+        raise TrackInputError(
+            f"expected mvtec_ad2.threshold_run to be a run on normal images (data.split=validation), got "
+            f"{store.folder} with split {split}; a threshold taken from test images would see what it is to judge"
+        )
+    lacking = [category for category in categories if category not in store.categories]
+    if lacking:
+        raise TrackInputError(
+            f"expected normal images of {', '.join(lacking)} in {store.folder}, got those of "
+            f"{', '.join(store.categories)}; run the track on data.split=validation with all categories"
+        )
+    statistic = partial(mean_plus_stds, stds=options.threshold_stds)
+    images = placed([store], lambda row: f"{row.category}/{row.name}")
+    return {name: statistic([i for i in images if i.row.category == name]) for name in categories}
+
+
+def mean_plus_stds(images: Sequence[StoredImage], stds: float) -> float:
+    """Mean + `stds` standard deviations of all pixels of all maps, read one at a time and summed in float64.
+
+    Deviations are summed around the first map's mean, so that a small spread survives a large mean.
+    """
+    count, total, squares, centre = 0, 0.0, 0.0, None
+    for image in images:
+        values = image.store.read_map(image.row).astype(np.float64)
+        check_finite(values, image, "map")
+        centre = float(values.mean()) if centre is None else centre
+        values -= centre
+        count, total, squares = count + values.size, total + float(values.sum()), squares + float((values**2).sum())
+    assert centre is not None, "a finished run has images in every category"
+    mean = total / count
+    return centre + mean + stds * float(np.sqrt(max(squares / count - mean**2, 0.0)))
