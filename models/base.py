@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import PIL.Image
 import torch
@@ -37,6 +38,9 @@ class AnomalyModel(nn.Module, ABC):
 
     preprocess: Callable[[PIL.Image.Image], Tensor]
     """One RGB image to (3, h, w), of one size or of its own; belongs to the weights, picklable for loader workers."""
+
+    scores_are_probabilities: ClassVar[bool] = False
+    """Whether image scores lie in [0, 1] and are fitted best by their log odds."""
 
     @abstractmethod
     def fit(self, references: Images, category: str) -> None:

@@ -46,7 +46,8 @@ class KeptThresholds:
         except TrackInputError as error:
             self._keep(category, {"none_because": str(error)})
         else:
-            self._keep(category, {"reference_scores": scores})
+            basis = {"reference_scores": scores, "probabilities": model.scores_are_probabilities}
+            self._keep(category, basis)
 
     def keep_known(self, category: str, threshold: Threshold) -> None:
         """Keep a threshold that needs no fit."""
@@ -59,7 +60,8 @@ class KeptThresholds:
             return Threshold(**basis["known"])
         if "reference_scores" in basis:
             assert self.target_rate is not None
-            return fit_threshold(basis["reference_scores"], self.target_rate)
+            probabilities = bool(basis.get("probabilities"))
+            return fit_threshold(basis["reference_scores"], self.target_rate, probabilities)
         return str(basis["none_because"])
 
     def is_fitted(self, category: str) -> bool:

@@ -100,7 +100,9 @@ def choose_threshold(cfg: DictConfig, model: AnomalyModel, category: str) -> tup
         return own, pixels
     for anomaly_map in prediction.anomaly_maps:
         count_pixels(pixels, anomaly_map.half().cpu().numpy(), normal=True)
-    return own or fit_threshold(prediction.image_scores.tolist(), cfg.false_alarm_rate), pixels
+    return own or fit_threshold(
+        prediction.image_scores.tolist(), cfg.false_alarm_rate, model.scores_are_probabilities
+    ), pixels
 
 
 def written(verdicts: Iterable[Verdict], path: Path, threshold: Threshold) -> Iterator[Verdict]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.special import stdtr, stdtrit
+from scipy.special import expit, logit, stdtr, stdtrit
 
 from models.base import AnomalyModel, Prediction
 from models.errors import ModelInputError
@@ -16,6 +16,10 @@ LARGEST_SPREAD_FACTOR = 4.0
 """At most this many standard deviations above the mean: two or three references cannot ask for more."""
 SINGLE_MARGIN = 0.25
 """One reference has no spread: the threshold is its score and this share of it more."""
+SINGLE_LOG_ODDS = 1.0
+"""The same for a score that is a probability."""
+LEAST_PROBABILITY = 1e-6
+"""Nearer to 0 or 1 no odds are told apart."""
 FALLBACK = 0.5
 """The threshold where neither references nor the weights give one; assumes scores that are probabilities."""
 
@@ -45,7 +49,9 @@ class Threshold:
         return min(self.value, self.highest_normal) < score <= max(self.value, self.highest_normal)
 
 
-def fit_threshold(reference_scores: Sequence[float], target_rate: float = 0.05) -> Threshold:
+def fit_threshold(
+    reference_scores: Sequence[float], target_rate: float = 0.05, probabilities: bool = False
+) -> Threshold:
     """A threshold from the leave-one-out scores of K normal images alone, K >= 1.
 
     `target_rate` in (0, 1) is the share of good images that may be called defects. With enough references
@@ -54,6 +60,8 @@ def fit_threshold(reference_scores: Sequence[float], target_rate: float = 0.05) 
     draw, never below the highest reference; that one is exceeded by a new good image with probability 1/(K+1).
     Both hold for scores like those of new good images. Leave-one-out scores lie somewhat above these, the more so
     the smaller K, as each reference is compared with K - 1 others: real rates are then below what is stated.
+
+    Scores that are `probabilities` in [0, 1] are fitted by their log odds, so that the threshold stays below 1.
 
     Raises:
         TrackInputError: no score, a score that is not finite, or a rate outside (0, 1).
@@ -66,6 +74,8 @@ def fit_threshold(reference_scores: Sequence[float], target_rate: float = 0.05) 
         )
     if not 0 < target_rate < 1:
         raise TrackInputError(f"expected a false-alarm rate between 0 and 1, got {target_rate}; try 0.05")
+    if probabilities:
+        return _by_log_odds(scores, target_rate)
     rank = math.ceil((1 - target_rate) * (scores.size + 1) - 1e-9)
     if rank <= scores.size:
         return _conformal(scores, rank)
@@ -99,6 +109,21 @@ def leave_one_out(model: AnomalyModel, category: str) -> Prediction:
             "expected a model that scores each of its references as if it were a test image, to fit a threshold on "
             f"them; {type(model).__name__} does not{f' ({error})' if str(error) else ''}"
         ) from error
+
+
+def _by_log_odds(scores: np.ndarray, target_rate: float) -> Threshold:
+    odds = logit(np.clip(scores, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY))
+    if scores.size == 1:
+        value = _just_above(float(expit(odds[0] + SINGLE_LOG_ODDS)))
+        source = (
+            f"the score of the only reference, its odds x {math.exp(SINGLE_LOG_ODDS):.1f}, a convention: one image shows "
+            "no spread; false alarms up to 50%, more references bring that down"
+        )
+        return Threshold(value, source, 0.5, float(scores[0]))
+    found = fit_threshold(odds.tolist(), target_rate)
+    value = max(float(expit(found.value)), float(scores[-1])) if found.value > odds[-1] else float(expit(found.value))
+    source = found.source.replace("reference scores", "reference scores as log odds", 1)
+    return Threshold(_just_above(value), source, found.false_alarm_rate, float(scores[-1]))
 
 
 def _conformal(scores: np.ndarray, rank: int) -> Threshold:

@@ -69,8 +69,8 @@ def change_regions(images: Tensor, masks: Tensor, generator: torch.Generator, sh
     """Change the look of a whole region, 3 to 40 % of the picture, in a share of the pictures.
 
     `share` (B,) is each picture's own. The region is a large blob, a side or a band, its edge sharp or soft; what
-    changes is brightness, the strength of the texture, its direction or scale, or all of it. What nobody would see stays
-    out of the mask and the picture.
+    changes is brightness, the strength of the texture, its direction or scale, or all of it. What nobody would see
+    stays out of the mask and the picture.
     """
     chosen = torch.nonzero(uniform(images, 0, 1, generator) < share)[:, 0]
     if not len(chosen):

@@ -83,6 +83,8 @@ class ClipAdapter(AnomalyModel):
         max_elements: largest similarity matrix held at a time, in elements.
     """
 
+    scores_are_probabilities = True
+
     def __init__(
         self,
         backbone: ClipBackbone,

@@ -74,8 +74,9 @@ def test_experiments_are_the_published_set_up_and_cross_the_data_sets(name):
     cfg = composed(f"experiment={name}", "data.root=/nowhere")
     model = OmegaConf.to_container(cfg.model, resolve=True)
     assert model["backbone"] == {
-        "_target_": "models.clip_adapter.backbone.load_backbone", "name": "ViT-L-14-336", "weights": "openai",
-        "image_size": 518, "stages": [6, 12, 18, 24], "activation": "gelu", "precision": "float32",
+        "_target_": "models.clip_adapter.backbone.load_backbone", "name": "ViT-L-14-336",
+        "weights": "openai_vitl14_336", "image_size": 518, "stages": [6, 12, 18, 24], "activation": "gelu",
+        "precision": "float32",
     }  # fmt: skip
     other = {"april_gan_visa": "mvtec", "april_gan_mvtec": "visa"}[name]
     assert model["adapter"]["path"] == f"april_gan_{other}"

@@ -134,17 +134,16 @@ def test_references_change_the_map_and_a_batch_is_as_one_at_a_time():
         assert_close(alone.image_scores[0], together.image_scores[i], atol=1e-5, rtol=1e-5)
 
 
-def test_the_gate_raises_the_pixels_of_a_suspect_image():
+def test_the_gate_raises_the_pixels_of_a_suspect_image(monkeypatch):
+    monkeypatch.setattr("models.clip_adapter.context_adapter.LOGIT_SCALE", 1.0)  # random sentences lie far apart
     adapter, plain = small_adapter()
     gated = ClipAdapter(plain.backbone, adapter, PROMPTS, score_gate=0.5)
     queries = images(2)
     maps = [model.predict(queries, ["nut"] * 2).anomaly_maps.double().logit() for model in (plain, gated)]
     score = gated.predict(queries, ["nut"] * 2).image_scores.double().logit()
-    clear = maps[0].isfinite() & maps[1].isfinite() & (maps[0].abs() < 5) & (maps[1].abs() < 5)
-    assert clear.any()
     assert score.abs().max() > 0.5
     expected = 0.5 * score[:, None, None].expand_as(maps[0])
-    assert_close((maps[1] - maps[0])[clear], expected[clear], atol=1e-3, rtol=1e-3)
+    assert_close(maps[1] - maps[0], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_file_gives_the_adapter_back_and_a_damaged_one_is_refused(tmp_path):

@@ -151,9 +151,9 @@ def test_what_a_threshold_rests_on_is_on_disk_before_the_first_prediction(tmp_pa
             run_track(config(tmp_path, overlays=0, shots=3), "few_shot")
     (folder,) = (tmp_path / "outputs/few_shot").iterdir()
     assert not list(folder.rglob("*.jsonl"))
-    assert json.loads((folder / "thresholds.json").read_text()) == {
-        "target_rate": 0.05, "categories": {"bolt": {"reference_scores": np.float32(LEFT_OUT["bolt"]).tolist()}}
-    }  # fmt: skip
+    basis = {"reference_scores": np.float32(LEFT_OUT["bolt"]).tolist(), "probabilities": False}
+    kept = {"target_rate": 0.05, "categories": {"bolt": basis}}
+    assert json.loads((folder / "thresholds.json").read_text()) == kept
     resumed = run_track(config(tmp_path, overlays=0, shots=3), "few_shot")
     whole = run_track(config(tmp_path / "whole", shots=3), "few_shot")
     assert resumed["decision"] == whole["decision"]

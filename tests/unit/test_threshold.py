@@ -159,3 +159,19 @@ def test_a_model_that_cannot_score_its_references_is_named():
 
     with pytest.raises(TrackInputError, match=r"Blind does not \(there is no second image\)"):
         leave_one_out(Blind(), "nut")
+
+
+def test_scores_that_are_probabilities_never_ask_for_more_than_one():
+    threshold = fit_threshold([0.55, 0.8, 0.7, 0.9], 0.05, probabilities=True)
+    assert 0.9 < threshold.value < 1
+    assert "log odds" in threshold.source
+    assert fit_threshold([0.55, 0.8, 0.7, 0.9], 0.05).value > 1
+    assert 0.9 < fit_threshold([0.9], probabilities=True).value < 1
+    assert fit_threshold([1.0, 0.2], probabilities=True).value == np.nextafter(np.float32(1), np.float32(2))
+
+
+def test_the_order_statistic_is_the_same_for_probabilities():
+    scores = np.random.default_rng(0).uniform(0.1, 0.9, 40)
+    plain, odds = fit_threshold(scores, 0.1), fit_threshold(scores, 0.1, probabilities=True)
+    assert odds.value == pytest.approx(plain.value, abs=1e-6)
+    assert (scores >= odds.value).sum() == (scores >= plain.value).sum()

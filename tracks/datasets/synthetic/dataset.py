@@ -130,7 +130,7 @@ class Synthetic:
         Among the others is one that only such a product can have, where there is one (a missing instance).
         """
         possible, count = kinds_of(category), self.kinds_per_category
-        turn = sorted(name for name in PRODUCTS if name not in INVENTED).index(category)
+        turn = [*sorted(set(PRODUCTS) - set(INVENTED)), *sorted(INVENTED)].index(category)
         unseen = [kind for kind in possible if kind in HELD_OUT_KINDS]
         known = [kind for kind in possible if kind not in HELD_OUT_KINDS]
         own = [kind for kind in known if DEFECTS[kind].needs != "any"][-1:]
