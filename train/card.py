@@ -97,6 +97,9 @@ The validation categories, zero-shot:
 * Images are seen small (`model_image_size` in results.json): a defect of a pixel or two at that size is missed.
 * Assemblies of many small parts do worst: a part that is odd only beside its neighbours is hard to tell from one that
   belongs. Give references where there are any; every further one helps (above).
+* What covers most of a part's face (dirt over the whole floor of a bottle) passes for the part itself without
+  references. On strongly and unevenly lit ground metal the map rises in lit corners and misses faint regions: there the
+  zero-shot image threshold calls nearly everything a defect.
 * What holds for one product need not hold for the next: on photographs results lie above and below those on renderings.
   Measure on your own images before relying on a verdict.
 """
