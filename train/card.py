@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
+from sklearn.metrics import roc_curve
 
 import tracks.config  # noqa: F401  (registers the schema)
-from eval.curves import f1_max
 from eval.tables import over_seeds, sweep_table
 from models.clip_adapter.adapter import AdapterHeader
 from models.clip_adapter.checkpoint import load_adapter, save_adapter
@@ -38,11 +38,12 @@ def fit_threshold() -> float:
     store = PredictionStore(run(0, "data.split=validation", "overlays=0")["folder"])
     rows = [row for category in store.categories for row in store.rows(category)]
     labels = np.array([row.label for row in rows])
-    threshold = f1_max(np.array([row.image_score for row in rows]), labels).threshold
+    false_alarms, recall, thresholds = roc_curve(labels, np.array([row.image_score for row in rows]))
+    threshold = float(thresholds[np.argmax(recall - false_alarms)])
     path = weights_path("tiny_adapter")
     adapter, header = load_adapter(path)
     assert header is not None
-    source = "F1-max over the zero-shot image scores of the synthetic validation categories"
+    source = "highest recall less false alarms (Youden's J), zero-shot scores of the synthetic validation categories"
     save_adapter(path, adapter, replace(header, image_threshold=threshold, threshold_source=source))
     record("tiny")
     return threshold
