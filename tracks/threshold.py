@@ -116,7 +116,7 @@ def _by_log_odds(scores: np.ndarray, target_rate: float) -> Threshold:
     if scores.size == 1:
         value = _just_above(float(expit(odds[0] + SINGLE_LOG_ODDS)))
         source = (
-            f"the score of the only reference, its odds x {math.exp(SINGLE_LOG_ODDS):.1f}, a convention: one image shows "
+            f"the score of the only reference, its odds x {math.exp(SINGLE_LOG_ODDS):.1f}, a convention: one shows "
             "no spread; false alarms up to 50%, more references bring that down"
         )
         return Threshold(value, source, 0.5, float(scores[0]))
