@@ -140,15 +140,12 @@ class ClipAdapter(AnomalyModel):
         )
         memory = self._remember(features) if self.memory_weight or self.memory_score_weight else None
         kept = self.adapter.remember(features) if isinstance(self.adapter, ContextAdapter) else None
-        parts = [
-            self._evidence(features[i : i + 1], [category], None if kept is None else kept.without(i))
-            for i in range(len(references))
-        ]
-        evidence = _together(parts)
+        left_out = [None if kept is None else kept.without(i) for i in range(len(references))]
+        evidence = self._evidence_beside(features, [category] * len(references), left_out)
         typical_max = None
         if memory is not None:
-            left_out = [memory.maps(features[i : i + 1], leave_out=i) for i in range(len(references))]
-            evidence.memory_maps = torch.cat(left_out)
+            maps = [memory.maps(features[i : i + 1], leave_out=i) for i in range(len(references))]
+            evidence.memory_maps = torch.cat(maps)
             typical_max = self._score_maxima(evidence).mean()
         self._fitted[category] = Fitted(memory, kept, evidence, typical_max)
 
@@ -166,14 +163,7 @@ class ClipAdapter(AnomalyModel):
         features = self.backbone.encode_image(stacked(images))
         if fitted is None:
             return self._prediction(self._evidence(features, categories))
-        if isinstance(self.adapter, ContextAdapter):
-            parts = [
-                self._evidence(features[i : i + 1], categories[i : i + 1], known.references)
-                for i, known in enumerate(fitted)
-            ]
-            evidence = _together(parts)
-        else:
-            evidence = self._evidence(features, categories)
+        evidence = self._evidence_beside(features, categories, [known.references for known in fitted])
         return self._prediction(*self._with_memory(evidence, features, fitted))
 
     @torch.no_grad()
@@ -245,6 +235,16 @@ class ClipAdapter(AnomalyModel):
             for tokens, grid in zip(*self.adapter.adapt(features), strict=True)
         ]
         return Evidence(text_scores, torch.stack(maps).sum(dim=0))
+
+    def _evidence_beside(
+        self, features: ImageFeatures, categories: Sequence[str], references: Sequence[References | None]
+    ) -> Evidence:
+        """Each image with its own references; all at once where there are none."""
+        if all(known is None for known in references):
+            return self._evidence(features, categories)
+        return _together(
+            [self._evidence(features[i : i + 1], categories[i : i + 1], known) for i, known in enumerate(references)]
+        )
 
     def _learned(
         self, adapter: ContextAdapter, features: ImageFeatures, text: Tensor, text_scores: Tensor,
