@@ -1,12 +1,12 @@
 """What the baselines share around their method: state by category, the tracks they serve, checks of their input."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from models.base import Images, stacked
+from models.base import AnomalyModel, Images, stacked
 from models.errors import ModelInputError
 
 State = TypeVar("State")
@@ -45,6 +45,18 @@ class ByCategory(Generic[State]):
         """Put every tensor through `fn`, as `nn.Module._apply` does with parameters."""
         for category, state in self._states.items():
             self._states[category] = self._move(state, fn)
+
+
+class RemembersByCategory(AnomalyModel):
+    """A model whose `_fitted` moves along with its parameters."""
+
+    _fitted: ByCategory[Any]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move what was learnt along with the parameters (`to`, `cuda`, `cpu`)."""
+        super()._apply(fn, recurse)
+        self._fitted.apply(fn)
+        return self
 
 
 def refuse(model: str, track: str) -> NoReturn:

@@ -8,7 +8,7 @@ references there is nothing to calibrate with, and members count by their own va
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import PIL.Image
@@ -22,6 +22,7 @@ from models.baselines.by_category import (
     FEW_SHOT,
     ZERO_SHOT,
     ByCategory,
+    RemembersByCategory,
     check_categories,
     checked,
     refuse,
@@ -55,7 +56,7 @@ class Fitted:
         return Fitted(left_out, typical)
 
 
-class Ensemble(AnomalyModel):
+class Ensemble(RemembersByCategory):
     """Zero- and few-shot, as far as its members are: those that need references sit out without them, as a run says.
 
     Args:
@@ -189,12 +190,6 @@ class Ensemble(AnomalyModel):
         assert isinstance(maps, Tensor)
         assert isinstance(scores, Tensor)
         return Prediction(maps, scores)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move what was learnt along with the members (`to`, `cuda`, `cpu`)."""
-        super()._apply(fn, recurse)
-        self._fitted.apply(fn)
-        return self
 
 
 class _Prepared:

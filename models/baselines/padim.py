@@ -11,17 +11,18 @@ which needs the inverse of a K x K matrix alone. The covariance of a single refe
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.base import AnomalyModel, Images, Prediction, stacked
+from models.base import Images, Prediction, stacked
 from models.baselines.by_category import (
     FEW_SHOT,
     ZERO_SHOT,
     ByCategory,
+    RemembersByCategory,
     check_categories,
     check_references,
     checked,
@@ -79,7 +80,7 @@ class Fitted:
         return Fitted(fn(self.tokens), None if self.mirrored is None else fn(self.mirrored), self.gaussians.moved(fn))
 
 
-class PaDiM(AnomalyModel):
+class PaDiM(RemembersByCategory):
     """Few-shot only.
 
     Args:
@@ -176,12 +177,6 @@ class PaDiM(AnomalyModel):
     def _prediction(self, distances: Tensor) -> Prediction:
         maps = upsampled(distances, self._grid, self.backbone.image_size, self.sigma)
         return Prediction(maps, maps.amax(dim=(1, 2)))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move what was learnt along with the parameters (`to`, `cuda`, `cpu`)."""
-        super()._apply(fn, recurse)
-        self._fitted.apply(fn)
-        return self
 
 
 def _drawn(total: int, count: int, seed: int) -> Tensor:

@@ -8,19 +8,20 @@ the paper:
   greedy selection is exact, where the published one estimates distances by a random projection.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.base import AnomalyModel, Images, Prediction, stacked
+from models.base import Images, Prediction, stacked
 from models.baselines.by_category import (
     FEW_SHOT,
     ZERO_SHOT,
     ByCategory,
+    RemembersByCategory,
     check_categories,
     check_references,
     checked,
@@ -52,7 +53,7 @@ class PatchBank:
     bank: Tensor
 
 
-class PatchCore(AnomalyModel):
+class PatchCore(RemembersByCategory):
     """Few-shot only.
 
     Args:
@@ -178,12 +179,6 @@ class PatchCore(AnomalyModel):
     def _prediction(self, distances: Tensor, scores: Tensor) -> Prediction:
         maps = upsampled(distances, self._grid, self.backbone.image_size, self.sigma)
         return Prediction(maps, scores, {"map_max": maps.amax(dim=(1, 2))})
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move what was learnt along with the parameters (`to`, `cuda`, `cpu`)."""
-        super()._apply(fn, recurse)
-        self._fitted.apply(fn)
-        return self
 
 
 def locally_aware(

@@ -6,17 +6,18 @@ paper: the whole image goes in, without a centre crop; K is the number of refere
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.base import AnomalyModel, Images, Prediction, stacked
+from models.base import Images, Prediction, stacked
 from models.baselines.by_category import (
     FEW_SHOT,
     ZERO_SHOT,
     ByCategory,
+    RemembersByCategory,
     check_categories,
     check_references,
     checked,
@@ -62,7 +63,7 @@ class Fitted:
     mirrored: Pyramids | None
 
 
-class SPADE(AnomalyModel):
+class SPADE(RemembersByCategory):
     """Few-shot only.
 
     Args:
@@ -170,9 +171,3 @@ class SPADE(AnomalyModel):
         distances, scores = (torch.stack(parts) for parts in zip(*assessed, strict=True))
         maps = upsampled(distances, self._grid, self.backbone.image_size, self.sigma)
         return Prediction(maps, scores, {"map_max": maps.amax(dim=(1, 2))})
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move what was learnt along with the parameters (`to`, `cuda`, `cpu`)."""
-        super()._apply(fn, recurse)
-        self._fitted.apply(fn)
-        return self

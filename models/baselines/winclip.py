@@ -15,8 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.base import AnomalyModel, Images, Prediction, stacked
-from models.baselines.by_category import BOTH, ByCategory, check_categories, check_references, checked
+from models.base import Images, Prediction, stacked
+from models.baselines.by_category import (
+    BOTH,
+    ByCategory,
+    RemembersByCategory,
+    check_categories,
+    check_references,
+    checked,
+)
 from models.baselines.windows import (
     WindowFeatures,
     at_places,
@@ -52,7 +59,7 @@ class Fitted:
         return Fitted(features, self.windows, self.places)
 
 
-class WinCLIP(AnomalyModel):
+class WinCLIP(RemembersByCategory):
     """Zero- and few-shot.
 
     Args:
@@ -200,7 +207,6 @@ class WinCLIP(AnomalyModel):
         """Move what was learnt along with the parameters (`to`, `cuda`, `cpu`)."""
         super()._apply(fn, recurse)
         self._texts.clear()
-        self._fitted.apply(fn)
         return self
 
 
