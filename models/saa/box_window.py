@@ -1,5 +1,6 @@
 """A box and its surroundings cut out of an image at a small size, for refiners that look at colours alone."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.errors import ModelInputError
 from models.saa.refiner import check_boxes, check_image
 
 LEAST_MARGIN = 4
@@ -101,3 +103,35 @@ def _scaled(part: slice, window: slice, length: int) -> slice:
     scale = length / (window.stop - window.start)
     start = min(length - 1, int((part.start - window.start) * scale))
     return slice(start, max(start + 1, int(np.ceil((part.stop - window.start) * scale))))
+
+
+class WindowRefiner(ABC):
+    """A refiner that outlines each box in a scaled-down window around it.
+
+    Args:
+        margin: width of the surroundings as a share of the box's longer side.
+        side: longer side in pixels to which box and surroundings are scaled down.
+
+    Raises:
+        ModelInputError: a window that shows no surroundings, or hardly a pixel.
+    """
+
+    def __init__(self, margin: float, side: int):
+        if margin <= 0:
+            raise ModelInputError(f"expected margin to be above 0, got {margin}")
+        if side < 8:
+            raise ModelInputError(f"expected side to be at least 8 pixels, got {side}")
+        self.margin = margin
+        self.side = side
+
+    def outline(self, image: Tensor) -> WindowOutliner:
+        """An outliner of a (3, H, W) uint8 RGB image.
+
+        Raises:
+            ModelInputError: anything but such an image.
+        """
+        return WindowOutliner(image, self._region, margin=self.margin, side=self.side)
+
+    @abstractmethod
+    def _region(self, window: Window) -> np.ndarray:
+        """(h, w) bool; empty for "the box itself"."""

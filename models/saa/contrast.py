@@ -6,11 +6,9 @@ GrabCut, which takes the surroundings' own pattern for a second colour.
 
 import cv2
 import numpy as np
-from torch import Tensor
 
 from models.errors import ModelInputError
-from models.saa.box_window import Window, WindowOutliner
-from models.saa.grabcut import check_window_options
+from models.saa.box_window import Window, WindowRefiner
 
 LEAST_SURROUNDINGS = 8
 """Pixels that are needed to know what the surroundings look like."""
@@ -19,7 +17,7 @@ LEAST_DEVIATION = 2.0
 MAD_TO_DEVIATION = 1.4826
 
 
-class ContrastRefiner:
+class ContrastRefiner(WindowRefiner):
     """The convex hull of the pixels in a box that stand out from around it; the box itself where none does.
 
     Standing out is the distance to the surroundings' median colour (Lab), in the surroundings' own median deviations
@@ -32,20 +30,10 @@ class ContrastRefiner:
     """
 
     def __init__(self, *, margin: float = 1.0, side: int = 96, centring: float = 0.7):
-        check_window_options(margin, side)
+        super().__init__(margin, side)
         if centring < 0:
             raise ModelInputError(f"expected centring to be at least 0, got {centring}")
-        self.margin = margin
-        self.side = side
         self.centring = centring
-
-    def outline(self, image: Tensor) -> WindowOutliner:
-        """An outliner of a (3, H, W) uint8 RGB image.
-
-        Raises:
-            ModelInputError: anything but such an image.
-        """
-        return WindowOutliner(image, self._region, margin=self.margin, side=self.side)
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:

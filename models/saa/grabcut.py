@@ -6,16 +6,15 @@ Segment Anything.
 
 import cv2
 import numpy as np
-from torch import Tensor
 
 from models.errors import ModelInputError
-from models.saa.box_window import Window, WindowOutliner
+from models.saa.box_window import Window, WindowRefiner
 
 COMPONENTS = 5
 """Colours in OpenCV's model of the foreground, and of the background: it needs as many pixels of each."""
 
 
-class GrabCutRefiner:
+class GrabCutRefiner(WindowRefiner):
     """Outlines a box by the colours in it against those around it; the box itself where that tells nothing.
 
     Args:
@@ -26,23 +25,13 @@ class GrabCutRefiner:
     """
 
     def __init__(self, *, margin: float = 1.0, side: int = 64, iterations: int = 3, least_share: float = 0.2):
-        check_window_options(margin, side)
+        super().__init__(margin, side)
         if iterations < 1:
             raise ModelInputError(f"expected iterations to be at least 1, got {iterations}")
         if not 0 <= least_share < 1:
             raise ModelInputError(f"expected least_share to be at least 0 and below 1, got {least_share}")
-        self.margin = margin
-        self.side = side
         self.iterations = iterations
         self.least_share = least_share
-
-    def outline(self, image: Tensor) -> WindowOutliner:
-        """An outliner of a (3, H, W) uint8 RGB image.
-
-        Raises:
-            ModelInputError: anything but such an image.
-        """
-        return WindowOutliner(image, self._region, margin=self.margin, side=self.side)
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
@@ -65,11 +54,3 @@ class GrabCutRefiner:
         cv2.grabCut(window.picture, labels, None, *colours, self.iterations, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
         region = (labels & 1).astype(bool)
         return region if region.sum() >= self.least_share * inside else nothing
-
-
-def check_window_options(margin: float, side: int) -> None:
-    """Refuse a window that shows no surroundings, or hardly a pixel."""
-    if margin <= 0:
-        raise ModelInputError(f"expected margin to be above 0, got {margin}")
-    if side < 8:
-        raise ModelInputError(f"expected side to be at least 8 pixels, got {side}")
