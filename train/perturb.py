@@ -12,20 +12,28 @@ VISIBLE = 0.04
 
 
 def augment_twins(
-    normal: Tensor, defective: Tensor, masks: Tensor, size: int, seed: int, scenes: int = 1, large: Tensor | None = None
+    normal: Tensor,
+    defective: Tensor,
+    masks: Tensor,
+    size: int,
+    seed: int,
+    scenes: int = 1,
+    large: Tensor | None = None,
+    squash: float = 0.15,
 ) -> Pair:
     """Pictures of B scenes without and with a defect, (B, 3, H, W) each, to 2B windows and their masks.
 
     Every `scenes` pictures in turn show one product: they are turned, cropped and taken alike, but for a little.
     Both twins get the same of everything, the noise too, so that the defect is all that tells them apart; something
     more is pasted into a share of the defective ones, and a whole region of a share `large` (B,) of them is changed.
+    `squash` is the most that a window is stretched, the logarithm of the factor.
     """
 
     def same() -> torch.Generator:
         return torch.Generator(normal.device).manual_seed(seed)
 
-    twins, nothing = move(normal, torch.zeros_like(masks), size, same(), scenes)
-    images, masks = move(defective, masks, size, same(), scenes)
+    twins, nothing = move(normal, torch.zeros_like(masks), size, same(), scenes, squash)
+    images, masks = move(defective, masks, size, same(), scenes, squash)
     images, masks = paste_defects(images, masks, same(), share=0.35)
     if large is not None:
         images, masks = change_regions(images, masks, same(), share=large)
@@ -193,14 +201,17 @@ def _coarsened(images: Tensor, side: int) -> Tensor:
     return functional.interpolate(small, size=images.shape[-2:], mode="bilinear")
 
 
-def move(images: Tensor, masks: Tensor, size: int, generator: torch.Generator, alike: int = 1) -> Pair:
+def move(
+    images: Tensor, masks: Tensor, size: int, generator: torch.Generator, alike: int = 1, squash: float = 0.15
+) -> Pair:
     """Mirror, turn by quarters, cut out a window of 55 to 100 % of the side, resample to `size` pixels.
 
-    Every `alike` pictures in turn are moved alike, but for a small shift.
+    Every `alike` pictures in turn are moved alike, but for a small shift. The window is stretched by up to e to the
+    power of `squash`.
     """
     batch = len(images)
     scale = uniform(images, 0.55, 1.4, generator, 1, alike=alike).clamp(max=1)
-    aspect = torch.exp(uniform(images, -0.15, 0.15, generator, 1, alike=alike))
+    aspect = torch.exp(uniform(images, -squash, squash, generator, 1, alike=alike))
     window = torch.cat([(scale * aspect).clamp(max=1), (scale / aspect).clamp(max=1)], 1)
     centre = uniform(images, -0.8, 0.8, generator, 2, alike=alike) + uniform(images, -0.2, 0.2, generator, 2)
     centre = centre * (1 - window)

@@ -22,7 +22,7 @@ def ship(model: TinyClip, cfg: DictConfig) -> None:
     config = json.loads(Path(cfg.config).read_text())
     clip_file = folder / "tiny_clip.safetensors"
     batch = f"{cfg.looks} looks x {cfg.batch_scenes} scenes x 2 pictures"
-    notes = f"{cfg.steps} + {cfg.last_steps} steps of {batch}, seed {cfg.seed}"
+    notes = f"{' + '.join(str(now.steps) for now in cfg.rounds)} steps of {batch}, seed {cfg.seed}"
     common = {
         "stages": tuple(cfg.stages), "image_size": config["vision_cfg"]["image_size"], "activation": "gelu",
         "trained_on": TRAINED_ON, "commit": current_commit(), "notes": notes,

@@ -209,7 +209,7 @@ class BatchSource:
     def __init__(self, corpus: Corpus, text: tuple[Tensor, Tensor], cfg: DictConfig, device: str):
         self.num_looks, self.scenes = cfg.looks, cfg.batch_scenes
         self.most_shots, self.zero_shot_share = cfg.batch_scenes - 1, cfg.zero_shot_share
-        self.large_from, self.large_share = cfg.steps, cfg.large_share
+        self.rounds = cfg.rounds
         surface = ["surface" in product(category).traits for category in corpus.plan.categories]
         self.surface = torch.tensor(surface, device=device).float()
         self.seed, self.device = cfg.seed, device
@@ -232,8 +232,11 @@ class BatchSource:
         turn = (first[:, None] + torch.arange(self.scenes, device=self.device)) % self.scenes_of_look
         scenes = 2 * (look[:, None] * self.scenes_of_look + turn).flatten()
         normal, defective = (self.images[scenes + twin].permute(0, 3, 1, 2).float() / 255 for twin in (0, 1))
-        large = self.large_share * self.surface[self.categories[scenes]] if step >= self.large_from else None
-        images, masks = augment_twins(normal, defective, self.masks[scenes + 1], size, seed, self.scenes, large)
+        now, _ = round_of(step, self.rounds)
+        large = now.large_share * self.surface[self.categories[scenes]] if now.large_share else None
+        images, masks = augment_twins(
+            normal, defective, self.masks[scenes + 1], size, seed, self.scenes, large, now.squash
+        )
         present, products = self.categories[scenes].unique(return_inverse=True)
         names = self.names[present, below(NAMES_PER_PRODUCT, len(present))]
         directions = self.directions[below(PAIRS, len(scenes))]
@@ -277,30 +280,41 @@ def contrast_loss(embedding: Tensor, names: Tensor, products: Tensor, logit_scal
     return functional.cross_entropy(logit_scale.exp().clamp(max=100) * embedding.float() @ names.float().T, products)
 
 
+def round_of(step: int, rounds: Sequence[DictConfig]) -> tuple[DictConfig, int]:
+    """The round that a step belongs to, the last one for what comes after all; how many of its steps are behind."""
+    first = 0
+    for now in rounds[:-1]:
+        if step < first + now.steps:
+            return now, step - first
+        first += now.steps
+    return rounds[-1], step - first
+
+
 def learning_rate(step: int, cfg: DictConfig) -> float:
-    """Linear warm-up, then half a cosine to zero; the same again, lower, for the last steps."""
-    highest, first, steps = cfg.learning_rate, 0, cfg.steps
-    if step >= cfg.steps:
-        highest, first, steps = cfg.last_learning_rate, cfg.steps, cfg.last_steps
-    if step - first < cfg.warmup:
-        return highest * (step - first + 1) / cfg.warmup
-    progress = (step - first - cfg.warmup) / max(1, steps - cfg.warmup)
-    return highest * 0.5 * (1 + math.cos(math.pi * progress))
+    """Within a round: linear warm-up, then half a cosine to zero (warm restarts, Loshchilov and Hutter 2017)."""
+    now, behind = round_of(step, cfg.rounds)
+    if behind < cfg.warmup:
+        return now.learning_rate * (behind + 1) / cfg.warmup
+    progress = (behind - cfg.warmup) / max(1, now.steps - cfg.warmup)
+    return now.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def fit(model: TinyClip, corpus: Corpus, words: Words, cfg: DictConfig, device: str) -> TinyClip:
-    """Train for cfg.steps and cfg.last_steps, resuming from the last checkpoint in cfg.work; the averaged model."""
+    """Train all rounds, resuming from the last checkpoint in cfg.work; the averaged model."""
     checkpoint = Path(cfg.work) / "checkpoint.pt"
     teach_words(model.clip, words, cfg, device)
+    model.clip.visual.to(memory_format=torch.channels_last)  # a sixth quicker on CPU
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(cfg.ema), use_buffers=True
     )
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=cfg.learning_rate, weight_decay=cfg.weight_decay)
+    optimizer = torch.optim.AdamW(learning, lr=cfg.rounds[0].learning_rate, weight_decay=cfg.weight_decay)
     start = _restore(checkpoint, model, average, optimizer, device)
     source = BatchSource(corpus, words.embedded(model.clip, device), cfg, device)
     log_file = Path(cfg.work) / "log.csv"
-    total = cfg.steps + cfg.last_steps
+    total = sum(now.steps for now in cfg.rounds)
+    if cfg.compile:
+        model.compile()
     bar = tqdm(range(start, total), initial=start, total=total, desc="tiny", unit="step")
     for step in bar:
         batch = source.draw(step, model.image_size)
@@ -323,6 +337,7 @@ def fit(model: TinyClip, corpus: Corpus, words: Words, cfg: DictConfig, device: 
             _save(checkpoint, step + 1, model, average, optimizer)
     averaged = average.module
     assert isinstance(averaged, TinyClip)
+    averaged.clip.visual.to(memory_format=torch.contiguous_format)
     return averaged
 
 

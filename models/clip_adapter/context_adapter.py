@@ -9,6 +9,7 @@ pyramid (Lin et al. 2017). The result are tokens on the finest grid, compared wi
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +31,7 @@ OWN_REACH = 0.05
 NOTHING = 1e-20
 """In place of an empty sum: a grid may be so small that all places are near one another."""
 REFERENCES_AT_ONCE = 16
-"""So many similarity matrices are held at a time."""
+"""So many similarity matrices are held at a time, or one for each image of a larger batch."""
 COMPARED_WIDTH = 48
 """Channels that tokens are compared in."""
 DENSITIES = 3
@@ -184,9 +185,9 @@ def distances(unit: Tensor, grid: Grid, references: Tensor, own: bool = False) -
     """
     bank = references if references.ndim == 4 else references[None].expand(len(unit), *references.shape)
     near = _near(grid, LOCAL_REACH / 2 if own else LOCAL_REACH, unit.device)
-    nearest = _nearest(unit, bank, ~near if own else None)
-    local = nearest if own else _nearest(unit, bank, near)
-    anywhere, nearby = (_distance(unit, bank.flatten(1, 2), place) for place in (nearest, local))
+    places = _nearest(unit, bank, near, own)
+    tokens = bank.flatten(1, 2)
+    anywhere, nearby = (_distance(unit, tokens, place) for place in places)
 
     def beside(distance: Tensor) -> Tensor:
         return (distance / (distance.median(dim=1, keepdim=True).values + 0.005)).clamp(max=20) / 4
@@ -195,20 +196,28 @@ def distances(unit: Tensor, grid: Grid, references: Tensor, own: bool = False) -
 
 
 @torch.no_grad()
-def _nearest(unit: Tensor, bank: Tensor, allowed: Tensor | None) -> Tensor:
-    """Which of the K * N tokens of a bank (B, K, N, C) is nearest to each of (B, N, C): (B, N).
+def _nearest(unit: Tensor, bank: Tensor, near: Tensor, own: bool) -> tuple[Tensor, Tensor]:
+    """Which of the K * N tokens of a bank (B, K, N, C) is nearest to each of (B, N, C): anywhere and nearby, (B, N).
 
-    `allowed` (N, N) says which places of a reference count for which place of the image.
+    `near` (N, N) says which places are near which; with `own` these do not count and there is no nearby.
     """
-    found = []
-    for part in bank.split(REFERENCES_AT_ONCE, dim=1):
+    at_once = max(1, REFERENCES_AT_ONCE // len(unit))
+    anywhere, nearby = [], []
+    for part in bank.split(at_once, dim=1):
         cosine = unit[:, None] @ part.transpose(2, 3)  # (B, k, N, N)
-        if allowed is not None:
-            cosine = cosine.masked_fill_(~allowed, -torch.inf)
-        found.append(cosine.max(dim=3))
-    value, place = (torch.cat([part[i] for part in found], dim=1) for i in (0, 1))  # (B, K, N)
-    reference = value.argmax(dim=1, keepdim=True)
-    return (reference * bank.shape[2] + place.gather(1, reference))[:, 0]
+        if own:
+            anywhere.append(cosine.masked_fill_(near, -torch.inf).max(dim=3))
+        else:
+            anywhere.append(cosine.max(dim=3))
+            nearby.append(cosine.masked_fill_(~near, -torch.inf).max(dim=3))
+
+    def best(found: list[tuple[Tensor, Tensor]]) -> Tensor:
+        value, place = (torch.cat([part[i] for part in found], dim=1) for i in (0, 1))  # (B, K, N)
+        reference = value.argmax(dim=1, keepdim=True)
+        return (reference * bank.shape[2] + place.gather(1, reference))[:, 0]
+
+    first = best(anywhere)
+    return first, best(nearby) if nearby else first
 
 
 def _distance(unit: Tensor, bank: Tensor, places: Tensor) -> Tensor:
@@ -217,6 +226,7 @@ def _distance(unit: Tensor, bank: Tensor, places: Tensor) -> Tensor:
     return 1 - (unit * chosen).sum(dim=2)
 
 
+@lru_cache(maxsize=16)
 def _near(grid: Grid, reach: float, device: torch.device) -> Tensor:
     """Which of two places lie within a share of the side of each other, (N, N) bool; a place and itself always do."""
     across, down = torch.arange(grid[1], device=device), torch.arange(grid[0], device=device)

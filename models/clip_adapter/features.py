@@ -23,7 +23,7 @@ class ImageFeatures:
     stages: tuple[Tensor, ...]
     grids: tuple[tuple[int, int], ...]
 
-    def __getitem__(self, images: slice) -> "ImageFeatures":
+    def __getitem__(self, images: slice | list[int]) -> "ImageFeatures":
         """The features of some of the images."""
         return ImageFeatures(self.embedding[images], tuple(stage[images] for stage in self.stages), self.grids)
 

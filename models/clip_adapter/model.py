@@ -3,7 +3,7 @@
 X. Chen, Y. Han, J. Zhang: A Zero-/Few-Shot Anomaly Classification and Segmentation Method for CVPR 2023 VAND
 Workshop Challenge Tracks 1&2 (arXiv 2305.17382). Maps are the published ones. Departs from the paper:
 
-* One encoder pass per image serves the image score, the adapters and the memory banks.
+* One encoder pass per image (two with `mirrored`) serves the image score, the adapters and the memory banks.
 * The few-shot image score needs no test set: the memory part is calibrated on the references alone. The scalars
   `text_score` and `map_max` let the published test-set scaling be applied outside.
 * An adapter may be trained on how tokens deviate from their image instead of on the tokens (`deviations`), or read all
@@ -51,12 +51,12 @@ class Evidence:
 class Fitted:
     """What was learnt of a category: its banks, the references' own leave-one-out evidence and map maximum.
 
-    `references` is what an adapter that compares with references keeps of them; there are no banks where they have no
-    weight.
+    `references` is what an adapter that compares with references keeps of them, for each way of looking; there are no
+    banks where they have no weight.
     """
 
     memory: CategoryMemory | None
-    references: References | None
+    references: list[References | None]
     evidence: Evidence
     typical_max: Tensor | None
 
@@ -79,6 +79,7 @@ class ClipAdapter(AnomalyModel):
         memory_score_weight: share of the calibrated map maximum in the few-shot image score.
         memory_score_map: which map's maximum m is calibrated: "combined", as published, or "memory" alone.
         calibration_exponent: k of m^k / (m^k + mu^k), mu being the references' typical leave-one-out maximum.
+        mirrored: each image is looked at mirrored as well, and what both say is averaged; not the memory map.
         own_window: with one reference, it is scored against itself without a window of this share of the side.
         max_elements: largest similarity matrix held at a time, in elements.
     """
@@ -100,6 +101,7 @@ class ClipAdapter(AnomalyModel):
         memory_score_weight: float = 0.5,
         memory_score_map: Literal["combined", "memory"] = "combined",
         calibration_exponent: float = 4.0,
+        mirrored: bool = False,
         own_window: float = 0.15,
         max_elements: int = MAX_ELEMENTS,
     ):
@@ -124,6 +126,7 @@ class ClipAdapter(AnomalyModel):
         self.memory_score_map = _checked("memory_score_map", memory_score_map, known, '"combined" or "memory"')
         steep = calibration_exponent > 0
         self.calibration_exponent = _checked("calibration_exponent", calibration_exponent, steep, "above 0")
+        self.mirrored = mirrored
         self.own_window = _checked("own_window", own_window, 0 <= own_window < 1, "at least 0 and below 1")
         self.max_elements = _checked("max_elements", max_elements, max_elements >= 1, "at least 1")
         self._texts: dict[tuple[PromptEnsemble, str, torch.device], Tensor] = {}
@@ -135,23 +138,25 @@ class ClipAdapter(AnomalyModel):
         if len(references) == 0:
             raise ModelInputError(f"expected at least one reference image of {category!r}, got none")
         references = stacked(references)
-        features = ImageFeatures.cat(
-            [self.backbone.encode_image(part) for part in references.split(REFERENCES_AT_ONCE)]
-        )
-        memory = self._remember(features) if self.memory_weight or self.memory_score_weight else None
-        kept = self.adapter.remember(features) if isinstance(self.adapter, ContextAdapter) else None
-        left_out = [None if kept is None else kept.without(i) for i in range(len(references))]
-        evidence = self._evidence_beside(features, [category] * len(references), left_out)
+        views = self._views(references.split(REFERENCES_AT_ONCE))
+        memory = self._remember(views[0]) if self.memory_weight or self.memory_score_weight else None
+        kept, parts = [], []
+        for view in views:
+            known = self.adapter.remember(view) if isinstance(self.adapter, ContextAdapter) else None
+            left_out = [None if known is None else known.without(i) for i in range(len(references))]
+            parts.append(self._evidence_beside(view, [category] * len(references), left_out))
+            kept.append(known)
+        evidence = _averaged(parts)
         typical_max = None
         if memory is not None:
-            maps = [memory.maps(features[i : i + 1], leave_out=i) for i in range(len(references))]
+            maps = [memory.maps(views[0][i : i + 1], leave_out=i) for i in range(len(references))]
             evidence.memory_maps = torch.cat(maps)
             typical_max = self._score_maxima(evidence).mean()
         self._fitted[category] = Fitted(memory, kept, evidence, typical_max)
 
     @torch.no_grad()
     def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
-        """Score (B, 3, S, S) preprocessed images of B named categories: one encoder pass.
+        """Score (B, 3, S, S) preprocessed images of B named categories.
 
         Raises:
             KeyError: once `fit` was called, for a category that was not fitted.
@@ -160,11 +165,14 @@ class ClipAdapter(AnomalyModel):
         if isinstance(categories, str) or len(categories) != len(images):
             raise ModelInputError(f"expected one category for each of {len(images)} images, got {categories!r}")
         fitted = [self._fitted_category(category) for category in categories] if self._fitted else None
-        features = self.backbone.encode_image(stacked(images))
+        views = self._views([stacked(images)])
         if fitted is None:
-            return self._prediction(self._evidence(features, categories))
-        evidence = self._evidence_beside(features, categories, [known.references for known in fitted])
-        return self._prediction(*self._with_memory(evidence, features, fitted))
+            return self._prediction(_averaged([self._evidence(view, categories) for view in views]))
+        parts = [
+            self._evidence_beside(view, categories, [known.references[i] for known in fitted])
+            for i, view in enumerate(views)
+        ]
+        return self._prediction(*self._with_memory(_averaged(parts), views[0], fitted))
 
     @torch.no_grad()
     def reference_prediction(self, category: str) -> Prediction:
@@ -201,6 +209,7 @@ class ClipAdapter(AnomalyModel):
             "backbone_weights": self.backbone.weights,
             "activation": self.backbone.activation,
             "model_image_size": self.backbone.image_size,
+            "mirrored": self.mirrored,
             "stages": " ".join(map(str, self.backbone.stages)),
             "precision": self.backbone.precision,
             "adapter_trained_on": ", ".join(self.adapter.trained_on) or "not stated in the file",
@@ -219,6 +228,11 @@ class ClipAdapter(AnomalyModel):
             return "sum over stages of the abnormal probability (Eq. 3)"
         gate = f", its logit raised by {self.score_gate:g} x that of the image score" if self.score_gate else ""
         return f"abnormal probability (Eq. 3) of the adapter's one map{gate}"
+
+    def _views(self, parts: Sequence[Tensor]) -> list[ImageFeatures]:
+        """The features of batches of images, as they are and, if wanted, mirrored left to right."""
+        ways = [parts, [part.flip(-1) for part in parts]] if self.mirrored else [parts]
+        return [ImageFeatures.cat([self.backbone.encode_image(part) for part in way]) for way in ways]
 
     def _evidence(
         self, features: ImageFeatures, categories: Sequence[str], references: References | None = None
@@ -239,12 +253,17 @@ class ClipAdapter(AnomalyModel):
     def _evidence_beside(
         self, features: ImageFeatures, categories: Sequence[str], references: Sequence[References | None]
     ) -> Evidence:
-        """Each image with its own references; all at once where there are none."""
-        if all(known is None for known in references):
-            return self._evidence(features, categories)
-        return _together(
-            [self._evidence(features[i : i + 1], categories[i : i + 1], known) for i, known in enumerate(references)]
-        )
+        """Each image with its own references; all at once that share them."""
+        groups: dict[int, list[int]] = {}
+        for i, known in enumerate(references):
+            groups.setdefault(id(known), []).append(i)
+        if len(groups) == 1:
+            return self._evidence(features, categories, references[0])
+        parts = [
+            self._evidence(features[chosen], [categories[i] for i in chosen], references[chosen[0]])
+            for chosen in groups.values()
+        ]
+        return _together(parts, [i for chosen in groups.values() for i in chosen])
 
     def _learned(
         self, adapter: ContextAdapter, features: ImageFeatures, text: Tensor, text_scores: Tensor,
@@ -340,8 +359,7 @@ class ClipAdapter(AnomalyModel):
                 fitted.typical_max = fitted.typical_max.to(device)
             for name, tensor in vars(fitted.evidence).items():
                 setattr(fitted.evidence, name, None if tensor is None else tensor.to(device))
-            if fitted.references is not None:
-                fitted.references = fitted.references.to(device)
+            fitted.references = [known if known is None else known.to(device) for known in fitted.references]
         return self
 
 
@@ -351,12 +369,25 @@ def hill(values: Tensor, half: Tensor, exponent: float) -> Tensor:
     return torch.sigmoid(exponent * (values.clamp(min=tiny).log() - half.clamp(min=tiny).log()))
 
 
-def _together(parts: Sequence[Evidence]) -> Evidence:
-    """The evidence of several images as one; what any of them lacks is left out."""
+def _averaged(views: Sequence[Evidence]) -> Evidence:
+    """What is seen of the images as they are and, if there is a second, of the mirrored ones, turned back."""
+    if len(views) == 1:
+        return views[0]
+    plain, mirrored = views
+    learned = None
+    if plain.learned_scores is not None and mirrored.learned_scores is not None:
+        learned = (plain.learned_scores + mirrored.learned_scores) / 2
+    maps = (plain.adapter_maps + mirrored.adapter_maps.flip(-1)) / 2
+    return Evidence((plain.text_scores + mirrored.text_scores) / 2, maps, learned)
+
+
+def _together(parts: Sequence[Evidence], places: Sequence[int]) -> Evidence:
+    """The evidence of several groups of images as one, each image at its place; what any of them lacks is left out."""
+    order = torch.tensor(places).argsort()
     joined: dict[str, Any] = {}
     for field in fields(Evidence):
         values = [getattr(part, field.name) for part in parts]
-        joined[field.name] = None if any(value is None for value in values) else torch.cat(values)
+        joined[field.name] = None if any(value is None for value in values) else torch.cat(values)[order]
     return Evidence(**joined)
 
 

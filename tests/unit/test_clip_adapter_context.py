@@ -161,3 +161,37 @@ def test_the_file_gives_the_adapter_back_and_a_damaged_one_is_refused(tmp_path):
     save_adapter(path, adapter, header)
     with pytest.raises(ModelInputError, match="tensors of a context adapter"):
         load_adapter(path)
+
+
+@pytest.mark.parametrize("shots", [0, 1, 3])
+def test_mirrored_is_the_mean_of_both_ways_of_looking(shots):
+    adapter, plain = small_adapter()
+    both = ClipAdapter(plain.backbone, adapter, PROMPTS, mirrored=True, memory_weight=0.0, memory_score_weight=0.0)
+    plain = ClipAdapter(plain.backbone, adapter, PROMPTS, memory_weight=0.0, memory_score_weight=0.0)
+    queries, references = images(3), images(max(shots, 1), seed=1)
+    expected = []
+    for flipped in (False, True):
+        turn = (lambda x: x.flip(-1)) if flipped else (lambda x: x)
+        if shots:
+            plain.fit(turn(references), "nut")
+        found = plain.predict(turn(queries), ["nut"] * 3)
+        expected.append((turn(found.anomaly_maps), found.image_scores, found.scalars["text_score"]))
+    if shots:
+        both.fit(references, "nut")
+    got = both.predict(queries, ["nut"] * 3)
+    assert_close(got.anomaly_maps, (expected[0][0] + expected[1][0]) / 2, rtol=1e-5, atol=1e-6)
+    assert_close(got.image_scores, (expected[0][1] + expected[1][1]) / 2, rtol=1e-5, atol=1e-6)
+    assert_close(got.scalars["text_score"], (expected[0][2] + expected[1][2]) / 2, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(expected[0][0], expected[1][0], atol=1e-4)
+
+
+def test_images_that_share_references_are_compared_together_and_come_back_in_their_places():
+    _, model = small_adapter()
+    for seed, category in enumerate(("nut", "bolt")):
+        model.fit(images(2, seed=5 + seed), category)
+    queries, categories = images(5), ["nut", "bolt", "nut", "bolt", "bolt"]
+    together = model.predict(queries, categories)
+    for i, category in enumerate(categories):
+        alone = model.predict(queries[i : i + 1], [category])
+        assert_close(together.anomaly_maps[i : i + 1], alone.anomaly_maps, rtol=1e-4, atol=1e-5)
+        assert_close(together.image_scores[i : i + 1], alone.image_scores, rtol=1e-4, atol=1e-5)
