@@ -30,7 +30,6 @@ from models.baselines.by_category import (
     refuse,
 )
 from models.baselines.patches import PatchBackbone, check_backbone, check_stages, encode, stage_maps, upsampled
-from models.clip_adapter.features import ImageFeatures
 
 STAGES = (1, 2, 3)
 
@@ -117,8 +116,8 @@ class PaDiM(RemembersByCategory):
     def fit(self, references: Images, category: str) -> None:
         """Learn the Gaussians of (K, 3, S, S) preprocessed normal images of a category."""
         images = check_references(references, category)
-        tokens = self._tokens(encode(self.backbone, images))
-        mirrored = self._tokens(self.backbone.encode_image(images.flip(3))) if len(images) == 1 else None
+        tokens = self._tokens(images)
+        mirrored = self._tokens(images.flip(3)) if len(images) == 1 else None
         self._fitted[category] = Fitted(tokens, mirrored, Gaussians.of(tokens, self.regularisation))
 
     @torch.no_grad()
@@ -133,7 +132,7 @@ class PaDiM(RemembersByCategory):
         if not self._fitted:
             refuse("padim", ZERO_SHOT)
         known = {category: self._fitted[category].gaussians for category in categories}
-        tokens = self._tokens(self.backbone.encode_image(stacked(images)))
+        tokens = self._tokens(stacked(images))
         distances = tokens.new_empty(tokens.shape[:2])
         for category, members in groups(categories):
             distances[members] = known[category].distance(tokens[members])
@@ -167,8 +166,9 @@ class PaDiM(RemembersByCategory):
             "mirror image",
         }
 
-    def _tokens(self, features: ImageFeatures) -> Tensor:
+    def _tokens(self, images: Tensor) -> Tensor:
         """The chosen channels of the stages, joined on the grid of the first by the nearest value: (B, P, C)."""
+        features = encode(self.backbone, images, self.stages)
         maps = stage_maps(features, self.backbone.stages, self.stages)
         self._grid = (maps[0].shape[2], maps[0].shape[3])
         joined = torch.cat([F.interpolate(stage, self._grid, mode="nearest") for stage in maps], dim=1)

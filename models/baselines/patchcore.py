@@ -6,6 +6,8 @@ the paper:
 * The whole image goes in, without a centre crop.
 * The bank is kept whole by default, since that of a few shots is small; `coreset` 0.25, 0.1 or 0.01 as published. The
   greedy selection is exact, where the published one estimates distances by a random projection.
+
+The image score is Eq. 7, which the authors' code leaves out; its b is 9, as in anomalib.
 """
 
 from collections.abc import Sequence
@@ -39,7 +41,6 @@ from models.baselines.patches import (
     stage_maps,
     upsampled,
 )
-from models.clip_adapter.features import ImageFeatures
 from models.clip_adapter.memory_bank import MAX_ELEMENTS, Excluded
 
 STAGES = (2, 3)
@@ -96,7 +97,7 @@ class PatchCore(RemembersByCategory):
     @torch.no_grad()
     def fit(self, references: Images, category: str) -> None:
         """Remember the patches of (K, 3, S, S) preprocessed normal images of a category."""
-        patches = self._patches(encode(self.backbone, check_references(references, category)))
+        patches = self._patches(check_references(references, category))
         self._fitted[category] = PatchBank(patches, self._reduced(patches))
 
     @torch.no_grad()
@@ -111,7 +112,7 @@ class PatchCore(RemembersByCategory):
         if not self._fitted:
             refuse("patchcore", ZERO_SHOT)
         known = {category: self._fitted[category].bank for category in categories}
-        patches = self._patches(self.backbone.encode_image(stacked(images)))
+        patches = self._patches(stacked(images))
         distances, scores = patches.new_empty(patches.shape[:2]), patches.new_empty(len(patches))
         for category, members in groups(categories):
             distances[members], scores[members] = self._assessed(patches[members], known[category])
@@ -149,8 +150,9 @@ class PatchCore(RemembersByCategory):
             f"of {self.own_window:g} of the side around each patch",
         }
 
-    def _patches(self, features: ImageFeatures) -> Tensor:
-        """Locally aware patches (B, P, C) on the grid of the first of the stages."""
+    def _patches(self, images: Tensor) -> Tensor:
+        """Locally aware patches (B, P, C) of (B, 3, S, S) images on the grid of the first of the stages."""
+        features = encode(self.backbone, images, self.stages)
         maps = stage_maps(features, self.backbone.stages, self.stages)
         self._grid = (maps[0].shape[2], maps[0].shape[3])
         return locally_aware(maps, self.patch_size, self.stage_dim, self.target_dim)
@@ -186,17 +188,20 @@ def locally_aware(
 ) -> Tensor:  # fmt: skip
     """Stages (B, C_n, h_n, w_n) to patches (B, h_1 * w_1, C): each place with its neighbours, averaged and joined.
 
-    As in the authors' code, averages run over a neighbourhood's channels laid out with their places; where `stage_dim`
-    is a stage's own width, that is the mean over the places. Averaging commutes with the resizing of coarser stages to
-    the grid of the first (bilinear), and is done before it.
+    As in the authors' code, averages run over a neighbourhood's channels laid out with their places, zeros beyond the
+    edge; where `stage_dim` is a stage's own width, that is the mean over the places. Averaging commutes with the
+    resizing of coarser stages to the grid of the first (bilinear), and is done before it.
     """
     size = maps[0].shape[2:]
     joined = []
     for stage in maps:
-        around = F.unfold(stage, patch_size, padding=patch_size // 2)  # (B, C_n * places of a neighbourhood, h_n * w_n)
-        averaged = F.adaptive_avg_pool1d(around.transpose(1, 2), stage_dim or stage.shape[1])
-        placed = averaged.transpose(1, 2).unflatten(2, stage.shape[2:])
-        joined.append(F.interpolate(placed, size, mode="bilinear", align_corners=False))
+        if stage_dim in (None, stage.shape[1]):
+            averaged = F.avg_pool2d(stage, patch_size, stride=1, padding=patch_size // 2)
+        else:
+            around = F.unfold(stage, patch_size, padding=patch_size // 2)  # (B, C_n * places around, h_n * w_n)
+            pooled = F.adaptive_avg_pool1d(around.transpose(1, 2), stage_dim)
+            averaged = pooled.transpose(1, 2).unflatten(2, stage.shape[2:])
+        joined.append(F.interpolate(averaged, size, mode="bilinear", align_corners=False))
     patches = torch.cat(joined, dim=1).flatten(2).transpose(1, 2)
     return F.adaptive_avg_pool1d(patches, target_dim or patches.shape[2]).contiguous()
 

@@ -1,7 +1,8 @@
 """Patch tokens of several stages on one grid, exact nearest neighbours, and maps at the size of the input."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import PIL.Image
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.baselines.by_category import checked
+from models.baselines.timm_backbone import TimmBackbone
 from models.clip_adapter.features import ImageFeatures
 from models.clip_adapter.memory_bank import MAX_ELEMENTS, Excluded
 
@@ -66,9 +68,15 @@ def stage_maps(features: ImageFeatures, own: Sequence[int], chosen: Sequence[int
     return [features.stages[i].transpose(1, 2).unflatten(2, features.grids[i]) for i in positions]
 
 
-def encode(backbone: PatchBackbone, images: Tensor) -> ImageFeatures:
-    """The features of K images, a few at a time."""
-    return ImageFeatures.cat([backbone.encode_image(part) for part in images.split(IMAGES_AT_ONCE)])
+def encode(backbone: PatchBackbone, images: Tensor, stages: Sequence[int] | None = None) -> ImageFeatures:
+    """The features of K images, a few at a time.
+
+    With `stages`, no more of a ResNet of timm is computed than they need; the embedding is then not the image's.
+    """
+    look: Callable[[Tensor], ImageFeatures] = backbone.encode_image
+    if stages and isinstance(backbone, TimmBackbone):
+        look = partial(backbone.encode_image, deepest=max(stages))
+    return ImageFeatures.cat([look(part) for part in images.split(IMAGES_AT_ONCE)])
 
 
 def nearest(

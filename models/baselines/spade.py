@@ -1,7 +1,8 @@
 """SPADE: the nearest normal images, and for every place the nearest place of theirs.
 
 N. Cohen, Y. Hoshen: Sub-Image Anomaly Detection with Deep Pyramid Correspondences (arXiv 2005.02357). Departs from the
-paper: the whole image goes in, without a centre crop; K is the number of references where that is below 50.
+paper: the whole image goes in, without a centre crop; K is the number of references where that is below 50; a place's
+score is the mean distance to its nearest places, not of its square (with kappa = 1 the order of places is the same).
 """
 
 from collections.abc import Callable, Sequence

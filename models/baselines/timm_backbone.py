@@ -8,6 +8,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from timm.models import FeatureListNet
 from torch import Tensor, nn
 
 from models.clip_adapter.features import ImageFeatures, Preprocess
@@ -60,8 +61,11 @@ class TimmBackbone(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def encode_image(self, images: Tensor) -> ImageFeatures:
+    def encode_image(self, images: Tensor, *, deepest: int = 4) -> ImageFeatures:
         """One pass over (B, 3, S, S) preprocessed images.
+
+        With `deepest` below 4, later stages are neither computed nor given, and the embedding is the mean over the
+        places of that stage.
 
         Raises:
             ModelInputError: images of another shape.
@@ -72,11 +76,26 @@ class TimmBackbone(nn.Module):
                 f"expected a float batch of images of shape (B, {', '.join(map(str, expected))}), got "
                 f"{tuple(images.shape)} of {images.dtype}; make each with the model's own `preprocess` and stack them"
             )
-        maps = self.net(images)
-        chosen = [maps[stage - 1] for stage in self.stages]
+        maps = self._maps(images, deepest)
+        chosen = [maps[stage - 1] for stage in self.stages if stage <= deepest]
         grids = tuple((each.shape[2], each.shape[3]) for each in chosen)
         stages = tuple(each.flatten(2).transpose(1, 2).float().contiguous() for each in chosen)
         return ImageFeatures(F.adaptive_avg_pool2d(maps[-1], 1).flatten(1).float(), stages, grids)
+
+    def _maps(self, images: Tensor, deepest: int) -> list[Tensor]:
+        """Stages 1 to `deepest`, each (B, C, h, w)."""
+        if deepest >= 4 or not isinstance(self.net, FeatureListNet):
+            maps: list[Tensor] = self.net(images)
+            return maps[:deepest]
+        found: list[Tensor] = []
+        x = images
+        for name, module in self.net.items():
+            if len(found) == deepest:
+                break
+            x = module(x)
+            if name in self.net.return_layers:
+                found.append(x)
+        return found
 
 
 def load_timm_backbone(

@@ -5,6 +5,8 @@ of 2 x 2 and 3 x 3 patches and the image itself are its scales. Departs from the
 
 * With the ResNet tower of a CLIP, windows are regions of the last layer's grid, pooled by attention, and reference
   association of places reads the third layer; a run's protocol says so.
+
+The paper's penultimate feature map is read as the last block's places before their projection, as others do too.
 """
 
 from collections.abc import Callable, Sequence

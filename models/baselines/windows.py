@@ -7,9 +7,11 @@ region.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
 from models.clip_adapter.backbone import PRECISIONS, ClipBackbone, fused_attention
@@ -91,7 +93,7 @@ def _by_vit(visual: nn.Module, images: Tensor, sides: Sequence[int], at_once: in
         places = 1 + window_places(grid, side).to(images.device)
         with_class = torch.cat([places.new_zeros(len(places), 1), places], dim=1)
         cut = patches[:, with_class].flatten(0, 1)  # (B * W, 1 + side * side, C)
-        pooled = torch.cat([_pooled(visual, part)[0] for part in cut.split(at_once)])
+        pooled = torch.cat([_embedded(visual, part) for part in cut.split(at_once)])
         windows.append(pooled.float().unflatten(0, (len(images), -1)))
     return WindowFeatures(whole.float(), tuple(windows), tokens.float(), grid, grid)
 
@@ -100,6 +102,20 @@ def _pooled(visual: nn.Module, sequence: Tensor) -> tuple[Tensor, Tensor]:
     """(N, 1 + L, C) to embeddings (N, D) and the places (N, L, C) before the projection."""
     pooled, tokens = visual._pool(visual.transformer(sequence))  # type: ignore[operator]
     return (pooled if visual.proj is None else pooled @ visual.proj), tokens  # type: ignore[operator]
+
+
+def _embedded(visual: Any, sequence: Tensor) -> Tensor:
+    """(N, 1 + L, C) to embeddings (N, D); of the last block only what the class token needs is computed."""
+    *blocks, last = visual.transformer.resblocks
+    of_class = visual.pool_type == "tok" and visual.attn_pool is None
+    if not (of_class and type(last) is ResidualAttentionBlock and visual.transformer.batch_first):
+        return _pooled(visual, sequence)[0]
+    for block in blocks:
+        sequence = block(sequence)
+    every = last.ln_1(sequence)
+    token = sequence[:, :1] + last.ls_1(last.attention(every[:, :1], every, every))
+    token = visual.ln_post(token + last.ls_2(last.mlp(last.ln_2(token))))[:, 0]
+    return token if visual.proj is None else token @ visual.proj
 
 
 def _by_resnet(visual: nn.Module, images: Tensor, sides: Sequence[int], at_once: int) -> WindowFeatures:

@@ -112,6 +112,23 @@ def test_the_published_architectures_build_with_random_weights_and_see_one_image
     assert [stage.shape[2] for stage in features.stages] == list(widths)
 
 
+@pytest.mark.parametrize("deepest", [1, 3])
+def test_stages_that_are_not_needed_are_not_computed(resnet, deepest):
+    images, ran = planted(2), []
+    hook = resnet.net["layer4"].register_forward_hook(lambda *_: ran.append("layer4"))
+    whole, part = resnet.encode_image(images), resnet.encode_image(images, deepest=deepest)
+    model = PatchCore(resnet)
+    model.fit(images, "nut")
+    model.predict(images, ["nut", "nut"])
+    hook.remove()
+    assert ran == ["layer4"]
+    assert part.grids == whole.grids[:deepest]
+    assert len(part.stages) == deepest
+    for some, every in zip(part.stages, whole.stages, strict=False):
+        assert torch.equal(some, every)
+    assert_close(part.embedding, whole.stages[deepest - 1].mean(dim=1))
+
+
 def test_random_weights_are_those_of_the_seed():
     a, b, c = (next(load_timm_backbone("resnet10t", weights=f"random:{seed}").parameters()) for seed in (0, 0, 1))
     assert torch.equal(a, b)

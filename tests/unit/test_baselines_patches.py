@@ -78,8 +78,16 @@ def test_the_coreset_is_the_plain_loops(count):
     assert greedy_coreset(rows, count).tolist() == plain_coreset(rows, count)
 
 
-def test_a_coreset_takes_no_row_twice_even_of_equal_rows():
-    assert sorted(greedy_coreset(torch.ones(6, 2), 9).tolist()) == list(range(6))
+@pytest.mark.parametrize("candidates", [1, 2, 9, 60])
+def test_the_coreset_is_the_same_however_many_candidates_are_compared(candidates):
+    rows = 50 + tokens(60, 4)
+    assert greedy_coreset(rows, 40, candidates=candidates).tolist() == plain_coreset(rows.double(), 40)
+
+
+@pytest.mark.parametrize("candidates", [2, 512])
+def test_a_coreset_takes_no_row_twice_even_of_equal_rows(candidates):
+    assert sorted(greedy_coreset(torch.ones(6, 2), 9, candidates=candidates).tolist()) == list(range(6))
+    assert greedy_coreset(torch.ones(6, 2), 0).shape == (0,)
 
 
 def test_a_coreset_covers_planted_clusters():

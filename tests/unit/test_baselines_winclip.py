@@ -170,7 +170,7 @@ def test_the_published_prompts_are_as_many_as_published():
 @pytest.mark.slow
 def test_the_published_architecture_sees_one_image():
     backbone = load_backbone("ViT-B-16-plus-240", weights="random:0", image_size=240, stages=[12], activation="gelu")
-    model = WinCLIP(backbone, PROMPTS, window_sides=[3], windows_at_once=64)
+    model = WinCLIP(backbone, PROMPTS)
     prediction = model.predict(random_images(1, 240), ["nut"])
     assert prediction.anomaly_maps.shape == (1, 240, 240)
     assert prediction.anomaly_maps.isfinite().all()

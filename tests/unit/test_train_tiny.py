@@ -40,7 +40,8 @@ def settings(tmp_path, **changed):
         "config": tmp_path / "clip.json", "work": tmp_path / "work", "variants": 1, "invented": 1, "scenes": 2,
         "batch_scenes": 2, "picture_size": 48, "render_workers": 1, "text_steps": 4,
         "rounds": "[{steps:3,learning_rate:2e-3,large_share:0,squash:0.15},"
-        "{steps:1,learning_rate:1e-3,large_share:0.5,squash:0.4}]", "looks": 2, "warmup": 1, "save_every": 2, "device": "cpu", "bfloat16": "false", **changed,
+        "{steps:1,learning_rate:1e-3,large_share:0.5,squash:0.4}]",
+        "looks": 2, "warmup": 1, "save_every": 2, "device": "cpu", "bfloat16": "false", **changed,
     }  # fmt: skip
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("tiny", [f"{key}={value}" for key, value in values.items()])
