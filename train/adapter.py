@@ -3,7 +3,8 @@
     python -m train.adapter data=mvtec data.root=... target=visa
 
 The encoder is frozen; all that learns is one affine map per stage. Departs from the published training: each image
-meets its own category's text, tokens may come from a cache, categories may be held out to validate on.
+meets its own category's text, tokens may come from a cache, categories may be held out to validate on, and several
+processes may share each batch (train/processes.py).
 """
 
 import logging
@@ -24,7 +25,6 @@ from models.clip_adapter.backbone import ClipBackbone
 from models.clip_adapter.checkpoint import save_adapter
 from models.clip_adapter.text import PromptEnsemble
 from tracks.cli import command, run_main
-from tracks.device import pick_device
 from tracks.errors import TrackInputError
 from tracks.store import write_atomically
 from train.checkpoint import ADAPTER_FILE, CONFIG_FILE, PICTURE_FILE, StateFile, open_run, write_log
@@ -33,6 +33,7 @@ from train.forward import stage_maps
 from train.images import epoch_order
 from train.losses import adapter_loss
 from train.plot import draw_curves
+from train.processes import ALONE, Processes, joined
 from train.record import adapter_header, describe, run_folder
 from train.source import Course, plan_course
 from train.token_sources import open_sources
@@ -47,26 +48,34 @@ STEPS_BETWEEN_READINGS = 10
 @command("train")
 def main(cfg: DictConfig) -> None:
     """Train and say where the weights are."""
-    folder = run_training(cfg)
-    print(f"adapters: {folder / ADAPTER_FILE}\nbeside them: log.csv, loss.png, run.json, config.yaml")
+    run_training(cfg)
 
 
 def run_training(cfg: DictConfig) -> Path:
-    """Train as the configuration says; returns the run folder.
+    """Train as the configuration says, alone or with the processes that torchrun started; returns the run folder.
 
     Raises:
         TrackInputError: anything in the settings or the data that the user can mend.
     """
+    with joined(cfg.device) as processes:
+        folder = train_in(processes, cfg)
+        if processes.first:
+            print(f"adapters: {folder / ADAPTER_FILE}\nbeside them: log.csv, loss.png, run.json, config.yaml")
+        return folder
+
+
+def train_in(processes: Processes, cfg: DictConfig) -> Path:
+    """The part of one process in a training."""
     options = read_options(cfg)
-    device = pick_device(cfg.device)
-    make_deterministic(device)
+    make_deterministic(processes.device)
     course = plan_course(instantiate(cfg.data), options)
     backbone, prompts = build_parts(cfg)
-    settings = describe(backbone.to(device), prompts, course, options)
+    settings = describe(backbone.to(processes.device), prompts, course, options)
     folder = run_folder(cfg, settings)
-    open_run(folder, settings, fresh=cfg.fresh)
-    write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True).encode())
-    AdapterTraining(backbone, prompts, course, options, folder, device).run()
+    processes.first_then_others(lambda: open_run(folder, settings, fresh=cfg.fresh and processes.first))
+    if processes.first:
+        write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True).encode())
+    AdapterTraining(backbone, prompts, course, options, folder, processes).run()
     return folder
 
 
@@ -80,24 +89,24 @@ class AdapterTraining:
         course: Course,
         options: TrainOptions,
         folder: Path,
-        device: str = "cpu",
+        processes: Processes = ALONE,
     ):
         self.backbone, self.course, self.options, self.folder = backbone, course, options, folder
-        self.prompts = prompts
-        self.adapter = random_adapter(backbone.stage_widths, backbone.embed_dim, options.seed, options.deviation).to(
-            device
-        )
+        self.prompts, self.processes, self.device = prompts, processes, processes.device
+        self.part_size = processes.part_size(options.batch_size)
+        adapter = random_adapter(backbone.stage_widths, backbone.embed_dim, options.seed, options.deviation)
+        self.adapter = adapter.to(self.device)
         first, second = options.betas
         self.optimizer = torch.optim.Adam(self.adapter.parameters(), lr=options.learning_rate, betas=(first, second))
         self.state_file = StateFile(folder)
-        self.state = self.state_file.restore(self.adapter, self.optimizer, device)
-        self.device = device
+        self.state = self.state_file.restore(self.adapter, self.optimizer, self.device)
 
     @cached_property
     def text(self) -> dict[str, Tensor]:
         """(D, 2) by category, computed once."""
-        categories = tqdm((*self.course.learnt, *self.course.held_out), desc="encode words", unit="category")
-        return {category: self.prompts.text_features(self.backbone, category) for category in categories}
+        categories = (*self.course.learnt, *self.course.held_out)
+        bar = tqdm(categories, desc="encode words", unit="category", disable=not self.processes.first)
+        return {category: self.prompts.text_features(self.backbone, category) for category in bar}
 
     def run(self) -> None:
         """All epochs that are missing, then the adapters of the chosen one."""
@@ -108,7 +117,7 @@ class AdapterTraining:
             )
         try:
             if self.state.epoch < self.options.epochs:
-                with open_sources(self.backbone, self.course, self.options, self.folder, self.device) as sources:
+                with open_sources(self.backbone, self.course, self.options, self.folder, self.processes) as sources:
                     self._run_epochs(*sources)
         except KeyboardInterrupt:
             log.warning(
@@ -130,35 +139,66 @@ class AdapterTraining:
         """The steps of an epoch that are missing; returns the mean loss over its images."""
         state, size = self.state, self.options.batch_size
         order = epoch_order(len(self.course.samples), self.options.seed, state.epoch)
-        title = f"epoch {state.epoch + 1}/{self.options.epochs}"
+        first = state.step * size
+        batches = source.batches(self.processes.part(order[first:], size), self.part_size, epoch=state.epoch)
         loss_sum = torch.tensor(state.loss_sum, dtype=torch.float64, device=self.device)
         before, began = state.seconds, time.perf_counter()
-        with tqdm(total=len(order), initial=min(state.step * size, len(order)), desc=title, unit="image") as bar:
-            for batch in source.batches(order[state.step * size :], size, epoch=state.epoch):
-                loss_sum += self._step(batch) * len(batch.categories)
+        with self._epoch_bar(len(order), min(first, len(order))) as bar:
+            for start in range(first, len(order), size):
+                done = min(start + size, len(order))
+                loss_sum += self._step(next(batches, None)) * (done - start)
                 state.step += 1
                 state.seconds = before + time.perf_counter() - began
-                bar.update(len(batch.categories))
-                if state.step % STEPS_BETWEEN_READINGS == 0 or bar.n == len(order):
-                    bar.set_postfix(loss=f"{loss_sum.item() / bar.n:.4f}")
+                bar.update(done - start)
+                if state.step % STEPS_BETWEEN_READINGS == 0 or done == len(order):
+                    bar.set_postfix(loss=f"{loss_sum.item() / done:.4f}")
                 if self.options.checkpoint_every and state.step % self.options.checkpoint_every == 0:
                     state.loss_sum = finite(loss_sum.item(), state.epoch)
-                    self.state_file.save(state, self.adapter, self.optimizer)
+                    self._save()
         return finite(loss_sum.item() / len(order), state.epoch)
 
-    def _step(self, batch: TokenBatch) -> Tensor:
-        """One step of Adam; returns the loss, a scalar without gradient."""
-        loss = adapter_loss(
-            stage_maps(self.adapter, batch, self.text), batch.masks, dice_on_normal=self.options.dice_on_normal
-        )
+    def _epoch_bar(self, images: int, done: int) -> tqdm:
+        title = f"epoch {self.state.epoch + 1}/{self.options.epochs}"
+        return tqdm(total=images, initial=done, desc=title, unit="image", disable=not self.processes.first)
+
+    def _step(self, batch: TokenBatch | None) -> Tensor:
+        """One step of Adam, on this process's part of a batch (None for none); returns the batch's loss, a scalar."""
         self.optimizer.zero_grad()
-        loss.backward()
+        shares = self._shares(batch)
+        loss = torch.zeros((), device=self.device)
+        if batch is not None:
+            maps = stage_maps(self.adapter, batch, self.text)
+            loss = adapter_loss(maps, batch.masks, dice_on_normal=self.options.dice_on_normal, shares=shares)
+            loss.backward()
+        parameters = list(self.adapter.parameters())
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        loss = loss.detach()
+        self.processes.sum([loss, *(parameter.grad for parameter in parameters if parameter.grad is not None)])
         self.optimizer.step()
-        return loss.detach()
+        return loss
+
+    def _shares(self, batch: TokenBatch | None) -> tuple[Tensor | float, Tensor | float]:
+        """How much of a batch this process's part is: of the images, and of those that the dice term counts."""
+        if self.processes.count == 1:
+            return 1.0, 1.0
+        own = torch.zeros(2, device=self.device)
+        if batch is not None:
+            has_defect = batch.masks.flatten(1).any(dim=1)
+            own[0] = len(has_defect)
+            own[1] = len(has_defect) if self.options.dice_on_normal else has_defect.sum()
+        whole = own.clone()
+        self.processes.sum([whole])
+        images, dice = own / whole.clamp(min=1)
+        return images, dice
+
+    def _save(self) -> None:
+        if self.processes.first:
+            self.state_file.save(self.state, self.adapter, self.optimizer)
 
     def _validate(self, source: TokenSource) -> dict[str, float | None]:
-        """Metrics and image threshold on the held-out categories; all None without any."""
-        if not self.course.validation_samples:
+        """Metrics and image threshold on the held-out categories; all None without any, or in another process."""
+        if not self.course.validation_samples or not self.processes.first:
             return dict.fromkeys((*REPORTED, "image_threshold"))
         result = validate(self.adapter, source, self.course.validation_samples, self.text, self.options.batch_size)
         return {**result.mean, "image_threshold": result.image_threshold}
@@ -172,7 +212,7 @@ class AdapterTraining:
         if self.options.select == "best" and self._is_best():
             state.best_epoch = state.epoch
             state.best = {name: tensor.detach().cpu().clone() for name, tensor in self.adapter.state_dict().items()}
-        self.state_file.save(state, self.adapter, self.optimizer)
+        self._save()
         self._publish()
 
     def _is_best(self) -> bool:
@@ -182,6 +222,8 @@ class AdapterTraining:
 
     def _publish(self) -> None:
         """The adapters of the last or best epoch with their header, the log and the curves."""
+        if not self.processes.first:
+            return
         state = self.state
         chosen = state.best_epoch if state.best is not None else state.epoch
         adapter = random_adapter(self.adapter.stage_widths, self.adapter.embed_dim, deviation=self.adapter.deviation)

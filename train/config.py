@@ -40,7 +40,7 @@ class TrainOptions:
     deviation: bool = False
     """Let the adapters read how tokens deviate from their image, as the small weights do, instead of the tokens."""
     aug_rate: float = 0.2
-    """Probability that an image is replaced by a mosaic of four of its category; 0 lets all tokens be cached."""
+    """Probability that an image is replaced by a mosaic of four of its category; mosaics are never cached."""
     dice_on_normal: bool = True
     """Count the dice term of defect-free images, as published."""
     select: str = "last"
@@ -48,8 +48,8 @@ class TrainOptions:
     select_metric: str = "ap_seg"
     """What "best" is judged by: ap_seg, auroc_seg or f1_seg."""
     cache: str = "auto"
-    """Encoder tokens on disk: "auto" where it is possible, "always" or an error, "never"."""
-    max_cache_gb: float = 20.0
+    """Encoder tokens on disk: "auto" where there is room, "always" or an error, "never"."""
+    max_cache_gb: float = 25.0
     """The cache's largest size in 10^9 bytes; asked before anything is written."""
     cache_dir: str | None = None
     """Where the cache goes; by default into the run folder."""
@@ -106,6 +106,10 @@ def check_options(options: TrainOptions) -> None:
             raise TrackInputError(f"expected {key} to be {least} or more, got {getattr(options, key)}")
     if not options.learning_rate > 0:
         raise TrackInputError(f"expected learning_rate to be above 0, got {options.learning_rate:g}; try 1e-3")
+    if not options.max_cache_gb > 0:
+        raise TrackInputError(
+            f"expected max_cache_gb to be above 0, got {options.max_cache_gb:g}; cache=never goes without"
+        )
     if len(options.betas) != 2 or not all(0 <= beta < 1 for beta in options.betas):
         raise TrackInputError(f"expected betas to be two numbers from 0 up to less than 1, got {list(options.betas)}")
     for key, known in (("cache", CACHE_MODES), ("select", SELECTIONS), ("select_metric", SELECTION_METRICS)):
@@ -115,9 +119,4 @@ def check_options(options: TrainOptions) -> None:
         raise TrackInputError(
             "expected categories to select the best epoch by, got none; hold some out with validation_categories or "
             "validation_share, or keep select=last"
-        )
-    if options.cache == "always" and options.aug_rate > 0:
-        raise TrackInputError(
-            f"expected aug_rate=0 with cache=always, got aug_rate={options.aug_rate:g}; a mosaic is another image in "
-            "every epoch and has no tokens to reuse, so set aug_rate=0 or cache=auto"
         )

@@ -36,13 +36,17 @@ class TrainingImages:
     mosaic: Mosaic | None = None
     seed: int = 0
 
+    def replaced(self, index: int, epoch: int) -> bool:
+        """Whether a mosaic takes the place of a sample in this epoch."""
+        return self.mosaic is not None and self._random(index, epoch).random() < self.mosaic.rate
+
     def load(self, index: int, epoch: int = 0) -> tuple[Tensor, Tensor]:
         """Image (3, h, w) and mask (h, w) bool of one sample, or of the mosaic in its place."""
         sample = self.samples[index]
         if self.mosaic is None:
             image, mask = read_pair(sample)
         else:
-            image, mask = self.mosaic.draw(sample, np.random.default_rng((self.seed, epoch, index)))
+            image, mask = self.mosaic.draw(sample, self._random(index, epoch))
         tensor = self.preprocess(image)
         size = (int(tensor.shape[-2]), int(tensor.shape[-1]))
         return tensor, torch.from_numpy(np.ascontiguousarray(resize_mask(mask, size)))
@@ -51,12 +55,19 @@ class TrainingImages:
         self, order: Sequence[int], batch_size: int, *, epoch: int = 0, workers: int = 2
     ) -> Iterator[ImageBatch]:
         """The samples of `order` in batches, the last one kept though it may be small."""
-        for indices, pairs in load_ahead(cut(order, batch_size), lambda index: self.load(index, epoch), workers):
+        return self.groups(cut(order, batch_size), epoch=epoch, workers=workers)
+
+    def groups(self, groups: Sequence[Sequence[int]], *, epoch: int = 0, workers: int = 2) -> Iterator[ImageBatch]:
+        """A batch of each group of samples."""
+        for indices, pairs in load_ahead(groups, lambda index: self.load(index, epoch), workers):
             yield ImageBatch(
                 images=torch.stack([image for image, _ in pairs]),
                 masks=torch.stack([mask for _, mask in pairs]),
                 categories=tuple(self.samples[index].category for index in indices),
             )
+
+    def _random(self, index: int, epoch: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, epoch, index))
 
 
 def epoch_order(num_images: int, seed: int, epoch: int) -> list[int]:

@@ -10,14 +10,21 @@ ONE_HOT_CLAMP = 1e-5
 DICE_SMOOTH = 1.0
 
 
-def adapter_loss(stage_probabilities: Sequence[Tensor], masks: Tensor, *, dice_on_normal: bool = True) -> Tensor:
+def adapter_loss(
+    stage_probabilities: Sequence[Tensor], masks: Tensor, *, dice_on_normal: bool = True,
+    shares: tuple[Tensor | float, Tensor | float] = (1.0, 1.0),
+) -> Tensor:  # fmt: skip
     """Sum of focal and dice over the stages, each supervised alone; a scalar.
 
     `stage_probabilities` holds one (B, 2, H, W) per stage, softmax over (normal, abnormal);
     `masks` is (B, H, W) bool, True where abnormal. Nothing supervises the sum of the stages or the image score.
+    Where these are only part of a batch, `shares` are what they are of its images and of those that dice counts: the
+    losses of the parts then add up to that of the batch.
     """
+    focal_share, dice_share = shares
     losses = [
-        focal_loss(probabilities, masks) + dice_loss(probabilities[:, 1], masks, on_normal=dice_on_normal)
+        focal_share * focal_loss(probabilities, masks)
+        + dice_share * dice_loss(probabilities[:, 1], masks, on_normal=dice_on_normal)
         for probabilities in stage_probabilities
     ]
     return torch.stack(losses).sum()

@@ -1,6 +1,7 @@
 """Encoder outputs on disk, so that every epoch after the first costs no encoder pass.
 
-The encoder is frozen: an image that nothing random touches has the same tokens in every epoch.
+The encoder is frozen: an image that nothing random touches has the same tokens in every epoch. Mosaics are encoded when
+they are drawn.
 """
 
 import hashlib
@@ -8,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from models.clip_adapter.features import ImageFeatures
+from tracks.ahead import cut
 from tracks.errors import TrackInputError
 from tracks.fingerprint import weights_digest
 from tracks.store import write_atomically
-from train.tokens import LiveTokens, TokenBatch
+from train.tokens import LiveTokens, TokenBatch, encode, merged
 
 GIGABYTE = 1e9
 SHARE_OF_DISK = 0.95
@@ -74,7 +76,7 @@ class TokenCache:
     """
 
     def __init__(self, live: LiveTokens, folder: Path):
-        self.live = live
+        self.live = replace(live, images=replace(live.images, mosaic=None))
         self.folder = Path(folder) / cache_key(live)
 
     @property
@@ -170,6 +172,27 @@ class TokenCache:
         )
         samples = self.live.images.samples
         return TokenBatch(features, rows["masks.u8"].bool(), tuple(samples[index].category for index in indices))
+
+
+@dataclass(frozen=True)
+class PartlyCached:
+    """Tokens of the images as they are from a cache, those of mosaics in their place from the encoder."""
+
+    live: LiveTokens
+    cache: TokenCache
+
+    def batches(self, order: Sequence[int], batch_size: int, *, epoch: int = 0) -> Iterator[TokenBatch]:
+        """The same pictures in the same order as without the cache."""
+        images, device = self.live.images, self.live.device
+        groups = cut(order, batch_size)
+        drawn = [[index for index in group if images.replaced(index, epoch)] for group in groups]
+        mosaics = images.groups([group for group in drawn if group], epoch=epoch, workers=self.live.workers)
+        for group, replaced in zip(groups, drawn, strict=True):
+            kept = [index for index in group if index not in replaced]
+            parts = [(kept, next(self.cache.batches(kept, len(kept))))] if kept else []
+            if replaced:
+                parts.append((replaced, encode(self.live.backbone, next(mosaics), device)))
+            yield merged(parts, group)
 
 
 def check_room(caches: Sequence[TokenCache], folder: Path, max_gb: float) -> None:

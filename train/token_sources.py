@@ -10,8 +10,9 @@ from train.augment import Mosaic
 from train.checkpoint import CACHE_FOLDER
 from train.config import TrainOptions
 from train.images import TrainingImages
+from train.processes import ALONE, Processes
 from train.source import Course
-from train.token_cache import CacheTooLargeError, TokenCache, check_room
+from train.token_cache import CacheTooLargeError, PartlyCached, TokenCache, check_room
 from train.tokens import LiveTokens, TokenSource
 
 log = logging.getLogger(__name__)
@@ -19,12 +20,12 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def open_sources(
-    backbone: ClipBackbone, course: Course, options: TrainOptions, folder: Path, device: str
+    backbone: ClipBackbone, course: Course, options: TrainOptions, folder: Path, processes: Processes = ALONE
 ) -> Iterator[tuple[TokenSource, TokenSource]]:
     """Tokens to learn from and tokens to validate on, cached where that is possible and wanted.
 
     The cache outlives an error or an interruption, for the continuation; after the last epoch it is deleted unless
-    `keep_cache`.
+    `keep_cache`. Of several processes the first builds it while the others wait, then all read it.
 
     Raises:
         CacheTooLargeError: the cache is too large and `cache` is "always".
@@ -32,10 +33,11 @@ def open_sources(
     mosaic = Mosaic(course.samples, options.aug_rate) if options.aug_rate else None
     learnt = TrainingImages(course.samples, backbone.preprocess, mosaic, options.seed)
     held_out = TrainingImages(course.validation_samples, backbone.preprocess)
-    live = [LiveTokens(backbone, images, device, options.workers) for images in (learnt, held_out)]
-    sources, caches = with_caches(live, options, Path(options.cache_dir or folder / CACHE_FOLDER))
+    live = [LiveTokens(backbone, images, processes.device, options.workers) for images in (learnt, held_out)]
+    cache_folder = Path(options.cache_dir or folder / CACHE_FOLDER)
+    sources, caches = processes.first_then_others(lambda: with_caches(live, options, cache_folder))
     yield sources[0], sources[1]
-    if not options.keep_cache:
+    if processes.first and not options.keep_cache:
         for cache in caches:
             cache.delete()
 
@@ -43,14 +45,10 @@ def open_sources(
 def with_caches(
     live: Sequence[LiveTokens], options: TrainOptions, folder: Path
 ) -> tuple[list[TokenSource], list[TokenCache]]:
-    """Each source, or in its place a cache of it; and the caches."""
+    """Each source, or in its place one that reads from a cache all that is no mosaic; and the caches."""
     if options.cache == "never":
         return list(live), []
-    caches = {
-        index: TokenCache(source, folder)
-        for index, source in enumerate(live)
-        if source.images.samples and source.images.mosaic is None
-    }
+    caches = {index: TokenCache(source, folder) for index, source in enumerate(live) if source.images.samples}
     try:
         check_room(list(caches.values()), folder, options.max_cache_gb)
     except CacheTooLargeError as error:
@@ -60,4 +58,10 @@ def with_caches(
         return list(live), []
     for cache in caches.values():
         cache.build(options.batch_size)
-    return [caches.get(index, source) for index, source in enumerate(live)], list(caches.values())
+    return [_reading(source, caches.get(index)) for index, source in enumerate(live)], list(caches.values())
+
+
+def _reading(source: LiveTokens, cache: TokenCache | None) -> TokenSource:
+    if cache is None:
+        return source
+    return cache if source.images.mosaic is None else PartlyCached(source, cache)

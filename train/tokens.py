@@ -43,6 +43,27 @@ class LiveTokens:
             yield encode(self.backbone, batch, self.device)
 
 
+def merged(parts: Sequence[tuple[Sequence[int], TokenBatch]], order: Sequence[int]) -> TokenBatch:
+    """One batch of several, its images in the order of their numbers in `order`; each part comes with its numbers."""
+    if len(parts) == 1:
+        return parts[0][1]
+    place = {number: at for at, number in enumerate(number for numbers, _ in parts for number in numbers)}
+    places = [place[number] for number in order]
+    batches = [batch for _, batch in parts]
+    features = [batch.features for batch in batches]
+    stages = zip(*(each.stages for each in features), strict=True)
+    categories = [category for batch in batches for category in batch.categories]
+    return TokenBatch(
+        ImageFeatures(
+            embedding=torch.cat([each.embedding for each in features])[places],
+            stages=tuple(torch.cat(stage)[places] for stage in stages),
+            grids=features[0].grids,
+        ),
+        torch.cat([batch.masks for batch in batches])[places],
+        tuple(categories[at] for at in places),
+    )
+
+
 def encode(backbone: ClipBackbone, batch: ImageBatch, device: str) -> TokenBatch:
     """One pass of the frozen encoder."""
     with torch.no_grad():

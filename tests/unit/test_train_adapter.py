@@ -317,7 +317,7 @@ def test_the_state_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
         ({"cache": "alwys"}, "did you mean always"),
         ({"select": "bst"}, "select to be one of"),
         ({"select": "best", "validation_categories": []}, "categories to select the best epoch by"),
-        ({"cache": "always"}, "aug_rate=0 with cache=always"),
+        ({"max_cache_gb": 0.0}, "max_cache_gb"),
     ],
 )
 def test_bad_options_are_refused(changed, message):

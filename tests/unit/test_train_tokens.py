@@ -9,10 +9,11 @@ from torch.testing import assert_close
 
 from tests.unit.train_stand_ins import FlatDataset, small_backbone
 from tracks.errors import TrackInputError
+from train.augment import Mosaic
 from train.config import TrainOptions
 from train.images import TrainingImages
 from train.source import plan_course
-from train.token_cache import CacheTooLargeError, TokenCache, cache_key, check_room
+from train.token_cache import CacheTooLargeError, PartlyCached, TokenCache, cache_key, check_room
 from train.token_sources import open_sources, with_caches
 from train.tokens import LiveTokens
 
@@ -131,25 +132,57 @@ def test_tokens_beyond_float16_are_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("cache", "aug_rate", "cached"),
-    [("auto", 0.0, (True, True)), ("auto", 0.2, (False, True)), ("never", 0.0, (False, False))],
+    ("cache", "aug_rate", "kinds"),
+    [
+        ("auto", 0.0, (TokenCache, TokenCache)),
+        ("auto", 0.2, (PartlyCached, TokenCache)),
+        ("always", 0.2, (PartlyCached, TokenCache)),
+        ("never", 0.0, (LiveTokens, LiveTokens)),
+    ],
 )
-def test_only_what_nothing_random_touches_is_cached(tmp_path, cache, aug_rate, cached):
+def test_only_what_nothing_random_touches_is_cached(tmp_path, cache, aug_rate, kinds):
     options = TrainOptions(target="mvtec", cache=cache, aug_rate=aug_rate, validation_categories=["tube"])
     course = plan_course(FlatDataset(), options)
-    with open_sources(BACKBONE, course, options, tmp_path, "cpu") as sources:
-        assert tuple(isinstance(source, TokenCache) for source in sources) == cached
+    with open_sources(BACKBONE, course, options, tmp_path) as sources:
+        assert tuple(map(type, sources)) == kinds
         assert [len(list(source.batches(range(8), 3))) for source in sources] == [3, 3]
-        assert (tmp_path / "cache").is_dir() == any(cached)
+        assert (tmp_path / "cache").is_dir() == any(kind is not LiveTokens for kind in kinds)
     assert not (tmp_path / "cache").exists()
+
+
+def test_mosaics_are_encoded_and_everything_else_is_read(tmp_path, monkeypatch):
+    images = TrainingImages(SAMPLES, BACKBONE.preprocess, Mosaic(SAMPLES, 0.4), seed=3)
+    source = LiveTokens(BACKBONE, images, "cpu")
+    order = [7, 0, 3, 5, 1, 2, 6, 4]
+    computed = [list(source.batches(order, 3, epoch=epoch)) for epoch in (1, 2)]
+    cache = TokenCache(source, tmp_path)
+    cache.build(4)
+    seen, encode = [], type(BACKBONE).encode_image
+    monkeypatch.setattr(type(BACKBONE), "encode_image", lambda self, x: seen.append(len(x)) or encode(self, x))
+    partly = PartlyCached(source, cache)
+    for epoch, expected in zip((1, 2), computed, strict=True):
+        for ours, theirs in zip(partly.batches(order, 3, epoch=epoch), expected, strict=True):
+            assert ours.categories == theirs.categories
+            assert ours.features.grids == theirs.features.grids
+            assert torch.equal(ours.masks, theirs.masks)
+            for stage, other in zip(ours.features.stages, theirs.features.stages, strict=True):
+                assert_close(stage, other, atol=1e-3, rtol=1e-3)
+            assert_close(ours.features.embedding, theirs.features.embedding, atol=1e-3, rtol=1e-3)
+    mosaics = sum(images.replaced(index, epoch) for epoch in (1, 2) for index in order)
+    assert 0 < mosaics < 16
+    assert sum(seen) == mosaics
+    plain = TrainingImages(SAMPLES, BACKBONE.preprocess)
+    for index in order:
+        same = torch.equal(images.load(index, 1)[0], plain.load(index)[0])
+        assert same != images.replaced(index, 1)
 
 
 def test_the_cache_outlives_an_interruption_and_on_demand_the_end(tmp_path):
     options = TrainOptions(target="mvtec", aug_rate=0, keep_cache=True)
     course = plan_course(FlatDataset(), options)
-    with pytest.raises(KeyboardInterrupt), open_sources(BACKBONE, course, options, tmp_path, "cpu"):
+    with pytest.raises(KeyboardInterrupt), open_sources(BACKBONE, course, options, tmp_path):
         raise KeyboardInterrupt
     assert len(list((tmp_path / "cache").iterdir())) == 1
-    with open_sources(BACKBONE, course, options, tmp_path, "cpu"):
+    with open_sources(BACKBONE, course, options, tmp_path):
         pass
     assert len(list((tmp_path / "cache").iterdir())) == 1

@@ -1,0 +1,88 @@
+"""Trainings of the stand-ins in as many processes as torchrun starts; each leaves its folder below the one named.
+
+torchrun --standalone --nproc_per_node=2 -m tests.unit.joint_training FOLDER
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+import train.adapter
+from tests.unit.train_stand_ins import PROMPTS, FlatDataset, small_backbone
+from tracks.errors import TrackInputError
+from train.adapter import AdapterTraining
+from train.checkpoint import open_run
+from train.config import TrainOptions
+from train.processes import Processes, joined
+from train.record import describe
+from train.source import plan_course
+
+# 16 images in batches of 5: the last batch of an epoch has one, so that the second process has none.
+MOSAICS = TrainOptions(target="mvtec", epochs=3, batch_size=5, validation_categories=["tube"], aug_rate=0.5)
+CASES = {
+    "mosaics": MOSAICS,
+    "cached": replace(MOSAICS, aug_rate=0.0, cache="always", keep_cache=True, max_cache_gb=1.0),
+    "defects": replace(MOSAICS, aug_rate=0.0, cache="never", dice_on_normal=False, epochs=2),
+    "continued": replace(MOSAICS, checkpoint_every=2),
+}
+BROKEN_OFF_AFTER = 7
+
+
+def training(folder: Path, options: TrainOptions, processes: Processes) -> AdapterTraining:
+    """One process's part in a training of the stand-ins."""
+    backbone = small_backbone()
+    course = plan_course(FlatDataset(), options)
+    settings = describe(backbone, PROMPTS, course, options)
+    processes.first_then_others(lambda: open_run(folder, settings))
+    return AdapterTraining(backbone, PROMPTS, course, options, folder, processes)
+
+
+def break_off(job: AdapterTraining) -> None:
+    """Run until all processes are killed between the same two steps."""
+    inner, count = job._step, 0
+
+    def counted(batch):
+        nonlocal count
+        if count == BROKEN_OFF_AFTER:
+            raise KeyboardInterrupt
+        count += 1
+        return inner(batch)
+
+    job._step = counted
+    try:
+        job.run()
+    except KeyboardInterrupt:
+        return
+    raise AssertionError("not broken off")
+
+
+def fail_in_the_first(folder: Path, processes: Processes) -> None:
+    """Write down how each process leaves when the first one's part fails."""
+
+    def task() -> None:
+        raise TrackInputError("no room")
+
+    try:
+        processes.first_then_others(task)
+    except (TrackInputError, SystemExit) as left:
+        (folder / f"left_{processes.rank}.txt").write_text(repr(left))
+
+
+def main() -> None:
+    """Every case, one after another."""
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    train.adapter.draw_curves = lambda *_: None
+    with joined("cpu") as processes:
+        break_off(training(folder / "continued", CASES["continued"], processes))
+        for name, options in CASES.items():
+            job = training(folder / name, options, processes)
+            job.run()
+            torch.save(job.adapter.state_dict(), folder / f"{name}_{processes.rank}.pt")
+        fail_in_the_first(folder, processes)
+
+
+if __name__ == "__main__":
+    main()

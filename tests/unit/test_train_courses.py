@@ -1,0 +1,40 @@
+"""The published trainings as settings, and the room that their tokens take."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from train.config import TrainOptions, read_options
+from train.source import KNOWN_TARGETS
+from train.token_cache import Layout
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+VIT_L_518 = Layout(embedding=768, stages=((1369, 1024),) * 4, grids=((37, 37),) * 4, mask=(518, 518))
+COURSES = {"mvtec_for_visa": (3, 0.2, 1725), "visa_for_mvtec": (15, 0.0, 2162)}
+
+
+@pytest.mark.parametrize("name", COURSES)
+def test_a_course_is_the_published_training(name):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", [f"course={name}", "data.root=/nowhere"])
+    options = read_options(cfg)
+    source, _, target = name.partition("_for_")
+    assert (cfg.data.name, options.target) == (source, target)
+    assert {source, target} < set(KNOWN_TARGETS)
+    assert (options.epochs, options.aug_rate) == COURSES[name][:2]
+    assert (options.batch_size, options.learning_rate, options.betas) == (8, 1e-3, [0.5, 0.999])
+    backbone = cfg.model.backbone
+    assert (backbone.name, backbone.image_size, list(backbone.stages)) == ("ViT-L-14-336", 518, [6, 12, 18, 24])
+    assert len(cfg.model.prompts.templates) == 35
+
+
+@pytest.mark.parametrize("name", COURSES)
+def test_a_course_repeats_its_command_and_its_room(name):
+    lines = (CONF / f"course/{name}.yaml").read_text().splitlines()
+    assert lines[0] == "# @package _global_"
+    assert lines[1].startswith("# make train")
+    assert lines[1].endswith(f'ARGS="course={name}"')
+    gigabytes = VIT_L_518.bytes_per_image * COURSES[name][2] / 1e9
+    assert any(f"The token cache takes {gigabytes:.1f} GB" in line for line in lines)
+    assert gigabytes < TrainOptions().max_cache_gb
