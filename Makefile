@@ -23,6 +23,9 @@ ARGS ?=
 LAUNCHER ?=
 TARGET ?=
 TABLE ?=
+PROCESSES ?=
+MODELS ?=
+SEEDS ?=
 
 # Paths and free text reach the configuration through the environment, so that blanks, quotes and commas survive.
 export ROOT OUT IMAGES REFERENCES CATEGORY PROMPT RUN A B
@@ -32,7 +35,7 @@ SETTINGS = $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') 
 	$(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(SEED),seed=$(SEED)) $(if $(DEVICE),device=$(DEVICE)) \
 	$(if $(CATEGORIES),'categories=[$(CATEGORIES)]') $(if $(OUT),'out=$${oc.env:OUT}')
 
-.PHONY: help zero-shot few-shot sweep train tiny predict score report compare-runs submission reproduce weights data doctor bench-metrics test check install clean
+.PHONY: help zero-shot few-shot sweep compare train tiny predict score report compare-runs submission reproduce weights data doctor bench-metrics test check install clean
 
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -47,8 +50,13 @@ few-shot: $(READY) ## Run the few-shot track with SHOTS normal images of each ca
 sweep: $(READY) ## Run every combination in ARGS="shots=1,2,4 seed=0,1,2 ..." and print one table, mean and deviation over seeds.
 	@$(RUN_PY) -m tracks.sweep $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(SETTINGS) $(if $(SHOTS),shots=$(SHOTS)) $(ARGS)
 
-train: $(READY) ## Train adapters on one data set for use on another (DATA=mvtec ROOT=folder TARGET=visa).
-	@$(RUN_PY) -m train.adapter $(SETTINGS) $(if $(TARGET),target=$(TARGET)) $(ARGS)
+compare: $(READY) ## Print the papers' comparison: all MODELS (or a,b) on the same images, for SHOTS=0,1,2,4 and SEEDS=0,1,2.
+	@$(RUN_PY) -m tracks.compare_models $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') \
+		$(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(MODELS),'models=[$(MODELS)]') $(if $(SHOTS),'shots=[$(SHOTS)]') \
+		$(if $(SEEDS),'seeds=[$(SEEDS)]') $(if $(DEVICE),device=$(DEVICE)) $(if $(CATEGORIES),'categories=[$(CATEGORIES)]') $(ARGS)
+
+train: $(READY) ## Train adapters on one data set for use on another (DATA=mvtec ROOT=folder TARGET=visa; PROCESSES=4 for 4 GPUs).
+	@$(RUN_PY) $(if $(PROCESSES),-m torch.distributed.run --standalone --nproc_per_node=$(PROCESSES)) -m train.adapter $(SETTINGS) $(if $(TARGET),target=$(TARGET)) $(ARGS)
 
 tiny: $(READY) ## Train the small weights that ship again, from nothing (about an hour on 2 CPU cores).
 	@$(RUN_PY) -m train.tiny $(ARGS) && $(RUN_PY) -m train.card

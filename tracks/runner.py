@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,20 +55,23 @@ def lacking(store: PredictionStore, samples: Sequence[Sample], category: str) ->
 
 
 def predict_category(
-    model: AnomalyModel, samples: Sequence[Sample], category: str, store: PredictionStore, options: RunnerOptions
-) -> int:
+    model: AnomalyModel, samples: Sequence[Sample], category: str, store: PredictionStore, options: RunnerOptions,
+    watch: AbstractContextManager | None = None,
+) -> int:  # fmt: skip
     """Predict the images of a category that the store lacks; returns how many that were.
 
     Batches are cut from the whole list, whatever is there already, so that an image is always
     computed in the same company: a run that was killed ends in the same numbers, bit for bit.
+    `watch` is entered around each call of the model's `predict`.
     """
+    watch = watch or nullcontext()
     stale = lacking(store, samples, category)
     batches = cut(samples, options.batch_size)
     todo = [batch for batch in batches if any(sample.name in stale for sample in batch)]
     with tqdm(total=len(samples), initial=len(samples) - len(stale), desc=f"{category}: predict", unit="image") as bar:
         for _, batch in load_ahead(todo, lambda sample: _load(model, sample, options), options.workers):
             images = as_batch([loaded.image for loaded in batch], options.device)
-            with torch.inference_mode():
+            with torch.inference_mode(), watch:
                 prediction = model.predict(images, [category] * len(batch))
             for index, loaded in enumerate(batch):
                 if loaded.sample.name in stale:

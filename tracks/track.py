@@ -2,9 +2,7 @@
 
 import json
 import logging
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from eval.tables import mean_over_categories, to_csv, to_markdown, track_score
 from models.base import AnomalyModel
+from tracks.cost import CostLedger, peak_memory
 from tracks.datasets.registry import announce_licence
 from tracks.datasets.sample import Dataset, Sample
 from tracks.decision import decision_lines, decision_table, decisions
@@ -59,19 +58,22 @@ def run_track(cfg: DictConfig, track: str) -> dict[str, Any]:
     store = open_store(cfg, track, settings)
     if references:
         write_manifest(store.folder / "references.json", references, shots=cfg.shots, seed=cfg.seed)
-    kept = KeptThresholds(store.folder, cfg.false_alarm_rate)
+    kept, cost = KeptThresholds(store.folder, cfg.false_alarm_rate), CostLedger(store.folder, started)
     tables, rows, predicted = {}, {}, 0
     for category in categories:
         samples = samples_to_score(dataset, category, references.get(category, []))
         if not references:
             kept.keep_known(category, weights_threshold(model))
         elif lacking(store, samples, category) or category not in kept:
-            fit_references(model, references[category], category, options.device)
+            with cost.fit(model):
+                fit_references(model, references[category], category, options.device)
             kept.keep_fitted(category, model)
-        predicted += predict_category(model, samples, category, store, options)
+        predicted_now = predict_category(model, samples, category, store, options, cost.predicting)
+        predicted += predicted_now
         tables[category] = score_category(samples, category, store, cfg.image_score, cfg.workers)
         rows[category] = counted_rows(samples, category, store)
         draw_overlays(store, samples, category, count=cfg.overlays)
+        cost.keep(category, predicted_now)
     known = known_of_run(store.folder, rows) | (cost_so_far(started) if predicted else {})
     results = summarise(settings, tables, cfg.image_score, known)
     write_results(store.folder, results, cfg)
@@ -193,8 +195,8 @@ def summarise(
 
 def cost_so_far(started: float) -> dict[str, float | None]:
     """Seconds since `started` (of time.perf_counter) and the largest memory of this process in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
-    return {"seconds": round(time.perf_counter() - started, 2), "peak_memory_mb": round(peak)}
+    seconds = round(time.perf_counter() - started, 2)
+    return {"seconds": seconds, "peak_memory_mb": peak_memory()["peak_memory_mb"]}
 
 
 def known_of_run(folder: Path, rows: dict[str, list[Row]] | None = None) -> dict[str, Any]:

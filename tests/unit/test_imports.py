@@ -16,7 +16,7 @@ MAY_IMPORT = {
 RUNNABLE_WITH_HYDRA = {
     "tracks/cli.py", "tracks/config.py", "tracks/track.py", "tracks/predict.py", "tracks/score.py", "tracks/report.py",
     "tracks/compare.py", "tracks/submit.py", "tracks/sweep.py", "tracks/zero_shot.py", "tracks/few_shot.py",
-    "tracks/doctor.py", "tracks/fetch_data.py", "tracks/reproduce.py",
+    "tracks/doctor.py", "tracks/fetch_data.py", "tracks/reproduce.py", "tracks/compare_models.py",
     "train/adapter.py", "train/tiny.py", "train/ship.py", "train/card.py", "train/config.py", "train/record.py",
 }  # fmt: skip
 

@@ -1,0 +1,167 @@
+"""Entry point of `make compare`: all models on the same images, references and weights, in the papers' layout.
+
+Each cell (model, shots, seed) is an ordinary run of a track, in a process of its own and a folder named after what
+decides it, so that a command that was killed goes on where it was. A model that cannot run with the weights is listed.
+"""
+
+import json
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import tracks.config  # noqa: F401  (registers the schema)
+from models.baselines.by_category import BOTH
+from tracks.cli import CONF, EXIT_BAD_INPUT, command, run_main
+from tracks.compare_models_cells import Cell, run_all, track_of, weight_stamps
+from tracks.compare_models_published import published
+from tracks.compare_models_table import footnotes, rows_of, summary, to_csv, to_markdown
+from tracks.datasets.registry import announce_licence
+from tracks.errors import TrackInputError
+from tracks.fingerprint import code_digest, settings_digest
+from tracks.names import unknown
+from tracks.store import write_atomically
+from tracks.track import choose_categories, link_latest
+
+GIVEN_ON = ("data", "weights", "categories", "resolution", "batch_size", "workers", "device")
+DECIDES_NOTHING = ("out", "outputs", "workers", "overlays", "fresh")
+
+
+def compare_models(cfg: DictConfig, words: Sequence[str]) -> dict[str, Any]:
+    """Run what is not finished, print the table and write it; returns the content of table.json plus `folder`.
+
+    `words` are settings as each track's command takes them, the same for all runs.
+
+    Raises:
+        TrackInputError: an unknown model or category, or anything else that would stop every run.
+    """
+    dataset = instantiate(cfg.data)
+    announce_licence(dataset.name)
+    categories = choose_categories(dataset, list(cfg.categories))
+    shots, seeds = _numbers(cfg.shots, "shots"), _numbers(cfg.seeds, "seeds")
+    serves, notes = choose_models(cfg, shots)
+    outputs = Path(cfg.outputs).expanduser()
+    cells = list(plan(cfg, words, serves, shots, seeds, outputs / "runs"))
+    print(f"{dataset.name}: {len(categories)} categories, {len(serves)} models, {len(cells)} runs", flush=True)
+    outcomes = list(run_all(cells, outputs / "logs"))
+    rows = rows_of(outcomes)
+    beside = published(dataset.name, categories, [row["model"] for row in rows], shots)
+    content = summary(dataset.name, words, categories, outcomes, rows, beside, notes)
+    name = f"{dataset.name}-{settings_digest({'cells': [cell.folder.name for cell in cells]})}"
+    folder = Path(cfg.out).expanduser() if cfg.out else outputs / "tables" / name
+    text = f"{content['title']}\n\n{to_markdown(rows, beside)}\n{footnotes(rows, beside, content['notes'])}"
+    print(f"\n{text}")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "table.md", text.encode())
+    write_atomically(folder / "table.csv", to_csv(rows, beside).encode())
+    write_atomically(folder / "table.json", (json.dumps(content, indent=2) + "\n").encode())
+    if not cfg.out:
+        link_latest(folder.parent, folder)
+    print(f"files: {folder}: table.md, table.csv, table.json (by category too)")
+    return {**content, "folder": str(folder)}
+
+
+def choose_models(cfg: DictConfig, shots: Sequence[int]) -> tuple[dict[str, list[str]], list[str]]:
+    """The models in the order of rows with the tracks each is run on, and what is left out and why.
+
+    Raises:
+        TrackInputError: a name that is no model, with the nearest one.
+    """
+    known = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+    for name in [*cfg.models, *cfg.settings]:
+        if name not in known:
+            raise unknown("model", name, known)
+    order = [*cfg.order, *(name for name in known if name not in cfg.order)]
+    serves = {name: served_tracks(name) for name in order if not cfg.models or name in cfg.models}
+    notes = []
+    for track in dict.fromkeys(track_of(number) for number in shots):
+        if without := [name for name, served in serves.items() if track not in served]:
+            notes.append(f"No {track} row of {', '.join(without)}: a model that does not serve this track.")
+        left_out = {} if cfg.models else cfg.left_out.get(track, {})
+        for name, reason in left_out.items():
+            serves[name].remove(track)
+            notes.append(f"No {track} row of {name}: {reason}.")
+    return serves, notes
+
+
+def served_tracks(model: str) -> list[str]:
+    """The tracks that a model of conf/model serves, asked of its class."""
+    node = compose("zero_shot", [f"model={model}", "weights=none"]).model
+    return list(getattr(get_class(node._target_), "serves", BOTH))
+
+
+def plan(
+    cfg: DictConfig, words: Sequence[str], serves: Mapping[str, Sequence[str]], shots: Sequence[int],
+    seeds: Sequence[int], runs: Path,
+) -> Iterator[Cell]:  # fmt: skip
+    """Every cell: zero-shot once, as nothing is drawn there, few-shot for every seed."""
+    for number in shots:
+        for seed in seeds if number else seeds[:1]:
+            for model in (name for name, served in serves.items() if track_of(number) in served):
+                own = _as_words(cfg.settings.get(model), "model")
+                all_words = (f"model={model}", *words, *own, f"shots={number}", f"seed={seed}", "overlays=0")
+                name = f"{model}-{number}shot-seed{seed}-{_digest(all_words, number)}"
+                yield Cell(model, number, seed, all_words, runs / name)
+
+
+def shared_words(overrides: Sequence[str], choices: Mapping[str, Any]) -> list[str]:
+    """What each track's command is given of this command's own overrides, data and weights first."""
+    chosen = [f"{group}={choices[group]}" for group in ("data", "weights")]
+    given = [word for word in overrides if _top_key(word) in GIVEN_ON]
+    return [*chosen, *(word for word in given if word.partition("=")[0] not in ("data", "weights"))]
+
+
+def _top_key(word: str) -> str:
+    return word.lstrip("+~").partition("=")[0].partition(".")[0]
+
+
+def _digest(words: Sequence[str], shots: int) -> str:
+    """Of all settings of a run, of the code, and of the weight files as they lie there."""
+    composed = compose("few_shot" if shots else "zero_shot", list(words))
+    try:
+        config: Any = OmegaConf.to_container(composed, resolve=True)
+    except OmegaConfBaseException:  # a setting that these weights lack: the run itself says which
+        config = OmegaConf.to_container(composed, resolve=False)
+    decides = {key: value for key, value in config.items() if key not in DECIDES_NOTHING}
+    return settings_digest({"config": decides, "code": code_digest(), "weights": weight_stamps(decides)})
+
+
+def _as_words(settings: Any, prefix: str) -> list[str]:
+    """A nested mapping as Hydra takes it on the command line: {a: {b: 1}} as model.a.b=1."""
+    if settings is None:
+        return []
+    if isinstance(settings, Mapping | DictConfig):
+        return [word for key, value in settings.items() for word in _as_words(value, f"{prefix}.{key}")]
+    plain = OmegaConf.to_container(settings) if OmegaConf.is_config(settings) else settings
+    return [f"{prefix}={json.dumps(plain)}"]
+
+
+def _numbers(values: Any, name: str) -> list[int]:
+    """A setting that is one whole number or a list of them, none below 0, each once."""
+    numbers = list(values) if OmegaConf.is_list(values) else [values]
+    good = numbers and all(isinstance(number, int) and number >= 0 for number in numbers)
+    if not good:
+        raise TrackInputError(f"expected {name} as whole numbers from 0 on, got {values}; for example {name}=[0,1]")
+    return list(dict.fromkeys(numbers))
+
+
+@command("compare_models")
+def main(cfg: DictConfig) -> None:
+    """Compare; exit code 2 if a run crashed or none has a result."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the run in progress too
+    hydra_config = HydraConfig.get()
+    words = shared_words(hydra_config.overrides.task, hydra_config.runtime.choices)
+    content = compare_models(cfg, words)
+    if not content["rows"] or any(failure["crashed"] for failure in content["failed"]):
+        sys.exit(EXIT_BAD_INPUT)
+
+
+if __name__ == "__main__":
+    run_main(main)
