@@ -61,7 +61,8 @@ def fit_threshold(
     Both hold for scores like those of new good images. Leave-one-out scores lie somewhat above these, the more so
     the smaller K, as each reference is compared with K - 1 others: real rates are then below what is stated.
 
-    Scores that are `probabilities` in [0, 1] are fitted by their log odds, so that the threshold stays below 1.
+    Scores that are `probabilities` in [0, 1] are fitted by their log odds, so that the threshold stays below 1; it is
+    never further above the highest than it would be above a single reference.
 
     Raises:
         TrackInputError: no score, a score that is not finite, or a rate outside (0, 1).
@@ -121,9 +122,24 @@ def _by_log_odds(scores: np.ndarray, target_rate: float) -> Threshold:
         )
         return Threshold(value, source, 0.5, float(scores[0]))
     found = fit_threshold(odds.tolist(), target_rate)
+    if found.value > odds[-1] + SINGLE_LOG_ODDS:
+        return _least_margin(scores, odds)
     value = max(float(expit(found.value)), float(scores[-1])) if found.value > odds[-1] else float(expit(found.value))
     source = found.source.replace("reference scores", "reference scores as log odds", 1)
     return Threshold(_just_above(value), source, found.false_alarm_rate, float(scores[-1]))
+
+
+def _least_margin(scores: np.ndarray, odds: np.ndarray) -> Threshold:
+    """One good image unlike the others asks for no wider margin than a single reference does."""
+    count, value = scores.size, odds[-1] + SINGLE_LOG_ODDS
+    widening = math.sqrt(1 + 1 / count)
+    rate = 1 - float(stdtr(count - 1, (value - odds.mean()) / odds.std(ddof=1) / widening))
+    source = (
+        f"the highest of {count} reference scores, its odds x {math.exp(SINGLE_LOG_ODDS):.1f}, as with a single "
+        f"reference; false alarms about {rate:.1%} if good scores are normally distributed as log odds, at most "
+        f"{1 / (count + 1):.0%} if not"
+    )
+    return Threshold(_just_above(max(float(expit(value)), float(scores[-1]))), source, rate, float(scores[-1]))
 
 
 def _conformal(scores: np.ndarray, rank: int) -> Threshold:

@@ -170,6 +170,21 @@ def test_scores_that_are_probabilities_never_ask_for_more_than_one():
     assert fit_threshold([1.0, 0.2], probabilities=True).value == np.nextafter(np.float32(1), np.float32(2))
 
 
+def test_one_odd_reference_asks_for_no_wider_margin_than_a_single_one():
+    scores = [0.287, 0.433, 0.446, 0.891]
+    threshold = fit_threshold(scores, 0.05, probabilities=True)
+    assert threshold.value == pytest.approx(fit_threshold([0.891], probabilities=True).value, abs=1e-6)
+    odds = np.log(np.array(scores) / (1 - np.array(scores)))
+    value = np.log(threshold.value / (1 - threshold.value))
+    t = (value - odds.mean()) / odds.std(ddof=1) / np.sqrt(1.25)
+    assert threshold.false_alarm_rate == pytest.approx(stats.t.sf(t, 3), rel=1e-3)
+    assert 0.05 < threshold.false_alarm_rate < 0.2
+    assert threshold.highest_normal == 0.891
+    alike = fit_threshold([0.40, 0.43, 0.44, 0.45], 0.05, probabilities=True)  # a small spread: Student's interval
+    assert 0.45 < alike.value < fit_threshold([0.45], probabilities=True).value
+    assert "standard deviations" in alike.source
+
+
 def test_the_order_statistic_is_the_same_for_probabilities():
     scores = np.random.default_rng(0).uniform(0.1, 0.9, 40)
     plain, odds = fit_threshold(scores, 0.1), fit_threshold(scores, 0.1, probabilities=True)
