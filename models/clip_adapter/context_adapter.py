@@ -61,6 +61,13 @@ class References:
         kept = [i for i in range(len(self.tokens[0])) if i != index]
         return References(tuple(tokens[kept] for tokens in self.tokens))
 
+    @staticmethod
+    def each(kept: Sequence["References"]) -> "References":
+        """K times what is kept of B images, as K references of each of these images."""
+        return References(
+            tuple(torch.stack(tokens, dim=1) for tokens in zip(*(one.tokens for one in kept), strict=True))
+        )
+
     def to(self, device: torch.device) -> "References":
         """On another device."""
         return References(tuple(tokens.to(device) for tokens in self.tokens), self.own)

@@ -3,7 +3,8 @@
 X. Chen, Y. Han, J. Zhang: A Zero-/Few-Shot Anomaly Classification and Segmentation Method for CVPR 2023 VAND
 Workshop Challenge Tracks 1&2 (arXiv 2305.17382). Maps are the published ones. Departs from the paper:
 
-* One encoder pass per image (two with `mirrored`) serves the image score, the adapters and the memory banks.
+* One encoder pass per image serves the image score, the adapters and the memory banks (two with `mirrored`, four with
+  `own_mirrors`).
 * The few-shot image score needs no test set: the memory part is calibrated on the references alone. The scalars
   `text_score` and `map_max` let the published test-set scaling be applied outside.
 * An adapter may be trained on how tokens deviate from their image instead of on the tokens (`deviations`), or read all
@@ -31,6 +32,8 @@ from models.clip_adapter.text import PromptEnsemble
 from models.errors import ModelInputError
 
 REFERENCES_AT_ONCE = 8
+MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-1, -2))
+"""Axes of an image that are turned round; the second is what `mirrored` looks at."""
 
 
 @dataclass
@@ -80,6 +83,8 @@ class ClipAdapter(AnomalyModel):
         memory_score_map: which map's maximum m is calibrated: "combined", as published, or "memory" alone.
         calibration_exponent: k of m^k / (m^k + mu^k), mu being the references' typical leave-one-out maximum.
         mirrored: each image is looked at mirrored as well, and what both say is averaged; not the memory map.
+        own_mirrors: an image without references is compared with its own mirror images (left to right, top to bottom,
+            both). Has no meaning for an adapter that does not compare.
         own_window: with one reference, it is scored against itself without a window of this share of the side.
         max_elements: largest similarity matrix held at a time, in elements.
     """
@@ -102,6 +107,7 @@ class ClipAdapter(AnomalyModel):
         memory_score_map: Literal["combined", "memory"] = "combined",
         calibration_exponent: float = 4.0,
         mirrored: bool = False,
+        own_mirrors: bool = False,
         own_window: float = 0.15,
         max_elements: int = MAX_ELEMENTS,
     ):
@@ -127,6 +133,7 @@ class ClipAdapter(AnomalyModel):
         steep = calibration_exponent > 0
         self.calibration_exponent = _checked("calibration_exponent", calibration_exponent, steep, "above 0")
         self.mirrored = mirrored
+        self.own_mirrors = own_mirrors and isinstance(adapter, ContextAdapter)
         self.own_window = _checked("own_window", own_window, 0 <= own_window < 1, "at least 0 and below 1")
         self.max_elements = _checked("max_elements", max_elements, max_elements >= 1, "at least 1")
         self._texts: dict[tuple[PromptEnsemble, str, torch.device], Tensor] = {}
@@ -165,9 +172,9 @@ class ClipAdapter(AnomalyModel):
         if isinstance(categories, str) or len(categories) != len(images):
             raise ModelInputError(f"expected one category for each of {len(images)} images, got {categories!r}")
         fitted = [self._fitted_category(category) for category in categories] if self._fitted else None
-        views = self._views([stacked(images)])
         if fitted is None:
-            return self._prediction(_averaged([self._evidence(view, categories) for view in views]))
+            return self._prediction(_averaged(self._zero_shot(stacked(images), categories)))
+        views = self._views([stacked(images)])
         parts = [
             self._evidence_beside(view, categories, [known.references[i] for known in fitted])
             for i, view in enumerate(views)
@@ -210,6 +217,7 @@ class ClipAdapter(AnomalyModel):
             "activation": self.backbone.activation,
             "model_image_size": self.backbone.image_size,
             "mirrored": self.mirrored,
+            "without_references": "beside the image's own mirror images" if self.own_mirrors else "the image alone",
             "stages": " ".join(map(str, self.backbone.stages)),
             "precision": self.backbone.precision,
             "adapter_trained_on": ", ".join(self.adapter.trained_on) or "not stated in the file",
@@ -228,6 +236,17 @@ class ClipAdapter(AnomalyModel):
             return "sum over stages of the abnormal probability (Eq. 3)"
         gate = f", its logit raised by {self.score_gate:g} x that of the image score" if self.score_gate else ""
         return f"abnormal probability (Eq. 3) of the adapter's one map{gate}"
+
+    def _zero_shot(self, images: Tensor, categories: Sequence[str]) -> list[Evidence]:
+        """What each way of looking says of (B, 3, S, S) images of which nothing else is known."""
+        if not (self.own_mirrors and isinstance(self.adapter, ContextAdapter)):
+            return [self._evidence(view, categories) for view in self._views([images])]
+        features = [self.backbone.encode_image(images.flip(axes)) for axes in MIRRORS]
+        kept = [self.adapter.remember(mirrored) for mirrored in features]
+        return [
+            self._evidence(features[i], categories, References.each(kept[:i] + kept[i + 1 :]))
+            for i in range(1 + self.mirrored)
+        ]
 
     def _views(self, parts: Sequence[Tensor]) -> list[ImageFeatures]:
         """The features of batches of images, as they are and, if wanted, mirrored left to right."""

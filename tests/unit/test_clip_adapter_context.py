@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 from torch.testing import assert_close
 
-from models.clip_adapter.adapter import AdapterHeader
+from models.clip_adapter.adapter import AdapterHeader, random_adapter
 from models.clip_adapter.checkpoint import load_adapter, save_adapter
 from models.clip_adapter.context_adapter import (
     BULK_TEMPERATURE,
@@ -195,3 +195,39 @@ def test_images_that_share_references_are_compared_together_and_come_back_in_the
         alone = model.predict(queries[i : i + 1], [category])
         assert_close(together.anomaly_maps[i : i + 1], alone.anomaly_maps, rtol=1e-4, atol=1e-5)
         assert_close(together.image_scores[i : i + 1], alone.image_scores, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_own_mirrors_are_the_references_of_an_image_that_has_none(mirrored):
+    adapter, plain = small_adapter()
+    settings = {"memory_weight": 0.0, "memory_score_weight": 0.0}
+    model = ClipAdapter(plain.backbone, adapter, PROMPTS, mirrored=mirrored, own_mirrors=True, **settings)
+    alone = ClipAdapter(plain.backbone, adapter, PROMPTS, **settings)
+    queries = images(3)
+    got = model.predict(queries, ["nut"] * 3)
+    for i in range(3):
+        ways = [queries[i : i + 1].flip(axes) for axes in ((), (-1,), (-2,), (-2, -1))]
+        expected = []
+        for looked_at in range(1 + mirrored):
+            alone.fit(torch.cat(ways[:looked_at] + ways[looked_at + 1 :]), "nut")
+            found = alone.predict(ways[looked_at], ["nut"])
+            expected.append((found.anomaly_maps.flip((-1,) if looked_at else ()), found.image_scores))
+        maps, scores = (torch.stack(part).mean(0) for part in zip(*expected, strict=True))
+        assert_close(got.anomaly_maps[i : i + 1], maps, rtol=1e-4, atol=1e-5)
+        assert_close(got.image_scores[i : i + 1], scores, rtol=1e-4, atol=1e-5)
+    model.fit(images(2, seed=1), "nut")
+    alone.fit(images(2, seed=1), "nut")
+    if not mirrored:  # real references take their place
+        known, expected_of_known = model.predict(queries, ["nut"] * 3), alone.predict(queries, ["nut"] * 3)
+        assert_close(known.anomaly_maps, expected_of_known.anomaly_maps)
+
+
+def test_own_mirrors_mean_nothing_to_an_adapter_that_does_not_compare():
+    backbone = small_backbone("resnet")
+    adapter = random_adapter(backbone.stage_widths, backbone.embed_dim)
+    plain, with_mirrors = (ClipAdapter(backbone, adapter, PROMPTS, own_mirrors=own) for own in (False, True))
+    queries = images(2)
+    assert_close(
+        with_mirrors.predict(queries, ["nut"] * 2).anomaly_maps, plain.predict(queries, ["nut"] * 2).anomaly_maps
+    )
+    assert with_mirrors.protocol == plain.protocol
