@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 
@@ -17,6 +16,7 @@ from models.weights.registry import record, weights_path
 from tracks.cli import CONF
 from tracks.datasets.synthetic import INVENTED, SOURCE
 from tracks.store import PredictionStore
+from tracks.threshold import fit_threshold
 from tracks.track import run_track
 
 OUTPUTS = Path("outputs/tiny/card")
@@ -33,11 +33,11 @@ def run(shots: int, *overrides: str) -> dict[str, Any]:
     return {**results, "model": "clip_adapter", "weights": "tiny"}  # no command line here to read them off
 
 
-def fit_threshold() -> float:
+def keep_threshold() -> float:
     """The image score that `FALSE_ALARMS` of the validation categories' good images exceed, written into the header."""
     store = PredictionStore(run(0, "data.split=validation", "overlays=0")["folder"])
     good = [row.image_score for category in store.categories for row in store.rows(category) if not row.label]
-    threshold = float(np.nextafter(np.float32(np.quantile(good, 1 - FALSE_ALARMS, method="higher")), np.float32(1)))
+    threshold = fit_threshold(good, FALSE_ALARMS).value
     path = weights_path("tiny_adapter")
     adapter, header = load_adapter(path)
     assert header is not None
@@ -111,7 +111,7 @@ The validation categories, zero-shot:
 def main() -> None:
     """Fit the threshold, run the target split, write the card."""
     torch.set_grad_enabled(False)
-    fit_threshold()
+    keep_threshold()
     _, header = load_adapter("tiny_adapter")
     assert header is not None
     validation = run(0, "data.split=validation", "overlays=0")

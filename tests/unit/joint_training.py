@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 import train.adapter
-from tests.unit.train_stand_ins import PROMPTS, FlatDataset, small_backbone
+from tests.unit.train_stand_ins import PROMPTS, FlatDataset, break_off, small_backbone
 from tracks.errors import TrackInputError
 from train.adapter import AdapterTraining
 from train.checkpoint import open_run
@@ -39,25 +39,6 @@ def training(folder: Path, options: TrainOptions, processes: Processes) -> Adapt
     return AdapterTraining(backbone, PROMPTS, course, options, folder, processes)
 
 
-def break_off(job: AdapterTraining) -> None:
-    """Run until all processes are killed between the same two steps."""
-    inner, count = job._step, 0
-
-    def counted(batch):
-        nonlocal count
-        if count == BROKEN_OFF_AFTER:
-            raise KeyboardInterrupt
-        count += 1
-        return inner(batch)
-
-    job._step = counted
-    try:
-        job.run()
-    except KeyboardInterrupt:
-        return
-    raise AssertionError("not broken off")
-
-
 def fail_in_the_first(folder: Path, processes: Processes) -> None:
     """Write down how each process leaves when the first one's part fails."""
 
@@ -76,7 +57,7 @@ def main() -> None:
     torch.set_num_threads(1)
     train.adapter.draw_curves = lambda *_: None
     with joined("cpu") as processes:
-        break_off(training(folder / "continued", CASES["continued"], processes))
+        break_off(training(folder / "continued", CASES["continued"], processes), BROKEN_OFF_AFTER)
         for name, options in CASES.items():
             job = training(folder / name, options, processes)
             job.run()

@@ -11,7 +11,7 @@ from eval.curves import f1_max
 from models.clip_adapter.adapter import random_adapter
 from models.clip_adapter.checkpoint import load_adapter
 from models.clip_adapter.model import ClipAdapter
-from tests.unit.train_stand_ins import PROMPTS, FlatDataset, small_backbone
+from tests.unit.train_stand_ins import PROMPTS, FlatDataset, break_off, small_backbone
 from tracks.errors import TrackInputError
 from train.adapter import AdapterTraining
 from train.checkpoint import StateFile, open_run
@@ -58,19 +58,7 @@ def weights(folder) -> dict[str, torch.Tensor]:
 
 def run_until(step: int, folder, options=OPTIONS) -> None:
     """Begin a training and break it off after so many steps, like a kill between two steps."""
-    job = training(folder, options)
-    inner, count = job._step, 0
-
-    def counted(batch):
-        nonlocal count
-        if count == step:
-            raise KeyboardInterrupt
-        count += 1
-        return inner(batch)
-
-    job._step = counted
-    with pytest.raises(KeyboardInterrupt):
-        job.run()
+    break_off(training(folder, options), step)
 
 
 def log_rows(folder) -> list[dict[str, str]]:

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import PIL.Image
+import pytest
 import torch
 
 from models.clip_adapter.backbone import ClipBackbone
 from models.clip_adapter.clip_weights import build_clip
 from models.clip_adapter.text import PromptEnsemble
+from train.adapter import AdapterTraining
 
 
 @dataclass(frozen=True)
@@ -101,3 +103,19 @@ def small_backbone(seed: int = 0, precision: str = "float32") -> ClipBackbone:
 
 
 PROMPTS = PromptEnsemble(["{}", "flawless {}"], ["damaged {}"], ["a photo of a {}.", "{}."])
+
+
+def break_off(job: AdapterTraining, step: int) -> None:
+    """Run a training until it is killed after so many steps, between two of them."""
+    inner, count = job._step, 0
+
+    def counted(batch):
+        nonlocal count
+        if count == step:
+            raise KeyboardInterrupt
+        count += 1
+        return inner(batch)
+
+    job._step = counted
+    with pytest.raises(KeyboardInterrupt):
+        job.run()

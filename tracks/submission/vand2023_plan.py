@@ -11,6 +11,7 @@ from tracks.errors import TrackInputError
 from tracks.names import unknown
 from tracks.resize import MAP_RULE, resize_map
 from tracks.store import PredictionStore, Row
+from tracks.submission.runs import finished_rows
 
 FORMAT = "vand2023"
 NORMALISE = ("fixed", "category_minmax")
@@ -122,23 +123,12 @@ def remarks(entries: Sequence[Entry]) -> list[str]:
 
 
 def _entries(store: PredictionStore, options: Options, run_number: int | None) -> Iterator[Entry]:
-    if not (store.folder / "results.json").is_file():
-        raise TrackInputError(
-            f"expected a finished run, got {store.folder} without results.json; run the same track command again, "
-            "it continues with the missing images"
-        )
     shots = int(store.settings["shots"])
     run = run_number if run_number is not None else (int(store.settings["seed"]) if shots else 0)
-    for category in store.categories:
-        rows = store.rows(category)
-        if not rows:
-            raise TrackInputError(
-                f"expected predictions of {category} in {store.folder}, got none; run the track again"
-            )
-        for row in rows:
-            level = {"Unknown": ["Unknown"], "none": [], "defect_type": [row.defect_type or "Unknown"]}[options.level]
-            folder = "/".join([f"{shots}shot", str(run), category, *level])
-            yield Entry(store, row, folder, PurePosixPath(row.name).stem)
+    for _, row in finished_rows([store]):
+        level = {"Unknown": ["Unknown"], "none": [], "defect_type": [row.defect_type or "Unknown"]}[options.level]
+        folder = "/".join([f"{shots}shot", str(run), row.category, *level])
+        yield Entry(store, row, folder, PurePosixPath(row.name).stem)
 
 
 def _collision(entry: Entry, other: Entry, options: Options) -> TrackInputError:
