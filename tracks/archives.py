@@ -167,11 +167,11 @@ def _members(archive: Path) -> Iterator[tuple[Iterator[Member], int]]:
             infos = zipped.infolist()
             yield (_of_zip(zipped, info) for info in infos), sum(info.file_size for info in infos)
         return
-    with tarfile.open(archive, tarinfo=_StrictInfo) as tar:
+    with tarfile.open(archive, tarinfo=StrictInfo) as tar:
         yield (_of_tar(tar, info) for info in tar), archive.stat().st_size
 
 
-class _StrictInfo(tarfile.TarInfo):
+class StrictInfo(tarfile.TarInfo):
     """Header of a member; where tarfile takes a broken one, or none, for the end of the archive, this is an error."""
 
     @classmethod

@@ -196,11 +196,22 @@ def test_spoilt_archives_are_named(good, tmp_path):
     assert {p.kind for p in validate(repacked(good, tmp_path / "c.tar.gz", ["."]), COUNTS)} >= {"root", "missing"}
     two = repacked(good, tmp_path / "d.tar.gz", ["mine", "other"])
     assert {problem.kind for problem in validate(two, COUNTS)} >= {"root"}
-    (tmp_path / "cut.tar.gz").write_bytes(whole.read_bytes()[:-200])
-    assert ("unreadable", "cut.tar.gz") in kinds(validate(tmp_path / "cut.tar.gz", COUNTS))
     (tmp_path / "plain.tar.gz").write_bytes(gzip.decompress(whole.read_bytes()))
     assert kinds(validate(tmp_path / "plain.tar.gz", COUNTS)) == [("unreadable", "plain.tar.gz")]
     assert kinds(validate(tmp_path / "nowhere.tar.gz", COUNTS)) == [("unreadable", "nowhere.tar.gz")]
+
+
+def test_an_archive_cut_anywhere_or_with_a_changed_byte_is_unreadable(good, tmp_path):
+    whole = repacked(good, tmp_path / "whole.tar.gz", ["mine"]).read_bytes()
+    damaged = tmp_path / "damaged.tar.gz"
+    for length in [1, 10, *range(200, len(whole), 151), len(whole) - 1]:
+        damaged.write_bytes(whole[:length])
+        assert ("unreadable", damaged.name) in kinds(validate(damaged, COUNTS)), f"cut after {length} bytes"
+    damaged.write_bytes(whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:])  # the checksum
+    assert kinds(validate(damaged, COUNTS)) == [("unreadable", damaged.name)]
+    cut_between_headers = gzip.decompress(whole)[:700]  # packed again whole, so only the header shows it
+    damaged.write_bytes(gzip.compress(cut_between_headers))
+    assert ("unreadable", damaged.name) in kinds(validate(damaged, COUNTS))
 
 
 def test_binary_maps_may_be_left_out_and_are_then_extra(stores, good, tmp_path):
