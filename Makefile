@@ -77,7 +77,7 @@ submission: $(READY) ## Export a run as a challenge submission, zipped and valid
 	@$(RUN_PY) -m tracks.submit $(ARGS)
 
 reproduce: $(READY) ## Print a published table, ours and the difference: TABLE=april_gan/9 ROOT=folder, or RUN=finished run.
-	@$(RUN_PY) -m tracks.reproduce $(if $(TABLE),table=$(TABLE)) $(if $(WEIGHTS),use_weights=$(WEIGHTS)) $(if $(DEVICE),device=$(DEVICE)) $(ARGS)
+	@$(RUN_PY) -m tracks.reproduce $(if $(TABLE),table=$(TABLE)) $(if $(MODELS),'models=[$(MODELS)]') $(if $(WEIGHTS),use_weights=$(WEIGHTS)) $(if $(DEVICE),device=$(DEVICE)) $(ARGS)
 
 weights: $(READY) ## Fetch and check weight files: WEIGHTS=official for all that the papers used; without WEIGHTS, list them.
 	@$(RUN_PY) -m models.weights $(WEIGHTS) $(ARGS)

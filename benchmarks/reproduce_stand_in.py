@@ -48,11 +48,16 @@ class Outcome:
     answered: int
 
 
+MODELS = {"april_gan": ("clip_adapter",), "saa_report": ("saa", "saa_plus"), "saa_extended": ("saa", "saa_plus")}
+"""Of each paper's tables, the models that its random weights serve."""
+
+
 def arguments_of(table: str, options: argparse.Namespace, trees: dict[str, Path]) -> list[str]:
     """What follows `python -m tracks.reproduce`."""
     family = table.partition("/")[0]
     weights = options.weights if options.weights != "random" else RANDOM[family]
     arguments = [f"table={table}", f"use_weights={weights}", f"device={options.device}"]
+    arguments += [f"models=[{','.join(options.models or MODELS[family])}]"]
     arguments += [f"outputs={options.folder / 'outputs'}", f"out={out_folder(table, options)}"]
     arguments += [f"+roots.{name}='{path}'" for name, path in trees.items()]
     if options.only:
@@ -117,6 +122,7 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+", default=list(TABLES), help="names of eval/published/index.yaml")
     parser.add_argument("--weights", choices=("random", "tiny"), default="random")
     parser.add_argument("--only", nargs="+", default=[], help="of these data sets, where a table needs several")
+    parser.add_argument("--models", nargs="+", default=[], help="of those that a table compares")
     parser.add_argument("--refiner", choices=("vit_b", "vit_l", "vit_h"), default="vit_b", help="random SAM")
     parser.add_argument("--quick", action="store_true", help="cheaper settings of SAA+, the same networks")
     parser.add_argument("--width", type=int, default=300, help="of the pictures, in pixels")

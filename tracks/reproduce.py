@@ -53,7 +53,7 @@ def reproduce(cfg: DictConfig) -> list[Line]:
             f"expected a table that can be computed, got {table.name} ({table.caption}): {table.unanswered}; its "
             "figures are there to be read all the same, in eval/published"
         )
-    needs = needs_of(table, list(cfg.seeds), list(cfg.only))
+    needs = chosen_needs(cfg, table)
     given = [path for path in (cfg.run, *cfg.runs) if path]
     if given:
         finished = assign([read_run(Path(path)) for path in given], needs, table.name)
@@ -71,14 +71,26 @@ def reproduce(cfg: DictConfig) -> list[Line]:
     return lines
 
 
+def chosen_needs(cfg: DictConfig, table: PublishedTable) -> list[Need]:
+    """The runs that the table needs, or those of them on the data sets `only` and of the `models` that were named.
+
+    Raises:
+        TrackInputError: a name that none of its runs has.
+    """
+    needs = needs_of(table)
+    for key, known in (("only", {need.data: None for need in needs}), ("models", {need.model: None for need in needs})):
+        for name in cfg[key]:
+            if name not in known:
+                raise unknown(key, name, known)
+    return needs_of(table, list(cfg.seeds), list(cfg.only), list(cfg.models))
+
+
 def found_or_run(cfg: DictConfig, table: PublishedTable, needs: Sequence[Need]) -> dict[Need, Finished]:
     """Every run that is needed: from `outputs` where it is finished, else run now.
 
     Raises:
         TrackInputError: data or weights that are not here, all of them named, before anything is run.
     """
-    if not needs:
-        raise unknown("only", ", ".join(cfg.only), table.data)
     finished, todo = {}, []
     for need in needs:
         run = find_run(Path(cfg.outputs).expanduser() / need.track, wanted_settings(track_config(cfg, need)))

@@ -35,7 +35,7 @@ class Line:
 
 def compare(table: PublishedTable, scores: Mapping[Need, Scores], tolerance: float) -> list[Line]:
     """The lines of all rows that some of these runs answer, in the paper's order; tolerance in percentage points."""
-    lines: list[Line] = []
+    found: list[tuple[int, int, Line]] = []
     for answer in table.answers:
         seeds = _by_seed(answer, scores)
         if not seeds:
@@ -45,8 +45,9 @@ def compare(table: PublishedTable, scores: Mapping[Need, Scores], tolerance: flo
             label = category or ", ".join(row.words.values())
             for name, column in answer.columns.items():
                 members = [category] if category not in (None, MEAN_ROW) else _members(column, sets)
-                lines += _lines(label, name, row, column.ours, seeds, members, tolerance)
-    return lines
+                place = (table.rows.index(row), table.columns.index(name))
+                found += [(*place, line) for line in _lines(label, name, row, column.ours, seeds, members, tolerance)]
+    return [line for *_, line in sorted(found, key=lambda placed: placed[:2])]
 
 
 def _by_seed(answer: Answer, scores: Mapping[Need, Scores]) -> list[dict[str, Mapping[str, float | None]]]:

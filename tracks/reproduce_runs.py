@@ -35,6 +35,11 @@ class Need:
     settings: tuple[str, ...] = ()
 
     @property
+    def model(self) -> str:
+        """The model that it runs."""
+        return experiment(self.experiment).model
+
+    @property
     def data(self) -> str:
         """The data set that it runs on."""
         return experiment(self.experiment).data
@@ -64,15 +69,17 @@ class Finished:
     notes: list[str] = field(default_factory=list)
 
 
-def needs_of(table: PublishedTable, seeds: Sequence[int] = (), only: Sequence[str] = ()) -> list[Need]:
-    """Every run that a table needs, each once; `seeds` instead of the table's own, `only` of these data sets."""
+def needs_of(
+    table: PublishedTable, seeds: Sequence[int] = (), only: Sequence[str] = (), models: Sequence[str] = ()
+) -> list[Need]:
+    """Every run that a table needs, each once; `seeds` instead of its own, `only` these data sets and `models`."""
     needs = [
         Need(name, answer.shots, seed, answer.settings)
         for answer in table.answers
         for seed in (seeds if seeds and answer.shots else answer.seeds)
         for name in answer.experiments
     ]
-    return [need for need in dict.fromkeys(needs) if not only or need.data in only]
+    return [n for n in dict.fromkeys(needs) if (not only or n.data in only) and (not models or n.model in models)]
 
 
 def read_run(path: Path) -> Finished:
@@ -102,6 +109,8 @@ def read_run(path: Path) -> Finished:
 def assign(runs: Iterable[Finished], needs: Sequence[Need], name: str) -> dict[Need, Finished]:
     """Which need of the table `name` each given run answers; a run stands for the set-up without further settings.
 
+    A run of a model that the table does not know stands for the first, which is the paper's own.
+
     Raises:
         TrackInputError: a run that answers none.
     """
@@ -115,7 +124,8 @@ def assign(runs: Iterable[Finished], needs: Sequence[Need], name: str) -> dict[N
                 f"expected a run that {name} can be compared with ({', '.join(wanted) or 'none'}), each once, got "
                 f"{data} with {shots} shots in {run.folder}; choose another table or another run"
             )
-        taken[min(fitting, key=lambda need: need.seed != seed)] = run
+        model = run.results.get("model")
+        taken[min(fitting, key=lambda need: (need.model != model, need.seed != seed))] = run
     return taken
 
 

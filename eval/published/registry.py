@@ -34,9 +34,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A set-up of conf/experiment: its data set, how many images it scores, rough seconds for each of them."""
+    """A set-up of conf/experiment: its model and data set, how many images it scores, rough seconds for each."""
 
     name: str
+    model: str
     data: str
     images: int
     gpu_seconds: float

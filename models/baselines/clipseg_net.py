@@ -1,18 +1,25 @@
-"""CLIPSeg by transformers' own classes: a folder or random weights in, maps for sentences out."""
+"""CLIPSeg by transformers' own classes: a file, a folder or random weights in, maps for sentences out."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import open_clip
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from models.clip_adapter.features import Preprocess
 from models.errors import ModelInputError
 from models.saa.features import IMAGENET_MEAN, IMAGENET_STD, RANDOM_PREFIX
+from models.weights.registry import find_weights
+
+REFINED = {"vision_config": {"patch_size": 16}, "use_complex_transposed_convolution": True}
+"""In what CIDAS/clipseg-rd64-refined departs from `CLIPSegConfig`'s defaults, which no published weights have."""
+PLACES = "clip.vision_model.embeddings.position_embedding.weight"
 
 
 class ClipSegNet(nn.Module):
@@ -80,14 +87,16 @@ def load_clipseg(weights: str, *, image_size: int = 352, config: dict[str, Any] 
     """Build CLIPSeg and load its weights, on the CPU.
 
     Args:
-        weights: a folder with config.json and model.safetensors (or pytorch_model.bin), as transformers keeps them; or
-            "random:SEED" for the published architecture with random weights.
+        weights: the catalogue's name or the path of a .safetensors file of the published architecture; or a folder
+            with config.json and model.safetensors (or pytorch_model.bin), as transformers keeps them; or "random:SEED"
+            for the published architecture with random weights.
         image_size: side of the input in pixels.
-        config: for random weights, fields of `CLIPSegConfig` in place of the published ones.
+        config: without a folder, fields of `CLIPSegConfig` in place of the published ones.
 
     Raises:
-        ModelInputError: no such folder, or one that does not hold CLIPSeg.
+        ModelInputError: no such file or folder, or one that does not hold CLIPSeg.
     """
+    architecture = REFINED | (config or {})
     if weights.startswith(RANDOM_PREFIX):
         if not (seed := weights.removeprefix(RANDOM_PREFIX)).isdigit():
             raise ModelInputError(
@@ -95,9 +104,32 @@ def load_clipseg(weights: str, *, image_size: int = 352, config: dict[str, Any] 
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed))
-            return ClipSegNet(CLIPSegForImageSegmentation(CLIPSegConfig(**(config or {}))), weights=weights,
-                              image_size=image_size)  # fmt: skip
+            net = CLIPSegForImageSegmentation(CLIPSegConfig(**architecture))
+        return ClipSegNet(net, weights=weights, image_size=image_size)
     folder = Path(weights).expanduser()
+    if not folder.is_dir():
+        return ClipSegNet(_of_file(find_weights(weights), architecture), weights=folder.stem, image_size=image_size)
+    return ClipSegNet(_of_folder(folder), weights=folder.name, image_size=image_size)
+
+
+def _of_file(path: Path, architecture: dict[str, Any]) -> CLIPSegForImageSegmentation:
+    try:
+        tensors = load_file(path)
+        vision = architecture["vision_config"]
+        trained_at = math.isqrt(len(tensors[PLACES]) - 1) * vision["patch_size"]
+        vision = vision | {"image_size": trained_at}
+        net = CLIPSegForImageSegmentation(CLIPSegConfig(**architecture | {"vision_config": vision}))
+        net.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.endswith("position_ids")})
+    except Exception as error:  # safetensors and torch raise many kinds for a file that is not what was expected
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ModelInputError(
+            f"expected {path} to be a .safetensors file with the weights of CLIPSeg, got: {reason}; fetch it again "
+            "(make weights WEIGHTS=clipseg_rd64_refined), or name a folder as transformers keeps it"
+        ) from error
+    return net
+
+
+def _of_folder(folder: Path) -> CLIPSegForImageSegmentation:
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
         if kind != "clipseg":
@@ -113,4 +145,4 @@ def load_clipseg(weights: str, *, image_size: int = 352, config: dict[str, Any] 
             f"expected {folder} to be a folder with CLIPSeg as transformers keeps it (config.json, model.safetensors), "
             f"got: {reason}; put the files of CIDAS/clipseg-rd64-refined there, or name another folder"
         ) from error
-    return ClipSegNet(net, weights=folder.name, image_size=image_size)
+    return net

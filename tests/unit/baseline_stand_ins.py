@@ -61,6 +61,7 @@ SMALL_CLIPSEG = {
     "decoder_num_attention_heads": 2,
     "decoder_intermediate_size": 32,
     "extract_layers": [0, 1, 2],
+    "use_complex_transposed_convolution": False,
 }
 
 

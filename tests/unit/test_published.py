@@ -157,7 +157,7 @@ def test_answers_name_experiments_rows_and_groups_that_exist():
                 assert column.over is None or column.over in sets or group(column.over)
             assert all((ROOT / f"conf/experiment/{one}.yaml").is_file() for one in answer.experiments)
             answered += 1
-    assert answered == 2 * 4 + 8 + 2 + 5 + 2 + 14 + 2
+    assert answered == 2 * (4 + 1 + 4 * 3) + 8 + 2 * 5 + 5 + (2 + 2 * 3 + 1) + 14 + 2
 
 
 def test_what_nobody_knows_is_refused_by_name():

@@ -215,9 +215,11 @@ def test_each_table_names_its_runs_once():
     assert needs_of(load("april_gan/9")) == [ZERO_SHOT]
     assert needs_of(load("april_gan/8"), seeds=[7]) == [Need("april_gan_mvtec", 4, 7)]
     assert [need.seed for need in needs_of(load("april_gan/8"))] == [0, 1, 2, 3, 4]
-    assert len(needs_of(load("april_gan/3"))) == 1 + 3 * 5
+    assert len(needs_of(load("april_gan/3"))) == 2 + 5 * 3 * 5
+    assert len(needs_of(load("april_gan/3"), models=["clip_adapter"])) == 1 + 3 * 5
+    assert len(needs_of(load("saa_extended/1"))) == 4 * 4 + 2
     assert len(needs_of(load("saa_extended/2"))) == 7 * 4  # both metrics come from the same runs
-    assert needs_of(load("saa_extended/1"), only=["mtd"]) == [Need("saa_plus_mtd", 0, 0)]
+    assert needs_of(load("saa_extended/1"), only=["mtd"], models=["saa_plus"]) == [Need("saa_plus_mtd", 0, 0)]
     assert duration([ZERO_SHOT]).startswith("1 run of 2,162 images in all, roughly 4 minutes on a GPU or 9 hours on")
 
 
@@ -232,6 +234,34 @@ def test_given_runs_stand_for_the_seeds_of_the_table(tmp_path):
     other = read_run(write_run(tmp_path / "other", results_like_the_paper("april_gan/10", shots=2)))
     with pytest.raises(TrackInputError, match=r"visa with 1 shots.*got visa with 2 shots"):
         assign([other], needs, "april_gan/10")
+
+
+def test_given_runs_answer_the_rows_of_their_model_and_others_the_papers_own(tmp_path):
+    needs = needs_of(load("april_gan/3"))
+    runs = [
+        Finished(tmp_path, {"data": "mvtec", "shots": 1, "seed": seed, "model": model, "categories": {}}, None)
+        for model, seed in (("patchcore", 2), ("own_model", 2), ("winclip", 9))
+    ]
+    taken = assign(runs, needs, "april_gan/3")
+    assert [(need.model, need.seed) for need in taken] == [("patchcore", 2), ("clip_adapter", 2), ("winclip", 0)]
+
+
+def test_rows_and_columns_come_in_the_papers_order():
+    table = load("april_gan/3")
+    mvtec = [row.words["Object"] for row in load("april_gan/5").rows[:-1]]
+    found = {f"mvtec/{name}": dict.fromkeys(METRICS.values(), 0.5) for name in mvtec}
+    lines = compare(table, dict.fromkeys(needs_of(table, seeds=[0]), found), 1.0)
+    printed = [", ".join(row.words.values()) for row in table.rows]
+    assert list(dict.fromkeys(line.row for line in lines)) == printed
+    first = [line.column for line in lines if line.row == printed[0] and not line.metric.startswith("legacy_")]
+    assert first == [column for column in table.columns if column != "AP-segm"]
+    assert all(line.ours == 50 for line in lines if not line.metric.startswith("legacy_"))
+
+
+@pytest.mark.parametrize(("setting", "known"), [("models=[winclip]", "clip_adapter"), ("only=[mvtec]", "visa")])
+def test_a_model_or_data_set_that_the_table_does_not_need_is_refused(settings, setting, known):
+    with pytest.raises(TrackInputError, match=f"to be {known}, got|to be one of {known}, got"):
+        reproduce(settings("table=april_gan/9", setting))
 
 
 def test_a_file_that_is_no_result_is_refused(tmp_path):
@@ -264,7 +294,7 @@ def test_weights_that_are_not_here_are_named(settings):
 
 def test_what_is_missing_is_said_by_name_with_the_time_it_takes(settings, tmp_path):
     with pytest.raises(TrackInputError) as refused:
-        reproduce(settings("table=saa_report/1"))
+        reproduce(settings("table=saa_report/1", "models=[saa_plus]"))
     message = str(refused.value)
     for named in ("VisA", "MVTec AD", "sam_vit_h, wide_resnet50_2", "groundingdino_swint_ogc", "3,887 images", "hours"):
         assert named in message
