@@ -59,12 +59,16 @@ def test_every_table_of_ours_has_its_data_sets():
 
 def options(tmp_path, **changed) -> argparse.Namespace:
     given = {"weights": "random", "device": "cpu", "folder": tmp_path, "only": [], "refiner": "vit_b", "quick": False}
-    return argparse.Namespace(**given | {"settings": []} | changed)
+    return argparse.Namespace(**given | {"settings": [], "models": []} | changed)
 
 
 def test_the_command_names_weights_data_and_folders(tmp_path):
     clip = arguments_of("april_gan/9", options(tmp_path), {"visa": Path("/there/visa-300")})
     assert clip[:2] == ["table=april_gan/9", "use_weights=random_vitl14_336"]
+    assert "models=[clip_adapter]" in clip
+    other = arguments_of("saa_report/1", options(tmp_path, weights="clipseg_random", models=["clipseg"]), {})
+    assert {"use_weights=clipseg_random", "models=[clipseg]"} <= set(other)
+    assert not any("refiner" in argument for argument in other)
     assert "+roots.visa='/there/visa-300'" in clip
     assert not any("refiner" in argument for argument in clip)
     saa = arguments_of("saa_extended/1", options(tmp_path, only=["mtd"], settings=["seeds=[0]"]), {})
@@ -74,7 +78,7 @@ def test_the_command_names_weights_data_and_folders(tmp_path):
     quick = arguments_of("saa_report/1", options(tmp_path, quick=True), {})
     assert [argument for argument in quick if argument not in arguments_of("saa_report/1", options(tmp_path), {})] == [
         "+settings.weights.saa.generator.short_side=320", "+settings.weights.saa.generator.joined_captions=true",
-        "+settings.weights.saa.precision=bfloat16",
+        "+settings.weights.saa.generator.box_threshold=0.25", "+settings.weights.saa.precision=bfloat16",
     ]  # fmt: skip
 
 
