@@ -37,10 +37,13 @@ def settings(small_clip: Path, out: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def command(*arguments: str) -> subprocess.Popen:
+TWO_PROCESSES = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+
+
+def command(*arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "train.adapter", *arguments],
+        [sys.executable, *launcher, "-m", "train.adapter", *arguments],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored if the tests run in the background
     )  # fmt: skip
@@ -75,6 +78,17 @@ def test_the_command_trains_and_says_where_the_adapters_are(small_clip, tmp_path
     assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert {"config.yaml", "run.json", "state.pt"} < {path.name for path in out.iterdir()}
     assert not (out / "cache").exists()
+
+
+def test_two_processes_under_torchrun_end_in_the_same_weights(small_clip, tmp_path):
+    more = ("validation_share=0.2", "aug_rate=0.5")
+    alone, together = in_process(*settings(small_clip, tmp_path / "alone", *more)), tmp_path / "together"
+    code, printed, errors = finish(command(*settings(small_clip, together, *more), launcher=TWO_PROCESSES))
+    assert code == 0, errors
+    assert printed.count("adapter.safetensors") == 1
+    expected, got = weights(alone), weights(together)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(got[name], tensor, atol=1e-5, rtol=1e-4)
 
 
 def test_killed_in_the_middle_the_same_command_ends_in_the_same_weights(small_clip, tmp_path):
