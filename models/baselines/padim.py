@@ -2,11 +2,7 @@
 
 T. Defard et al.: PaDiM, a Patch Distribution Modeling Framework for Anomaly Detection and Localization (arXiv
 2011.08785). Departs from the paper: the whole image goes in, without a centre crop; and the covariance of K images is
-never written out. With e = 0.01 and the centred references X (K, C) of a place, S = X^T X / (K - 1) + e I, and
-
-    S^-1 = (I - X^T ((K - 1) e I + X X^T)^-1 X) / e,
-
-which needs the inverse of a K x K matrix alone. The covariance of a single reference is e I.
+never written out (`Gaussians`).
 """
 
 from collections.abc import Callable, Sequence
@@ -29,41 +25,11 @@ from models.baselines.by_category import (
     groups,
     refuse,
 )
-from models.baselines.patches import PatchBackbone, check_backbone, check_stages, encode, stage_maps, upsampled
+from models.baselines.patches import PatchBackbone, check_backbone, check_stages, encode, stage_maps
+from models.clip_adapter.place_memory import REGULARISATION, SIGMA, Gaussians
+from models.maps import upsampled
 
 STAGES = (1, 2, 3)
-
-
-@dataclass(frozen=True)
-class Gaussians:
-    """Of P places: the mean (P, C), the centred references (P, K, C) and `inner` (P, K, K), the inverse above."""
-
-    mean: Tensor
-    centred: Tensor
-    inner: Tensor
-    regularisation: float
-
-    @staticmethod
-    def of(tokens: Tensor, regularisation: float) -> "Gaussians":
-        """From the tokens (K, P, C) of K references."""
-        mean = tokens.mean(dim=0)
-        centred = (tokens - mean).transpose(0, 1).contiguous()
-        count = tokens.shape[0]
-        gram = centred.double() @ centred.double().transpose(1, 2)
-        ridge = max(count - 1, 1) * regularisation * torch.eye(count, device=tokens.device, dtype=torch.float64)
-        return Gaussians(mean, centred, torch.linalg.inv(gram + ridge), regularisation)
-
-    def distance(self, tokens: Tensor) -> Tensor:
-        """Mahalanobis distance (B, P) of the tokens (B, P, C) of each place to its own Gaussian."""
-        apart = (tokens - self.mean).transpose(0, 1)  # (P, B, C)
-        along = (apart @ self.centred.transpose(1, 2)).double()  # (P, B, K)
-        explained = ((along @ self.inner) * along).sum(dim=2)
-        squared = (apart.double().square().sum(dim=2) - explained) / self.regularisation
-        return squared.clamp(min=0).sqrt().T.float()
-
-    def moved(self, fn: Callable[[Tensor], Tensor]) -> "Gaussians":
-        """On another device."""
-        return Gaussians(fn(self.mean), fn(self.centred), fn(self.inner), self.regularisation)
 
 
 @dataclass(frozen=True)
@@ -88,7 +54,7 @@ class PaDiM(RemembersByCategory):
         num_channels: how many channels are kept, drawn by `seed`; all where there are fewer. Published are 100 of a
             ResNet18 and 550 of a WideResNet50.
         seed: of that draw.
-        regularisation: e.
+        regularisation: added to the diagonal of each covariance.
         sigma: of the map's Gaussian in pixels of the input.
     """
 
@@ -96,7 +62,7 @@ class PaDiM(RemembersByCategory):
 
     def __init__(
         self, backbone: PatchBackbone, *, stages: Sequence[int] | None = None, num_channels: int = 550, seed: int = 0,
-        regularisation: float = 0.01, sigma: float = 4.0,
+        regularisation: float = REGULARISATION, sigma: float = SIGMA,
     ):  # fmt: skip
         super().__init__()
         self.backbone = check_backbone(backbone, "padim")

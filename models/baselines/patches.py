@@ -1,13 +1,11 @@
 """Patch tokens of several stages on one grid, exact nearest neighbours, and maps at the size of the input."""
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
 import PIL.Image
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from models.baselines.by_category import checked
@@ -110,24 +108,6 @@ def _distances(queries: Tensor, bank: Tensor, rows: Tensor) -> tuple[Tensor, Ten
     distances = torch.stack([(queries - bank[column]).norm(dim=1) for column in rows.T], dim=1)
     order = distances.argsort(dim=1, stable=True)
     return distances.gather(1, order), rows.gather(1, order)
-
-
-def upsampled(values: Tensor, grid: tuple[int, int], size: int, sigma: float) -> Tensor:
-    """(B, h * w) values of places to (B, S, S) pixels: bilinear, then a Gaussian of `sigma` pixels (0 for none)."""
-    maps = F.interpolate(values.view(-1, 1, *grid), (size, size), mode="bilinear", align_corners=False)
-    return blurred(maps, sigma)[:, 0]
-
-
-def blurred(maps: Tensor, sigma: float) -> Tensor:
-    """(B, 1, H, W) maps under a Gaussian cut off at 4 sigma (or the map's side), edges mirrored."""
-    if sigma <= 0:
-        return maps
-    radius = min(math.ceil(4 * sigma), min(maps.shape[2:]) - 1)
-    places = torch.arange(-radius, radius + 1, device=maps.device, dtype=maps.dtype)
-    kernel = torch.exp(-0.5 * (places / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    across = F.conv2d(F.pad(maps, (radius, radius, 0, 0), mode="reflect"), kernel.view(1, 1, 1, -1))
-    return F.conv2d(F.pad(across, (0, 0, radius, radius), mode="reflect"), kernel.view(1, 1, -1, 1))
 
 
 def near_own_place(grid: tuple[int, int], share: float, device: torch.device) -> Excluded:

@@ -32,10 +32,10 @@ from models.baselines.patches import (
     near_own_place,
     nearest,
     stage_maps,
-    upsampled,
 )
 from models.clip_adapter.features import ImageFeatures
 from models.clip_adapter.memory_bank import MAX_ELEMENTS, Excluded
+from models.maps import upsampled
 
 STAGES = (1, 2, 3)
 

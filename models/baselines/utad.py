@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from models.base import AnomalyModel, Images, Prediction
 from models.baselines.by_category import FEW_SHOT, ZERO_SHOT, check_categories, checked, refuse
-from models.baselines.patches import blurred
+from models.maps import blurred
 from models.saa.preprocess import KeepSize
 from models.saa.saliency import Saliency
 

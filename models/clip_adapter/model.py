@@ -9,8 +9,9 @@ Workshop Challenge Tracks 1&2 (arXiv 2305.17382). Maps are the published ones. D
   `text_score` and `map_max` let the published test-set scaling be applied outside.
 * An adapter may be trained on how tokens deviate from their image instead of on the tokens (`deviations`), or read all
   stages and the references together and give the image score as well (`ContextAdapter`).
-* Options, off by default: the zero-shot score sees the map, smoothed memory tokens, a choice of memory stages and
-  weight, defects named in words, clean category names.
+* Options, off by default: a Gaussian for every place in place of the nearest token (`memory_kind`), a memory map that
+  is calibrated as the score is before it joins (`memory_calibrated`), the zero-shot score sees the map, smoothed memory
+  tokens, a choice of memory stages and weight, defects named in words, clean category names.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,10 +29,13 @@ from models.clip_adapter.checkpoint import check_adapter_fits
 from models.clip_adapter.context_adapter import ContextAdapter, References, difference_of
 from models.clip_adapter.features import ImageFeatures
 from models.clip_adapter.memory_bank import MAX_ELEMENTS, CategoryMemory, MemoryBank
+from models.clip_adapter.place_memory import PlaceMemory
 from models.clip_adapter.text import PromptEnsemble
 from models.errors import ModelInputError
 
 REFERENCES_AT_ONCE = 8
+MAP_EXPONENT = 2.0
+"""k of m^k / (m^k + mu^k) of a calibrated memory map's pixels."""
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-1, -2))
 """Axes of an image that are turned round; the second is what `mirrored` looks at."""
 
@@ -52,13 +56,13 @@ class Evidence:
 
 @dataclass
 class Fitted:
-    """What was learnt of a category: its banks, the references' own leave-one-out evidence and map maximum.
+    """What was learnt of a category: its memory, the references' own leave-one-out evidence and map maximum.
 
-    `references` is what an adapter that compares with references keeps of them, for each way of looking; there are no
-    banks where they have no weight.
+    `references` is what an adapter that compares with references keeps of them, for each way of looking; there is no
+    memory where it has no weight.
     """
 
-    memory: CategoryMemory | None
+    memory: CategoryMemory | PlaceMemory | None
     references: list[References | None]
     evidence: Evidence
     typical_max: Tensor | None
@@ -76,16 +80,22 @@ class ClipAdapter(AnomalyModel):
         map_weight: share of the zero-shot map in the zero-shot image score; 0 as published. Has no meaning for an
             adapter that gives the image score itself.
         map_top_share: the map enters by the mean of this share of its highest pixels; 0 for its maximum.
+        memory_kind: "nearest", the distance to the nearest reference token anywhere, as published; or "place", the
+            Mahalanobis distance to the Gaussian of the references' tokens at the same place.
         memory_stages: stages whose tokens are remembered; all of the backbone's by default, as published.
         memory_weight: weight of the memory map beside the zero-shot map; 1 as published.
-        memory_smoothing: side in tokens (odd) of the window averaged before remembering; 1 as published.
+        memory_calibrated: the memory map goes through m^2 / (m^2 + mu^2) first, and `memory_weight` (at most 1) is its
+            share of the map; else it is added as it is, as published. Needs `memory_score_map` "memory".
+        memory_smoothing: side in tokens (odd) of the window averaged before remembering; 1 as published. Of the
+            nearest token alone.
         memory_score_weight: share of the calibrated map maximum in the few-shot image score.
         memory_score_map: which map's maximum m is calibrated: "combined", as published, or "memory" alone.
         calibration_exponent: k of m^k / (m^k + mu^k), mu being the references' typical leave-one-out maximum.
         mirrored: each image is looked at mirrored as well, and what both say is averaged; not the memory map.
         own_mirrors: an image without references is compared with its own mirror images (left to right, top to bottom,
             both). Has no meaning for an adapter that does not compare.
-        own_window: with one reference, it is scored against itself without a window of this share of the side.
+        own_window: with one reference, it is scored against itself without a window of this share of the side; by
+            place, against its mirror image.
         max_elements: largest similarity matrix held at a time, in elements.
     """
 
@@ -100,8 +110,10 @@ class ClipAdapter(AnomalyModel):
         score_gate: float = 0.0,
         map_weight: float = 0.0,
         map_top_share: float = 0.0,
+        memory_kind: Literal["nearest", "place"] = "nearest",
         memory_stages: Sequence[int] | None = None,
         memory_weight: float = 1.0,
+        memory_calibrated: bool = False,
         memory_smoothing: int = 1,
         memory_score_weight: float = 0.5,
         memory_score_map: Literal["combined", "memory"] = "combined",
@@ -122,6 +134,7 @@ class ClipAdapter(AnomalyModel):
         self.score_gate = _checked("score_gate", score_gate, score_gate >= 0, "at least 0")
         self.map_weight = _checked("map_weight", map_weight, 0 <= map_weight <= 1, "between 0 and 1")
         self.map_top_share = _checked("map_top_share", map_top_share, 0 <= map_top_share <= 1, "between 0 and 1")
+        self.memory_kind = _checked("memory_kind", memory_kind, memory_kind in ("nearest", "place"), "nearest or place")
         self.memory_stages = self._checked_memory_stages(memory_stages)
         self.memory_weight = _checked("memory_weight", memory_weight, memory_weight >= 0, "at least 0")
         odd = memory_smoothing >= 1 and memory_smoothing % 2 == 1
@@ -130,6 +143,9 @@ class ClipAdapter(AnomalyModel):
         self.memory_score_weight = _checked("memory_score_weight", memory_score_weight, share, "between 0 and 1")
         known = memory_score_map in ("combined", "memory")
         self.memory_score_map = _checked("memory_score_map", memory_score_map, known, '"combined" or "memory"')
+        fits = not memory_calibrated or (memory_weight <= 1 and memory_score_map == "memory")
+        only = 'false, or memory_weight at most 1 and memory_score_map "memory" with it'
+        self.memory_calibrated = _checked("memory_calibrated", memory_calibrated, fits, only)
         steep = calibration_exponent > 0
         self.calibration_exponent = _checked("calibration_exponent", calibration_exponent, steep, "above 0")
         self.mirrored = mirrored
@@ -146,7 +162,7 @@ class ClipAdapter(AnomalyModel):
             raise ModelInputError(f"expected at least one reference image of {category!r}, got none")
         references = stacked(references)
         views = self._views(references.split(REFERENCES_AT_ONCE))
-        memory = self._remember(views[0]) if self.memory_weight or self.memory_score_weight else None
+        memory = self._remember(views[0], references) if self.memory_weight or self.memory_score_weight else None
         kept, parts = [], []
         for view in views:
             known = self.adapter.remember(view) if isinstance(self.adapter, ContextAdapter) else None
@@ -201,10 +217,7 @@ class ClipAdapter(AnomalyModel):
         if isinstance(self.adapter, ContextAdapter):
             few_shot_map = "the adapter's map, which has compared with the references"
         if self.memory_weight:
-            few_shot_map += (
-                f" + {self.memory_weight:g} x sum of 1 - cosine to the nearest reference token (Eq. 4), stages "
-                f"{' '.join(map(str, self.memory_stages))}, smoothing {self.memory_smoothing}"
-            )
+            few_shot_map += f" + {self.memory_weight:g} x {self._memory_label()}"
         if share:
             few_shot_score = (
                 f"{1 - share:g} zero-shot + {share:g} m^{k:g} / (m^{k:g} + mu^{k:g}), m the maximum of the "
@@ -225,11 +238,28 @@ class ClipAdapter(AnomalyModel):
             "map": self._map_label(),
             "few_shot_map": few_shot_map,
             "map_bound": self.adapter.num_maps,
-            "few_shot_map_bound": self.adapter.num_maps + self.memory_weight * len(self.memory_stages),
+            **self._few_shot_bound(),
             "image_score": f"zero-shot: {zero_shot}; with references: {few_shot_score}",
             "few_shot_calibration": "mu is the mean of m over the references, each left out of the memory; a single "
-            f"reference without a window of {self.own_window:g} of the side around each token",
-        }
+            + ("reference beside its mirror image" if self.memory_kind == "place" else
+               f"reference without a window of {self.own_window:g} of the side around each token"),
+        }  # fmt: skip
+
+    def _memory_label(self) -> str:
+        stages = " ".join(map(str, self.memory_stages))
+        label = f"sum of 1 - cosine to the nearest reference token (Eq. 4), smoothing {self.memory_smoothing}"
+        if self.memory_kind == "place":
+            label = "Mahalanobis distance to the references' tokens of the same place"
+        if self.memory_calibrated:
+            label = f"m^{MAP_EXPONENT:g} / (m^{MAP_EXPONENT:g} + mu^{MAP_EXPONENT:g}) as a share, m the {label}"
+        return f"{label}, stages {stages}"
+
+    def _few_shot_bound(self) -> dict[str, float]:
+        """The highest that a few-shot map can be, where there is such a bound."""
+        if self.memory_calibrated or not self.memory_weight:
+            return {"few_shot_map_bound": float(self.adapter.num_maps)}
+        most = self.adapter.num_maps + self.memory_weight * len(self.memory_stages)
+        return {} if self.memory_kind == "place" else {"few_shot_map_bound": most}
 
     def _map_label(self) -> str:
         if not isinstance(self.adapter, ContextAdapter):
@@ -304,8 +334,11 @@ class ClipAdapter(AnomalyModel):
             self._texts[key] = self.prompts.text_features(self.backbone, category)
         return self._texts[key]
 
-    def _remember(self, features: ImageFeatures) -> CategoryMemory:
+    def _remember(self, features: ImageFeatures, references: Tensor) -> CategoryMemory | PlaceMemory:
         positions = [self.backbone.stages.index(stage) for stage in self.memory_stages]
+        if self.memory_kind == "place":
+            alone = self.backbone.encode_image(references.flip(-1)) if len(references) == 1 else None
+            return PlaceMemory(features, positions, self.backbone.image_size, alone)
         banks = [
             MemoryBank(
                 features.stages[position], features.grids[position], smoothing=self.memory_smoothing,
@@ -318,7 +351,7 @@ class ClipAdapter(AnomalyModel):
     def _with_memory(
         self, evidence: Evidence, features: ImageFeatures, fitted: Sequence[Fitted]
     ) -> tuple[Evidence, Tensor | None]:
-        """Each image against the banks of its own category, and what maximum is typical there."""
+        """Each image against the memory of its own category, and what maximum is typical there."""
         maps, typical = [], []
         for i, known in enumerate(fitted):
             if known.memory is None or known.typical_max is None:
@@ -329,16 +362,20 @@ class ClipAdapter(AnomalyModel):
         return evidence, torch.stack(typical)
 
     def _prediction(self, evidence: Evidence, typical_max: Tensor | None = None) -> Prediction:
-        maps = self._combined(evidence)
+        maps = self._combined(evidence, typical_max)
         scores = self._zero_shot_scores(evidence)
         if typical_max is not None:
             calibrated = hill(self._score_maxima(evidence), typical_max, self.calibration_exponent)
             scores = torch.lerp(scores, calibrated, self.memory_score_weight)
         return Prediction(maps, scores, {"text_score": evidence.text_scores, "map_max": maps.amax(dim=(1, 2))})
 
-    def _combined(self, evidence: Evidence) -> Tensor:
+    def _combined(self, evidence: Evidence, typical_max: Tensor | None = None) -> Tensor:
         if evidence.memory_maps is None:
             return evidence.adapter_maps
+        if self.memory_calibrated:
+            assert typical_max is not None, "where there is a memory, its maxima over the references are known"
+            calibrated = hill(evidence.memory_maps, typical_max.reshape(-1, 1, 1), MAP_EXPONENT)
+            return torch.lerp(evidence.adapter_maps, self.adapter.num_maps * calibrated, self.memory_weight)
         return evidence.adapter_maps + self.memory_weight * evidence.memory_maps
 
     def _score_maxima(self, evidence: Evidence) -> Tensor:

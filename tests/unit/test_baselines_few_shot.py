@@ -9,12 +9,13 @@ from safetensors.torch import save_file
 from scipy.spatial.distance import mahalanobis
 from torch.testing import assert_close
 
-from models.baselines.padim import Gaussians, PaDiM
+from models.baselines.padim import PaDiM
 from models.baselines.patchcore import PatchCore
-from models.baselines.patches import upsampled
 from models.baselines.spade import SPADE
 from models.baselines.timm_backbone import load_timm_backbone
+from models.clip_adapter.place_memory import Gaussians
 from models.errors import ModelInputError
+from models.maps import upsampled
 from tests.unit.baseline_stand_ins import small_resnet
 
 

@@ -9,8 +9,9 @@ from torch.testing import assert_close
 
 from models.baselines.coreset import greedy_coreset
 from models.baselines.patchcore import locally_aware, reweighted
-from models.baselines.patches import blurred, check_stages, near_own_place, nearest
+from models.baselines.patches import check_stages, near_own_place, nearest
 from models.errors import ModelInputError
+from models.maps import blurred
 from tests.unit.baseline_stand_ins import small_resnet
 
 

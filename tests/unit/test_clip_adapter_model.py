@@ -159,6 +159,7 @@ def test_images_and_references_of_another_shape_are_refused():
     [
         ("map_weight", 1.5),
         ("map_top_share", -0.1),
+        ("memory_kind", "far"),
         ("memory_stages", [3]),
         ("memory_stages", []),
         ("memory_stages", [1, 1]),

@@ -26,6 +26,9 @@ MODELS: dict[str, Callable[[], AnomalyModel]] = {
         small_model, "vit", map_weight=0.5, map_top_share=0.01, memory_stages=[2, 4], memory_smoothing=3,
         memory_score_map="memory",
     ),
+    "clip_adapter_places": partial(
+        small_model, "resnet", memory_kind="place", memory_calibrated=True, memory_weight=0.5, memory_score_map="memory"
+    ),
     "saa_plus": partial(small_saa, score_saliency=0.5),
     "saa_plus_released": partial(small_saa, rules="released", score_saliency=0.5, dense_saliency=0.1),
     **BASELINES,
@@ -33,7 +36,7 @@ MODELS: dict[str, Callable[[], AnomalyModel]] = {
 ONE_TRACK = {"patchcore": FEW_SHOT, "padim": FEW_SHOT, "spade": FEW_SHOT, "utad": ZERO_SHOT, "clipseg": ZERO_SHOT}
 """By the beginning of a model's name; all others serve both tracks."""
 LEARNS_NOTHING = ("random",)
-CALIBRATES_MAPS = ("ensemble",)
+CALIBRATES_MAPS = ("ensemble", "clip_adapter_places")
 """On all references, so that a reference left out is not quite as if it had never been there."""
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
