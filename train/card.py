@@ -59,8 +59,9 @@ def card(header: AdapterHeader, rows: Sequence[dict[str, Any]], validation: str)
 
 A CLIP of open_clip's own classes (ResNet image tower, text transformer; `tiny_clip.json`) and an adapter that reads its
 stages together (`models/clip_adapter/context_adapter.py`): how a place deviates from its image, how dense its like is
-in it, and with references how far the nearest of them is. Trained on rendered pictures alone:
-{", ".join(header.trained_on)}. No photograph, real defect or downloaded weight was used, so they are free of the
+in it, and with references how far the nearest of them is. With references a Gaussian for every place, after PaDiM
+(`models/clip_adapter/place_memory.py`), has half of the map and 30 % of the image score. Trained on rendered pictures
+alone: {", ".join(header.trained_on)}. No photograph, real defect or downloaded weight was used, so they are free of the
 licences of the field's data sets.
 
 | file | size |
@@ -79,9 +80,9 @@ noise and coarse sampling vary as they do on good parts, and foreign or shifted 
 DRAEM and NSA do. In half of the batches every picture has one or two other scenes of its product as references.
 
 **Chosen on** the synthetic validation categories, which share no category with the source: the input size, mirrored
-views, comparing an image with its own mirror images and the rest of `conf/weights/tiny.yaml`. Nothing was chosen on
-the target categories or on photographs. The text tower was taught to keep "flawless" from "damaged" whatever the
-product's name, so a new name carries little information.
+views, comparing an image with its own mirror images, the Gaussians and the rest of `conf/weights/tiny.yaml`. Nothing
+was chosen on the target categories or on photographs. The text tower was taught to keep "flawless" from "damaged"
+whatever the product's name, so a new name carries little information.
 
 Decision threshold on the image score: {header.image_threshold:.4f}
 ({header.threshold_source}).
