@@ -54,9 +54,21 @@ class Evidence:
     memory_maps: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """What references say of a memory, each () or (B,): its map's typical maximum mu, and its share of the map."""
+
+    typical_max: Tensor
+    share: Tensor
+
+    def to(self, device: torch.device) -> "Calibration":
+        """On another device."""
+        return Calibration(self.typical_max.to(device), self.share.to(device))
+
+
 @dataclass
 class Fitted:
-    """What was learnt of a category: its memory, the references' own leave-one-out evidence and map maximum.
+    """What was learnt of a category: its memory, the references' own leave-one-out evidence and what that says.
 
     `references` is what an adapter that compares with references keeps of them, for each way of looking; there is no
     memory where it has no weight.
@@ -65,7 +77,7 @@ class Fitted:
     memory: CategoryMemory | PlaceMemory | None
     references: list[References | None]
     evidence: Evidence
-    typical_max: Tensor | None
+    calibration: Calibration | None
 
 
 class ClipAdapter(AnomalyModel):
@@ -85,7 +97,8 @@ class ClipAdapter(AnomalyModel):
         memory_stages: stages whose tokens are remembered; all of the backbone's by default, as published.
         memory_weight: weight of the memory map beside the zero-shot map; 1 as published.
         memory_calibrated: the memory map goes through m^2 / (m^2 + mu^2) first, and `memory_weight` (at most 1) is its
-            share of the map; else it is added as it is, as published. Needs `memory_score_map` "memory".
+            share of the map, by place no more than the references are aligned (`PlaceMemory.alignment`); else it is
+            added as it is, as published. Needs `memory_score_map` "memory".
         memory_smoothing: side in tokens (odd) of the window averaged before remembering; 1 as published. Of the
             nearest token alone.
         memory_score_weight: share of the calibrated map maximum in the few-shot image score.
@@ -170,12 +183,16 @@ class ClipAdapter(AnomalyModel):
             parts.append(self._evidence_beside(view, [category] * len(references), left_out))
             kept.append(known)
         evidence = _averaged(parts)
-        typical_max = None
+        calibration = None
         if memory is not None:
             maps = [memory.maps(views[0][i : i + 1], leave_out=i) for i in range(len(references))]
             evidence.memory_maps = torch.cat(maps)
+            share = (
+                min(self.memory_weight, memory.alignment()) if isinstance(memory, PlaceMemory) else self.memory_weight
+            )
             typical_max = self._score_maxima(evidence).mean()
-        self._fitted[category] = Fitted(memory, kept, evidence, typical_max)
+            calibration = Calibration(typical_max, typical_max.new_tensor(share))
+        self._fitted[category] = Fitted(memory, kept, evidence, calibration)
 
     @torch.no_grad()
     def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
@@ -201,7 +218,7 @@ class ClipAdapter(AnomalyModel):
     def reference_prediction(self, category: str) -> Prediction:
         """The K references of a category, each scored with its own tokens left out of the banks."""
         fitted = self._fitted_category(category)
-        return self._prediction(fitted.evidence, fitted.typical_max)
+        return self._prediction(fitted.evidence, fitted.calibration)
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
@@ -251,7 +268,8 @@ class ClipAdapter(AnomalyModel):
         if self.memory_kind == "place":
             label = "Mahalanobis distance to the references' tokens of the same place"
         if self.memory_calibrated:
-            label = f"m^{MAP_EXPONENT:g} / (m^{MAP_EXPONENT:g} + mu^{MAP_EXPONENT:g}) as a share, m the {label}"
+            share = "a share, at most the references' alignment" if self.memory_kind == "place" else "a share"
+            label = f"m^{MAP_EXPONENT:g} / (m^{MAP_EXPONENT:g} + mu^{MAP_EXPONENT:g}) as {share}, m the {label}"
         return f"{label}, stages {stages}"
 
     def _few_shot_bound(self) -> dict[str, float]:
@@ -350,32 +368,34 @@ class ClipAdapter(AnomalyModel):
 
     def _with_memory(
         self, evidence: Evidence, features: ImageFeatures, fitted: Sequence[Fitted]
-    ) -> tuple[Evidence, Tensor | None]:
-        """Each image against the memory of its own category, and what maximum is typical there."""
-        maps, typical = [], []
+    ) -> tuple[Evidence, Calibration | None]:
+        """Each image against the memory of its own category, and what its references say of that."""
+        maps, typical, shares = [], [], []
         for i, known in enumerate(fitted):
-            if known.memory is None or known.typical_max is None:
+            if known.memory is None or known.calibration is None:
                 return evidence, None
             maps.append(known.memory.maps(features[i : i + 1]))
-            typical.append(known.typical_max)
+            typical.append(known.calibration.typical_max)
+            shares.append(known.calibration.share)
         evidence.memory_maps = torch.cat(maps)
-        return evidence, torch.stack(typical)
+        return evidence, Calibration(torch.stack(typical), torch.stack(shares))
 
-    def _prediction(self, evidence: Evidence, typical_max: Tensor | None = None) -> Prediction:
-        maps = self._combined(evidence, typical_max)
+    def _prediction(self, evidence: Evidence, calibration: Calibration | None = None) -> Prediction:
+        maps = self._combined(evidence, calibration)
         scores = self._zero_shot_scores(evidence)
-        if typical_max is not None:
-            calibrated = hill(self._score_maxima(evidence), typical_max, self.calibration_exponent)
+        if calibration is not None:
+            calibrated = hill(self._score_maxima(evidence), calibration.typical_max, self.calibration_exponent)
             scores = torch.lerp(scores, calibrated, self.memory_score_weight)
         return Prediction(maps, scores, {"text_score": evidence.text_scores, "map_max": maps.amax(dim=(1, 2))})
 
-    def _combined(self, evidence: Evidence, typical_max: Tensor | None = None) -> Tensor:
+    def _combined(self, evidence: Evidence, calibration: Calibration | None = None) -> Tensor:
         if evidence.memory_maps is None:
             return evidence.adapter_maps
         if self.memory_calibrated:
-            assert typical_max is not None, "where there is a memory, its maxima over the references are known"
-            calibrated = hill(evidence.memory_maps, typical_max.reshape(-1, 1, 1), MAP_EXPONENT)
-            return torch.lerp(evidence.adapter_maps, self.adapter.num_maps * calibrated, self.memory_weight)
+            assert calibration is not None, "where there is a memory, it was calibrated on the references"
+            typical, share = (each.reshape(-1, 1, 1) for each in (calibration.typical_max, calibration.share))
+            calibrated = hill(evidence.memory_maps, typical, MAP_EXPONENT)
+            return torch.lerp(evidence.adapter_maps, self.adapter.num_maps * calibrated, share)
         return evidence.adapter_maps + self.memory_weight * evidence.memory_maps
 
     def _score_maxima(self, evidence: Evidence) -> Tensor:
@@ -410,9 +430,9 @@ class ClipAdapter(AnomalyModel):
         self._texts.clear()
         device = next(self.adapter.parameters()).device
         for fitted in self._fitted.values():
-            if fitted.memory is not None and fitted.typical_max is not None:
+            if fitted.memory is not None and fitted.calibration is not None:
                 fitted.memory.to(device)
-                fitted.typical_max = fitted.typical_max.to(device)
+                fitted.calibration = fitted.calibration.to(device)
             for name, tensor in vars(fitted.evidence).items():
                 setattr(fitted.evidence, name, None if tensor is None else tensor.to(device))
             fitted.references = [known if known is None else known.to(device) for known in fitted.references]

@@ -74,6 +74,7 @@ class PlaceMemory:
     ):
         self.positions = tuple(positions)
         self.size = size
+        self._grid = features.grids[self.positions[0]]
         self._tokens = self._joined(features)
         self._mirrored = None if mirrored is None else self._joined(mirrored)
         self._gaussians = Gaussians.of(self._tokens, REGULARISATION)
@@ -85,7 +86,24 @@ class PlaceMemory:
         is compared with its own mirror image.
         """
         distance = self._without(leave_out).distance(self._joined(features))
-        return upsampled(distance, features.grids[self.positions[0]], self.size, SIGMA)
+        return upsampled(distance, self._grid, self.size, SIGMA)
+
+    def alignment(self) -> float:
+        """How far the references are alike place by place: about 0 for textures, towards 1 for parts that lie alike.
+
+        1 less the mean distance of references, each left out, over that of the same moved by half the image (across,
+        down, both); from 0 to 1.
+        """
+        height, width = self._grid
+        moves = ((height // 2, 0), (0, width // 2), (height // 2, width // 2))
+        own, moved = [], []
+        for i in range(len(self._tokens)):
+            others, tokens = self._without(i), self._tokens[i : i + 1]
+            places = tokens.unflatten(1, self._grid)
+            own.append(others.distance(tokens).mean())
+            moved += [others.distance(places.roll(move, (1, 2)).flatten(1, 2)).mean() for move in moves]
+        apart = float(torch.stack(moved).mean())
+        return min(max(1 - float(torch.stack(own).mean()) / apart, 0.0), 1.0) if apart > 0 else 0.0
 
     def to(self, device: torch.device) -> None:
         """Move what is remembered."""
@@ -103,10 +121,9 @@ class PlaceMemory:
 
     def _joined(self, features: ImageFeatures) -> Tensor:
         """The stages' tokens, each of length 1, on the grid of the first by the nearest value: (B, P, C)."""
-        grid = features.grids[self.positions[0]]
         stages = []
         for position in self.positions:
             tokens = F.normalize(features.stages[position], dim=-1)
             maps = tokens.transpose(1, 2).unflatten(2, features.grids[position])
-            stages.append(F.interpolate(maps, grid, mode="nearest"))
+            stages.append(F.interpolate(maps, self._grid, mode="nearest"))
         return torch.cat(stages, dim=1).flatten(2).transpose(1, 2)

@@ -79,12 +79,32 @@ def test_a_calibrated_map_joins_by_its_share(kind, shots):
     memory, known = fitted.memory.maps(features), model.backbone.encode_image(references)
     mu = torch.cat([fitted.memory.maps(known[i : i + 1], leave_out=i) for i in range(shots)]).amax(dim=(1, 2)).mean()
     got = model.predict(images, ["nut"] * 2)
-    share = memory**2 / (memory**2 + mu**2)
-    assert_close(got.anomaly_maps, 0.7 * zero_shot.anomaly_maps + 0.3 * 3 * share, rtol=1e-4, atol=1e-5)
+    share = 0.3 if kind == "nearest" else min(0.3, fitted.memory.alignment())
+    calibrated = 3 * memory**2 / (memory**2 + mu**2)
+    assert_close(got.anomaly_maps, (1 - share) * zero_shot.anomaly_maps + share * calibrated, rtol=1e-4, atol=1e-5)
     m = memory.amax(dim=(1, 2))
     assert_close(got.image_scores, 0.75 * zero_shot.image_scores + 0.25 * m**4 / (m**4 + mu**4), rtol=1e-4, atol=1e-5)
     assert got.anomaly_maps.max() <= model.protocol["few_shot_map_bound"] == 3
-    assert "as a share" in model.protocol["few_shot_map"]
+    assert ("references' alignment" in model.protocol["few_shot_map"]) == (kind == "place")
+
+
+def test_alignment_tells_parts_that_lie_alike_from_textures():
+    generator = torch.Generator().manual_seed(0)
+    part, noise = torch.randn(1, 24, 8, generator=generator), torch.randn(4, 24, 8, generator=generator)
+
+    def alignment(tokens, mirrored=None):
+        embedding = torch.zeros(len(tokens), 2)
+        features = ImageFeatures(embedding, (tokens,), ((4, 6),))
+        other = None if mirrored is None else ImageFeatures(embedding, (mirrored,), ((4, 6),))
+        return PlaceMemory(features, (0,), 24, other).alignment()
+
+    assert alignment(part.repeat(4, 1, 1)) == pytest.approx(1, abs=0.01)
+    assert alignment(noise) < 0.1
+    assert 0.5 < alignment(part + 0.2 * noise) < 0.95
+    assert alignment(part, part) == pytest.approx(1, abs=0.01)
+    assert alignment(noise[:1], noise[1:2]) < 0.1
+    flat = torch.ones(3, 24, 8)
+    assert alignment(flat) == 0
 
 
 def test_the_protocol_says_what_is_measured_and_gives_no_bound_that_is_none():
