@@ -29,7 +29,7 @@ from models.clip_adapter.checkpoint import check_adapter_fits
 from models.clip_adapter.context_adapter import ContextAdapter, References, difference_of
 from models.clip_adapter.features import ImageFeatures
 from models.clip_adapter.memory_bank import MAX_ELEMENTS, CategoryMemory, MemoryBank
-from models.clip_adapter.place_memory import PlaceMemory
+from models.clip_adapter.place_memory import PARTS, PlaceMemory
 from models.clip_adapter.text import PromptEnsemble
 from models.errors import ModelInputError
 
@@ -97,7 +97,7 @@ class ClipAdapter(AnomalyModel):
         memory_stages: stages whose tokens are remembered; all of the backbone's by default, as published.
         memory_weight: weight of the memory map beside the zero-shot map; 1 as published.
         memory_calibrated: the memory map goes through m^2 / (m^2 + mu^2) first, and `memory_weight` (at most 1) is its
-            share of the map, by place no more than the references are aligned (`PlaceMemory.alignment`); else it is
+            share of the map, by place no more than the references are aligned (`PlaceMemory.left_out`); else it is
             added as it is, as published. Needs `memory_score_map` "memory".
         memory_smoothing: side in tokens (odd) of the window averaged before remembering; 1 as published. Of the
             nearest token alone.
@@ -185,11 +185,12 @@ class ClipAdapter(AnomalyModel):
         evidence = _averaged(parts)
         calibration = None
         if memory is not None:
-            maps = [memory.maps(views[0][i : i + 1], leave_out=i) for i in range(len(references))]
-            evidence.memory_maps = torch.cat(maps)
-            share = (
-                min(self.memory_weight, memory.alignment()) if isinstance(memory, PlaceMemory) else self.memory_weight
-            )
+            share = self.memory_weight
+            if isinstance(memory, PlaceMemory):
+                evidence.memory_maps, alignment = memory.left_out(views[0])
+                share = min(share, alignment)
+            else:
+                evidence.memory_maps = memory.left_out(views[0])
             typical_max = self._score_maxima(evidence).mean()
             calibration = Calibration(typical_max, typical_max.new_tensor(share))
         self._fitted[category] = Fitted(memory, kept, evidence, calibration)
@@ -257,10 +258,16 @@ class ClipAdapter(AnomalyModel):
             "map_bound": self.adapter.num_maps,
             **self._few_shot_bound(),
             "image_score": f"zero-shot: {zero_shot}; with references: {few_shot_score}",
-            "few_shot_calibration": "mu is the mean of m over the references, each left out of the memory; a single "
-            + ("reference beside its mirror image" if self.memory_kind == "place" else
-               f"reference without a window of {self.own_window:g} of the side around each token"),
-        }  # fmt: skip
+            "few_shot_calibration": f"mu is the mean of m over the references, {self._left_out_label()}",
+        }
+
+    def _left_out_label(self) -> str:
+        if self.memory_kind == "place":
+            return f"each left out of the memory, or one of {PARTS} parts of them; a single one beside its mirror image"
+        return (
+            "each left out of the memory; a single reference without a window of "
+            f"{self.own_window:g} of the side around each token"
+        )
 
     def _memory_label(self) -> str:
         stages = " ".join(map(str, self.memory_stages))

@@ -17,6 +17,9 @@ from models.maps import upsampled
 REGULARISATION = 0.01
 SIGMA = 4.0
 """Of the map's Gaussian in pixels of the model's input. Both are PaDiM's."""
+PARTS = 8
+"""Into how many parts references are split of which each is left out once; fewer references are left out one by one."""
+PLACES_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class Gaussians:
         mean = tokens.mean(dim=0)
         centred = (tokens - mean).transpose(0, 1).contiguous()
         count = tokens.shape[0]
-        gram = centred.double() @ centred.double().transpose(1, 2)
+        doubles = (part.double() for part in centred.split(PLACES_AT_ONCE))
+        gram = torch.cat([part @ part.transpose(1, 2) for part in doubles])
         ridge = max(count - 1, 1) * regularisation * torch.eye(count, device=tokens.device, dtype=torch.float64)
         return Gaussians(mean, centred, torch.linalg.inv(gram + ridge), regularisation)
 
@@ -66,7 +70,7 @@ class PlaceMemory:
         features: of K references.
         positions: of the stages in `ImageFeatures.stages`; they are joined on the grid of the first.
         size: side of the maps in pixels.
-        mirrored: of a single reference, its mirror image's: what it is compared with itself.
+        mirrored: of the mirror image of a single reference, for `left_out`.
     """
 
     def __init__(
@@ -75,49 +79,44 @@ class PlaceMemory:
         self.positions = tuple(positions)
         self.size = size
         self._grid = features.grids[self.positions[0]]
-        self._tokens = self._joined(features)
-        self._mirrored = None if mirrored is None else self._joined(mirrored)
-        self._gaussians = Gaussians.of(self._tokens, REGULARISATION)
+        self._gaussians = Gaussians.of(self._joined(features), REGULARISATION)
+        self._mirrored = None if mirrored is None else Gaussians.of(self._joined(mirrored), REGULARISATION)
 
-    def maps(self, features: ImageFeatures, leave_out: int | None = None) -> Tensor:
-        """Mahalanobis distance of B images, (B, S, S), at least 0.
+    def maps(self, features: ImageFeatures) -> Tensor:
+        """Mahalanobis distance of B images, (B, S, S), at least 0."""
+        return upsampled(self._gaussians.distance(self._joined(features)), self._grid, self.size, SIGMA)
 
-        With `leave_out`, B is 1 and the image is that reference: it has no part in the Gaussians; the only reference
-        is compared with its own mirror image.
+    def left_out(self, features: ImageFeatures) -> tuple[Tensor, float]:
+        """The maps of the references themselves, (K, S, S), and how far they are alike place by place.
+
+        They have no part in the Gaussians that they are compared with: each is left out, or with more than `PARTS` of
+        them each part in turn; a single one is compared with its mirror image. The second value, from 0 to 1, is about
+        0 for textures and towards 1 for parts that lie alike: 1 less the mean distance over that of the same references
+        moved by half the image (across, down, both).
         """
-        distance = self._without(leave_out).distance(self._joined(features))
-        return upsampled(distance, self._grid, self.size, SIGMA)
-
-    def alignment(self) -> float:
-        """How far the references are alike place by place: about 0 for textures, towards 1 for parts that lie alike.
-
-        1 less the mean distance of references, each left out, over that of the same moved by half the image (across,
-        down, both); from 0 to 1.
-        """
+        tokens = self._joined(features)
         height, width = self._grid
         moves = ((height // 2, 0), (0, width // 2), (height // 2, width // 2))
         own, moved = [], []
-        for i in range(len(self._tokens)):
-            others, tokens = self._without(i), self._tokens[i : i + 1]
-            places = tokens.unflatten(1, self._grid)
-            own.append(others.distance(tokens).mean())
-            moved += [others.distance(places.roll(move, (1, 2)).flatten(1, 2)).mean() for move in moves]
-        apart = float(torch.stack(moved).mean())
-        return min(max(1 - float(torch.stack(own).mean()) / apart, 0.0), 1.0) if apart > 0 else 0.0
+        for part in torch.arange(len(tokens), device=tokens.device).chunk(PARTS):
+            others, places = self._without(part, tokens), tokens[part].unflatten(1, self._grid)
+            own.append(others.distance(tokens[part]))
+            moved += [others.distance(places.roll(move, (1, 2)).flatten(1, 2)) for move in moves]
+        distance, apart = torch.cat(own), float(torch.cat(moved).mean())
+        alignment = min(max(1 - float(distance.mean()) / apart, 0.0), 1.0) if apart > 0 else 0.0
+        return upsampled(distance, self._grid, self.size, SIGMA), alignment
 
     def to(self, device: torch.device) -> None:
         """Move what is remembered."""
-        self._tokens = self._tokens.to(device)
-        self._mirrored = None if self._mirrored is None else self._mirrored.to(device)
         self._gaussians = self._gaussians.moved(lambda tensor: tensor.to(device))
+        self._mirrored = None if self._mirrored is None else self._mirrored.moved(lambda tensor: tensor.to(device))
 
-    def _without(self, reference: int | None) -> Gaussians:
-        if reference is None:
-            return self._gaussians
+    def _without(self, part: Tensor, tokens: Tensor) -> Gaussians:
         if self._mirrored is not None:
-            return Gaussians.of(self._mirrored, REGULARISATION)
-        others = torch.cat([self._tokens[:reference], self._tokens[reference + 1 :]])
-        return Gaussians.of(others, REGULARISATION)
+            return self._mirrored
+        others = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
+        others[part] = False
+        return Gaussians.of(tokens[others], REGULARISATION)
 
     def _joined(self, features: ImageFeatures) -> Tensor:
         """The stages' tokens, each of length 1, on the grid of the first by the nearest value: (B, P, C)."""

@@ -52,12 +52,21 @@ def test_the_distance_is_that_to_the_gaussian_of_the_same_place(count):
 
 def test_a_reference_is_left_out_and_a_single_one_meets_its_mirror_image():
     references, mirrored = features_of(3, 0), features_of(1, 2)
-    memory = PlaceMemory(references, (0, 1), 24)
-    others = PlaceMemory(references[[0, 2]], (0, 1), 24)
-    assert_close(memory.maps(references[1:2], leave_out=1), others.maps(references[1:2]))
+    left_out = PlaceMemory(references, (0, 1), 24).left_out(references)[0]
+    for i, others in enumerate(([1, 2], [0, 2], [0, 1])):
+        assert_close(left_out[i : i + 1], PlaceMemory(references[others], (0, 1), 24).maps(references[[i]]))
     single = PlaceMemory(references[:1], (0, 1), 24, mirrored)
     assert_close(single.maps(references[:1]), torch.zeros(1, 24, 24), rtol=0, atol=1e-2)
-    assert_close(single.maps(references[:1], leave_out=0), PlaceMemory(mirrored, (0, 1), 24).maps(references[:1]))
+    assert_close(single.left_out(references[:1])[0], PlaceMemory(mirrored, (0, 1), 24).maps(references[:1]))
+
+
+def test_many_references_are_left_out_in_parts():
+    references = features_of(17, 0)
+    left_out = PlaceMemory(references, (0, 1), 24).left_out(references)[0]
+    first = PlaceMemory(references[slice(3, None)], (0, 1), 24).maps(references[slice(3)])  # parts of 3, the last of 2
+    last = PlaceMemory(references[slice(15)], (0, 1), 24).maps(references[slice(15, None)])
+    assert_close(left_out[:3], first)
+    assert_close(left_out[15:], last)
 
 
 def test_one_stage_alone_reads_that_stage():
@@ -77,11 +86,12 @@ def test_a_calibrated_map_joins_by_its_share(kind, shots):
     model.fit(references, "nut")
     fitted, features = model._fitted["nut"], model.backbone.encode_image(images)
     memory, known = fitted.memory.maps(features), model.backbone.encode_image(references)
-    mu = torch.cat([fitted.memory.maps(known[i : i + 1], leave_out=i) for i in range(shots)]).amax(dim=(1, 2)).mean()
+    left_out = fitted.memory.left_out(known)
+    left_out, most = (left_out, 0.3) if kind == "nearest" else (left_out[0], min(0.3, left_out[1]))
+    mu = left_out.amax(dim=(1, 2)).mean()
     got = model.predict(images, ["nut"] * 2)
-    share = 0.3 if kind == "nearest" else min(0.3, fitted.memory.alignment())
     calibrated = 3 * memory**2 / (memory**2 + mu**2)
-    assert_close(got.anomaly_maps, (1 - share) * zero_shot.anomaly_maps + share * calibrated, rtol=1e-4, atol=1e-5)
+    assert_close(got.anomaly_maps, (1 - most) * zero_shot.anomaly_maps + most * calibrated, rtol=1e-4, atol=1e-5)
     m = memory.amax(dim=(1, 2))
     assert_close(got.image_scores, 0.75 * zero_shot.image_scores + 0.25 * m**4 / (m**4 + mu**4), rtol=1e-4, atol=1e-5)
     assert got.anomaly_maps.max() <= model.protocol["few_shot_map_bound"] == 3
@@ -96,7 +106,7 @@ def test_alignment_tells_parts_that_lie_alike_from_textures():
         embedding = torch.zeros(len(tokens), 2)
         features = ImageFeatures(embedding, (tokens,), ((4, 6),))
         other = None if mirrored is None else ImageFeatures(embedding, (mirrored,), ((4, 6),))
-        return PlaceMemory(features, (0,), 24, other).alignment()
+        return PlaceMemory(features, (0,), 24, other).left_out(features)[1]
 
     assert alignment(part.repeat(4, 1, 1)) == pytest.approx(1, abs=0.01)
     assert alignment(noise) < 0.1
