@@ -64,6 +64,7 @@ class OurWinCLIP:
         self.clock, self.image_size = clock, backbone.image_size
 
     def fit(self, references: Tensor, folder: Path) -> Outputs:
+        self.model._texts.clear()  # kept from the last repeat
         text = self.clock.timed("words", self.model._text)(CATEGORY, self.clock.device)
         torch.save(F.normalize(text, dim=0).T.cpu(), folder / "text.pt")
         if len(references):

@@ -7,7 +7,8 @@ Shows that each command arrives at the printed comparison, every figure of ours 
 peak memory of the command's own process. The figures mean nothing; `--weights tiny` makes it quick. What is finished
 below --folder is found again, and a command that was stopped goes on, as for any run; --fresh begins anew.
 SAM is ViT-B unless --refiner says otherwise (published: ViT-H, with several times the cost). With --quick the detector
-sees images at 320 px (published: 800), all captions in one pass, in bfloat16, and of its boxes only the best count.
+sees images at 320 px (published: 800), all captions in one pass, in bfloat16, of its boxes only the best count, and
+several objects are compared at 256 px (published: 1024).
 Tables that share runs share them here. Other rows: --models clipseg --weights clipseg_random, --models winclip
 --weights random_vitb16_plus_240, --models utad --weights saa_random.
 """
@@ -36,10 +37,13 @@ MODELS = {"april_gan": ("clip_adapter",), "saa_report": ("saa", "saa_plus"), "sa
 """Of each paper's tables, the models that its random weights serve."""
 
 QUICK = (
-    "generator.short_side=320", "generator.joined_captions=true", "generator.box_threshold=0.25", "precision=bfloat16",
+    "weights.saa.generator.short_side=320", "weights.saa.generator.joined_captions=true",
+    "weights.saa.generator.box_threshold=0.25", "weights.saa.precision=bfloat16",
+    "model.saliency_map.several_size=256",
 )  # fmt: skip
-"""Settings of the parts of SAA+ that keep the networks and cost less: a random detector scores 400 of its 900 boxes
-above the published threshold of 0.1 whatever it is asked, and some 25 of them above this one."""
+"""Settings of SAA+ that keep the networks and cost less. A random detector scores 400 of its 900 boxes above the
+published threshold of 0.1 whatever it is asked, and some 25 of them above this one; what a random SAM outlines is half of
+the image, so that comparing several objects place by place at 1024 px takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,8 @@ def arguments_of(table: str, options: argparse.Namespace, trees: dict[str, Path]
     if options.only:
         arguments.append(f"only=[{','.join(options.only)}]")
     if weights == "saa_random":
-        chosen = [f"refiner.name={options.refiner}", *(QUICK if options.quick else ())]
-        arguments += [f"+settings.weights.saa.{setting}" for setting in chosen]
+        chosen = [f"weights.saa.refiner.name={options.refiner}", *(QUICK if options.quick else ())]
+        arguments += [f"+settings.{setting}" for setting in chosen]
     return [*arguments, *options.settings]
 
 

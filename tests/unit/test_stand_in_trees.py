@@ -79,6 +79,7 @@ def test_the_command_names_weights_data_and_folders(tmp_path):
     assert [argument for argument in quick if argument not in arguments_of("saa_report/1", options(tmp_path), {})] == [
         "+settings.weights.saa.generator.short_side=320", "+settings.weights.saa.generator.joined_captions=true",
         "+settings.weights.saa.generator.box_threshold=0.25", "+settings.weights.saa.precision=bfloat16",
+        "+settings.model.saliency_map.several_size=256",
     ]  # fmt: skip
 
 
