@@ -42,8 +42,8 @@ QUICK = (
     "model.saliency_map.several_size=256",
 )  # fmt: skip
 """Settings of SAA+ that keep the networks and cost less. A random detector scores 400 of its 900 boxes above the
-published threshold of 0.1 whatever it is asked, and some 25 of them above this one; what a random SAM outlines is half of
-the image, so that comparing several objects place by place at 1024 px takes minutes."""
+published threshold of 0.1 whatever it is asked, and some 25 of them above this one; what a random SAM outlines is
+large, so that comparing several objects place by place at 1024 px takes minutes."""
 
 
 @dataclass(frozen=True)
