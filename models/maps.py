@@ -23,3 +23,9 @@ def blurred(maps: Tensor, sigma: float) -> Tensor:
     kernel = kernel / kernel.sum()
     across = F.conv2d(F.pad(maps, (radius, radius, 0, 0), mode="reflect"), kernel.view(1, 1, 1, -1))
     return F.conv2d(F.pad(across, (0, 0, radius, radius), mode="reflect"), kernel.view(1, 1, -1, 1))
+
+
+def hill(values: Tensor, half: Tensor, exponent: float) -> Tensor:
+    """values^k / (values^k + half^k) for values >= 0: 0 at 0, 0.5 where a value equals `half`, towards 1 beyond."""
+    tiny = torch.finfo(values.dtype).tiny
+    return torch.sigmoid(exponent * (values.clamp(min=tiny).log() - half.clamp(min=tiny).log()))

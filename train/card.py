@@ -60,9 +60,10 @@ def card(header: AdapterHeader, rows: Sequence[dict[str, Any]], validation: str)
 A CLIP of open_clip's own classes (ResNet image tower, text transformer; `tiny_clip.json`) and an adapter that reads its
 stages together (`models/clip_adapter/context_adapter.py`): how a place deviates from its image, how dense its like is
 in it, and with references how far the nearest of them is. With references a Gaussian for every place, after PaDiM
-(`models/clip_adapter/place_memory.py`), has up to 60 % of the map, as far as the references are alike place by place,
-and 30 % of the image score. Trained on rendered pictures alone: {", ".join(header.trained_on)}. No photograph, real
-defect or downloaded weight was used, so they are free of the licences of the field's data sets.
+(`models/clip_adapter/place_memory.py`), has up to 60 % of the map, as far as the references are alike place by place;
+the nearest token has 30 % of the image score. Trained on rendered pictures alone:
+{", ".join(header.trained_on)}. No photograph, real defect or downloaded weight was used, so they are free of the
+licences of the field's data sets.
 
 | file | size |
 | --- | ---: |

@@ -27,8 +27,8 @@ from models.baselines.by_category import (
     checked,
     refuse,
 )
-from models.clip_adapter.model import hill
 from models.errors import ModelInputError
+from models.maps import hill
 from models.saa.preprocess import KeepSize
 
 

@@ -118,10 +118,6 @@ class CategoryMemory:
             total += F.interpolate(distance[:, None], size=size, mode="bilinear", align_corners=True)[:, 0]
         return total
 
-    def left_out(self, features: ImageFeatures) -> Tensor:
-        """The maps of the K references themselves, each without its own tokens: (K, S, S)."""
-        return torch.cat([self.maps(features[i : i + 1], leave_out=i) for i in range(len(features.embedding))])
-
     def to(self, device: torch.device) -> None:
         """Move all banks."""
         for bank in self.banks:

@@ -9,9 +9,8 @@ Workshop Challenge Tracks 1&2 (arXiv 2305.17382). Maps are the published ones. D
   `text_score` and `map_max` let the published test-set scaling be applied outside.
 * An adapter may be trained on how tokens deviate from their image instead of on the tokens (`deviations`), or read all
   stages and the references together and give the image score as well (`ContextAdapter`).
-* Options, off by default: a Gaussian for every place in place of the nearest token (`memory_kind`), a memory map that
-  is calibrated as the score is before it joins (`memory_calibrated`), the zero-shot score sees the map, smoothed memory
-  tokens, a choice of memory stages and weight, defects named in words, clean category names.
+* Options, off by default: a Gaussian for every place of the references (`place_weight`), the zero-shot score sees the
+  map, smoothed memory tokens, a choice of memory stages and weight, defects named in words, clean category names.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,13 +28,12 @@ from models.clip_adapter.checkpoint import check_adapter_fits
 from models.clip_adapter.context_adapter import ContextAdapter, References, difference_of
 from models.clip_adapter.features import ImageFeatures
 from models.clip_adapter.memory_bank import MAX_ELEMENTS, CategoryMemory, MemoryBank
-from models.clip_adapter.place_memory import PARTS, PlaceMemory
+from models.clip_adapter.place_memory import EXPONENT, PARTS, PlaceMemory
 from models.clip_adapter.text import PromptEnsemble
 from models.errors import ModelInputError
+from models.maps import hill
 
 REFERENCES_AT_ONCE = 8
-MAP_EXPONENT = 2.0
-"""k of m^k / (m^k + mu^k) of a calibrated memory map's pixels."""
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-1, -2))
 """Axes of an image that are turned round; the second is what `mirrored` looks at."""
 
@@ -45,39 +43,31 @@ class Evidence:
     """What is known of B images before it is made into a score.
 
     `text_scores` (B,) in [0, 1]; `adapter_maps` (B, S, S) in [0, number of the adapter's maps]; `learned_scores` (B,)
-    in [0, 1] of an adapter that gives them; `memory_maps` (B, S, S) >= 0, or None without references.
+    in [0, 1] of an adapter that gives them; `memory_maps` (B, S, S) >= 0, or None without references; `place_maps`
+    (B, S, S) in [0, 1] and what share of the map they have, `place_shares` (B,), or None without Gaussians.
     """
 
     text_scores: Tensor
     adapter_maps: Tensor
     learned_scores: Tensor | None = None
     memory_maps: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What references say of a memory, each () or (B,): its map's typical maximum mu, and its share of the map."""
-
-    typical_max: Tensor
-    share: Tensor
-
-    def to(self, device: torch.device) -> "Calibration":
-        """On another device."""
-        return Calibration(self.typical_max.to(device), self.share.to(device))
+    place_maps: Tensor | None = None
+    place_shares: Tensor | None = None
 
 
 @dataclass
 class Fitted:
-    """What was learnt of a category: its memory, the references' own leave-one-out evidence and what that says.
+    """What was learnt of a category: its banks, the references' own leave-one-out evidence and map maximum.
 
-    `references` is what an adapter that compares with references keeps of them, for each way of looking; there is no
-    memory where it has no weight.
+    `references` is what an adapter that compares with references keeps of them, for each way of looking; there are no
+    banks, and no Gaussians in `places`, where they have no weight.
     """
 
-    memory: CategoryMemory | PlaceMemory | None
+    memory: CategoryMemory | None
+    places: PlaceMemory | None
     references: list[References | None]
     evidence: Evidence
-    calibration: Calibration | None
+    typical_max: Tensor | None
 
 
 class ClipAdapter(AnomalyModel):
@@ -92,23 +82,19 @@ class ClipAdapter(AnomalyModel):
         map_weight: share of the zero-shot map in the zero-shot image score; 0 as published. Has no meaning for an
             adapter that gives the image score itself.
         map_top_share: the map enters by the mean of this share of its highest pixels; 0 for its maximum.
-        memory_kind: "nearest", the distance to the nearest reference token anywhere, as published; or "place", the
-            Mahalanobis distance to the Gaussian of the references' tokens at the same place.
         memory_stages: stages whose tokens are remembered; all of the backbone's by default, as published.
         memory_weight: weight of the memory map beside the zero-shot map; 1 as published.
-        memory_calibrated: the memory map goes through m^2 / (m^2 + mu^2) first, and `memory_weight` (at most 1) is its
-            share of the map, by place no more than the references are aligned (`PlaceMemory.left_out`); else it is
-            added as it is, as published. Needs `memory_score_map` "memory".
-        memory_smoothing: side in tokens (odd) of the window averaged before remembering; 1 as published. Of the
-            nearest token alone.
+        memory_smoothing: side in tokens (odd) of the window averaged before remembering; 1 as published.
+        place_weight: largest share of the map that `PlaceMemory` has, the Gaussians of the references' places; a
+            category's is at most their alignment.
+        place_stages: stages whose tokens it reads; all of the backbone's by default.
         memory_score_weight: share of the calibrated map maximum in the few-shot image score.
         memory_score_map: which map's maximum m is calibrated: "combined", as published, or "memory" alone.
         calibration_exponent: k of m^k / (m^k + mu^k), mu being the references' typical leave-one-out maximum.
         mirrored: each image is looked at mirrored as well, and what both say is averaged; not the memory map.
         own_mirrors: an image without references is compared with its own mirror images (left to right, top to bottom,
             both). Has no meaning for an adapter that does not compare.
-        own_window: with one reference, it is scored against itself without a window of this share of the side; by
-            place, against its mirror image.
+        own_window: with one reference, it is scored against itself without a window of this share of the side.
         max_elements: largest similarity matrix held at a time, in elements.
     """
 
@@ -123,11 +109,11 @@ class ClipAdapter(AnomalyModel):
         score_gate: float = 0.0,
         map_weight: float = 0.0,
         map_top_share: float = 0.0,
-        memory_kind: Literal["nearest", "place"] = "nearest",
         memory_stages: Sequence[int] | None = None,
         memory_weight: float = 1.0,
-        memory_calibrated: bool = False,
         memory_smoothing: int = 1,
+        place_weight: float = 0.0,
+        place_stages: Sequence[int] | None = None,
         memory_score_weight: float = 0.5,
         memory_score_map: Literal["combined", "memory"] = "combined",
         calibration_exponent: float = 4.0,
@@ -147,8 +133,9 @@ class ClipAdapter(AnomalyModel):
         self.score_gate = _checked("score_gate", score_gate, score_gate >= 0, "at least 0")
         self.map_weight = _checked("map_weight", map_weight, 0 <= map_weight <= 1, "between 0 and 1")
         self.map_top_share = _checked("map_top_share", map_top_share, 0 <= map_top_share <= 1, "between 0 and 1")
-        self.memory_kind = _checked("memory_kind", memory_kind, memory_kind in ("nearest", "place"), "nearest or place")
-        self.memory_stages = self._checked_memory_stages(memory_stages)
+        self.memory_stages = self._checked_stages("memory_stages", memory_stages)
+        self.place_stages = self._checked_stages("place_stages", place_stages)
+        self.place_weight = _checked("place_weight", place_weight, 0 <= place_weight <= 1, "between 0 and 1")
         self.memory_weight = _checked("memory_weight", memory_weight, memory_weight >= 0, "at least 0")
         odd = memory_smoothing >= 1 and memory_smoothing % 2 == 1
         self.memory_smoothing = _checked("memory_smoothing", memory_smoothing, odd, "odd, 1 or more")
@@ -156,9 +143,6 @@ class ClipAdapter(AnomalyModel):
         self.memory_score_weight = _checked("memory_score_weight", memory_score_weight, share, "between 0 and 1")
         known = memory_score_map in ("combined", "memory")
         self.memory_score_map = _checked("memory_score_map", memory_score_map, known, '"combined" or "memory"')
-        fits = not memory_calibrated or (memory_weight <= 1 and memory_score_map == "memory")
-        only = 'false, or memory_weight at most 1 and memory_score_map "memory" with it'
-        self.memory_calibrated = _checked("memory_calibrated", memory_calibrated, fits, only)
         steep = calibration_exponent > 0
         self.calibration_exponent = _checked("calibration_exponent", calibration_exponent, steep, "above 0")
         self.mirrored = mirrored
@@ -175,7 +159,7 @@ class ClipAdapter(AnomalyModel):
             raise ModelInputError(f"expected at least one reference image of {category!r}, got none")
         references = stacked(references)
         views = self._views(references.split(REFERENCES_AT_ONCE))
-        memory = self._remember(views[0], references) if self.memory_weight or self.memory_score_weight else None
+        memory = self._remember(views[0]) if self.memory_weight or self.memory_score_weight else None
         kept, parts = [], []
         for view in views:
             known = self.adapter.remember(view) if isinstance(self.adapter, ContextAdapter) else None
@@ -183,17 +167,16 @@ class ClipAdapter(AnomalyModel):
             parts.append(self._evidence_beside(view, [category] * len(references), left_out))
             kept.append(known)
         evidence = _averaged(parts)
-        calibration = None
+        typical_max = None
         if memory is not None:
-            share = self.memory_weight
-            if isinstance(memory, PlaceMemory):
-                evidence.memory_maps, alignment = memory.left_out(views[0])
-                share = min(share, alignment)
-            else:
-                evidence.memory_maps = memory.left_out(views[0])
+            maps = [memory.maps(views[0][i : i + 1], leave_out=i) for i in range(len(references))]
+            evidence.memory_maps = torch.cat(maps)
+        places = self._remember_places(views[0], references) if self.place_weight else None
+        if places is not None:
+            evidence.place_maps, evidence.place_shares = places.left_out, self._shares([places] * len(references))
+        if memory is not None:
             typical_max = self._score_maxima(evidence).mean()
-            calibration = Calibration(typical_max, typical_max.new_tensor(share))
-        self._fitted[category] = Fitted(memory, kept, evidence, calibration)
+        self._fitted[category] = Fitted(memory, places, kept, evidence, typical_max)
 
     @torch.no_grad()
     def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
@@ -219,7 +202,7 @@ class ClipAdapter(AnomalyModel):
     def reference_prediction(self, category: str) -> Prediction:
         """The K references of a category, each scored with its own tokens left out of the banks."""
         fitted = self._fitted_category(category)
-        return self._prediction(fitted.evidence, fitted.calibration)
+        return self._prediction(fitted.evidence, fitted.typical_max)
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
@@ -235,7 +218,17 @@ class ClipAdapter(AnomalyModel):
         if isinstance(self.adapter, ContextAdapter):
             few_shot_map = "the adapter's map, which has compared with the references"
         if self.memory_weight:
-            few_shot_map += f" + {self.memory_weight:g} x {self._memory_label()}"
+            few_shot_map += (
+                f" + {self.memory_weight:g} x sum of 1 - cosine to the nearest reference token (Eq. 4), stages "
+                f"{' '.join(map(str, self.memory_stages))}, smoothing {self.memory_smoothing}"
+            )
+        if self.place_weight:
+            k = EXPONENT
+            few_shot_map += (
+                f"; d^{k:g} / (d^{k:g} + mu^{k:g}) has a share of {self.place_weight:g}, at most the references' "
+                "alignment, d the Mahalanobis distance to their tokens of the same place, stages "
+                f"{' '.join(map(str, self.place_stages))}, mu from references left out, at most {PARTS} times"
+            )
         if share:
             few_shot_score = (
                 f"{1 - share:g} zero-shot + {share:g} m^{k:g} / (m^{k:g} + mu^{k:g}), m the maximum of the "
@@ -256,35 +249,11 @@ class ClipAdapter(AnomalyModel):
             "map": self._map_label(),
             "few_shot_map": few_shot_map,
             "map_bound": self.adapter.num_maps,
-            **self._few_shot_bound(),
+            "few_shot_map_bound": self.adapter.num_maps + self.memory_weight * len(self.memory_stages),
             "image_score": f"zero-shot: {zero_shot}; with references: {few_shot_score}",
-            "few_shot_calibration": f"mu is the mean of m over the references, {self._left_out_label()}",
+            "few_shot_calibration": "mu is the mean of m over the references, each left out of the memory; a single "
+            f"reference without a window of {self.own_window:g} of the side around each token",
         }
-
-    def _left_out_label(self) -> str:
-        if self.memory_kind == "place":
-            return f"each left out of the memory, or one of {PARTS} parts of them; a single one beside its mirror image"
-        return (
-            "each left out of the memory; a single reference without a window of "
-            f"{self.own_window:g} of the side around each token"
-        )
-
-    def _memory_label(self) -> str:
-        stages = " ".join(map(str, self.memory_stages))
-        label = f"sum of 1 - cosine to the nearest reference token (Eq. 4), smoothing {self.memory_smoothing}"
-        if self.memory_kind == "place":
-            label = "Mahalanobis distance to the references' tokens of the same place"
-        if self.memory_calibrated:
-            share = "a share, at most the references' alignment" if self.memory_kind == "place" else "a share"
-            label = f"m^{MAP_EXPONENT:g} / (m^{MAP_EXPONENT:g} + mu^{MAP_EXPONENT:g}) as {share}, m the {label}"
-        return f"{label}, stages {stages}"
-
-    def _few_shot_bound(self) -> dict[str, float]:
-        """The highest that a few-shot map can be, where there is such a bound."""
-        if self.memory_calibrated or not self.memory_weight:
-            return {"few_shot_map_bound": float(self.adapter.num_maps)}
-        most = self.adapter.num_maps + self.memory_weight * len(self.memory_stages)
-        return {} if self.memory_kind == "place" else {"few_shot_map_bound": most}
 
     def _map_label(self) -> str:
         if not isinstance(self.adapter, ContextAdapter):
@@ -359,11 +328,8 @@ class ClipAdapter(AnomalyModel):
             self._texts[key] = self.prompts.text_features(self.backbone, category)
         return self._texts[key]
 
-    def _remember(self, features: ImageFeatures, references: Tensor) -> CategoryMemory | PlaceMemory:
+    def _remember(self, features: ImageFeatures) -> CategoryMemory:
         positions = [self.backbone.stages.index(stage) for stage in self.memory_stages]
-        if self.memory_kind == "place":
-            alone = self.backbone.encode_image(references.flip(-1)) if len(references) == 1 else None
-            return PlaceMemory(features, positions, self.backbone.image_size, alone)
         banks = [
             MemoryBank(
                 features.stages[position], features.grids[position], smoothing=self.memory_smoothing,
@@ -373,37 +339,48 @@ class ClipAdapter(AnomalyModel):
         ]  # fmt: skip
         return CategoryMemory(banks, positions, self.backbone.image_size)
 
+    def _remember_places(self, features: ImageFeatures, references: Tensor) -> PlaceMemory:
+        positions = [self.backbone.stages.index(stage) for stage in self.place_stages]
+        mirrored = self.backbone.encode_image(references.flip(-1)) if len(references) == 1 else None
+        return PlaceMemory(features, positions, self.backbone.image_size, mirrored)
+
+    def _shares(self, places: Sequence[PlaceMemory]) -> Tensor:
+        """What share of each image's map its category's Gaussians have, (B,)."""
+        return torch.stack([each.alignment.clamp(max=self.place_weight) for each in places])
+
     def _with_memory(
         self, evidence: Evidence, features: ImageFeatures, fitted: Sequence[Fitted]
-    ) -> tuple[Evidence, Calibration | None]:
-        """Each image against the memory of its own category, and what its references say of that."""
-        maps, typical, shares = [], [], []
+    ) -> tuple[Evidence, Tensor | None]:
+        """Each image against the banks and Gaussians of its own category, and what maximum is typical there."""
+        places = [known.places for known in fitted if known.places is not None]
+        if places:
+            evidence.place_maps = torch.cat([each.maps(features[i : i + 1]) for i, each in enumerate(places)])
+            evidence.place_shares = self._shares(places)
+        maps, typical = [], []
         for i, known in enumerate(fitted):
-            if known.memory is None or known.calibration is None:
+            if known.memory is None or known.typical_max is None:
                 return evidence, None
             maps.append(known.memory.maps(features[i : i + 1]))
-            typical.append(known.calibration.typical_max)
-            shares.append(known.calibration.share)
+            typical.append(known.typical_max)
         evidence.memory_maps = torch.cat(maps)
-        return evidence, Calibration(torch.stack(typical), torch.stack(shares))
+        return evidence, torch.stack(typical)
 
-    def _prediction(self, evidence: Evidence, calibration: Calibration | None = None) -> Prediction:
-        maps = self._combined(evidence, calibration)
+    def _prediction(self, evidence: Evidence, typical_max: Tensor | None = None) -> Prediction:
+        maps = self._combined(evidence)
         scores = self._zero_shot_scores(evidence)
-        if calibration is not None:
-            calibrated = hill(self._score_maxima(evidence), calibration.typical_max, self.calibration_exponent)
+        if typical_max is not None:
+            calibrated = hill(self._score_maxima(evidence), typical_max, self.calibration_exponent)
             scores = torch.lerp(scores, calibrated, self.memory_score_weight)
         return Prediction(maps, scores, {"text_score": evidence.text_scores, "map_max": maps.amax(dim=(1, 2))})
 
-    def _combined(self, evidence: Evidence, calibration: Calibration | None = None) -> Tensor:
-        if evidence.memory_maps is None:
-            return evidence.adapter_maps
-        if self.memory_calibrated:
-            assert calibration is not None, "where there is a memory, it was calibrated on the references"
-            typical, share = (each.reshape(-1, 1, 1) for each in (calibration.typical_max, calibration.share))
-            calibrated = hill(evidence.memory_maps, typical, MAP_EXPONENT)
-            return torch.lerp(evidence.adapter_maps, self.adapter.num_maps * calibrated, share)
-        return evidence.adapter_maps + self.memory_weight * evidence.memory_maps
+    def _combined(self, evidence: Evidence) -> Tensor:
+        maps, highest = evidence.adapter_maps, float(self.adapter.num_maps)
+        if evidence.memory_maps is not None:
+            maps = maps + self.memory_weight * evidence.memory_maps
+            highest += self.memory_weight * len(self.memory_stages)
+        if evidence.place_maps is None or evidence.place_shares is None:
+            return maps
+        return torch.lerp(maps, highest * evidence.place_maps, evidence.place_shares[:, None, None])
 
     def _score_maxima(self, evidence: Evidence) -> Tensor:
         """The m of each image, (B,)."""
@@ -426,10 +403,10 @@ class ClipAdapter(AnomalyModel):
             raise KeyError(f"expected a category with references, got {category!r}; fitted: {known}; call `fit` for it")
         return self._fitted[category]
 
-    def _checked_memory_stages(self, stages: Sequence[int] | None) -> tuple[int, ...]:
+    def _checked_stages(self, name: str, stages: Sequence[int] | None) -> tuple[int, ...]:
         chosen = self.backbone.stages if stages is None else tuple(stages)
         known = bool(chosen) and set(chosen) <= set(self.backbone.stages) and len(set(chosen)) == len(chosen)
-        return _checked("memory_stages", chosen, known, f"among the backbone's {list(self.backbone.stages)}, each once")
+        return _checked(name, chosen, known, f"among the backbone's {list(self.backbone.stages)}, each once")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move what was learnt along with the parameters (`to`, `cuda`, `cpu`)."""
@@ -437,19 +414,15 @@ class ClipAdapter(AnomalyModel):
         self._texts.clear()
         device = next(self.adapter.parameters()).device
         for fitted in self._fitted.values():
-            if fitted.memory is not None and fitted.calibration is not None:
+            if fitted.memory is not None and fitted.typical_max is not None:
                 fitted.memory.to(device)
-                fitted.calibration = fitted.calibration.to(device)
+                fitted.typical_max = fitted.typical_max.to(device)
+            if fitted.places is not None:
+                fitted.places.to(device)
             for name, tensor in vars(fitted.evidence).items():
                 setattr(fitted.evidence, name, None if tensor is None else tensor.to(device))
             fitted.references = [known if known is None else known.to(device) for known in fitted.references]
         return self
-
-
-def hill(values: Tensor, half: Tensor, exponent: float) -> Tensor:
-    """values^k / (values^k + half^k) for values >= 0: 0 at 0, 0.5 where a value equals `half`, towards 1 beyond."""
-    tiny = torch.finfo(values.dtype).tiny
-    return torch.sigmoid(exponent * (values.clamp(min=tiny).log() - half.clamp(min=tiny).log()))
 
 
 def _averaged(views: Sequence[Evidence]) -> Evidence:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.clip_adapter.features import ImageFeatures
-from models.maps import upsampled
+from models.maps import hill, upsampled
 
 REGULARISATION = 0.01
 SIGMA = 4.0
@@ -20,6 +20,8 @@ SIGMA = 4.0
 PARTS = 8
 """Into how many parts references are split of which each is left out once; fewer references are left out one by one."""
 PLACES_AT_ONCE = 256
+EXPONENT = 2.0
+"""k of d^k / (d^k + mu^k)."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,22 @@ class Gaussians:
 
 
 class PlaceMemory:
-    """The Gaussians of one category.
+    """The Gaussians of one category, calibrated on its references.
+
+    References have no part in the Gaussians that they are compared with for that: each is left out, or with more than
+    `PARTS` of them each part in turn; a single one is compared with its mirror image.
 
     Args:
         features: of K references.
         positions: of the stages in `ImageFeatures.stages`; they are joined on the grid of the first.
         size: side of the maps in pixels.
-        mirrored: of the mirror image of a single reference, for `left_out`.
+        mirrored: of the mirror image of a single reference.
+
+    Attributes:
+        alignment: how far the references are alike place by place, () in [0, 1]: about 0 for textures, towards 1 for
+            parts that lie alike. 1 less the mean distance of references left out over that of the same moved by half
+            the image (across, down, both).
+        left_out: the references' own maps, left out, (K, S, S) in [0, 1].
     """
 
     def __init__(
@@ -79,44 +90,38 @@ class PlaceMemory:
         self.positions = tuple(positions)
         self.size = size
         self._grid = features.grids[self.positions[0]]
-        self._gaussians = Gaussians.of(self._joined(features), REGULARISATION)
-        self._mirrored = None if mirrored is None else Gaussians.of(self._joined(mirrored), REGULARISATION)
+        tokens = self._joined(features)
+        self._gaussians = Gaussians.of(tokens, REGULARISATION)
+        distance, self.alignment = self._compared(tokens, None if mirrored is None else self._joined(mirrored))
+        maps = upsampled(distance, self._grid, size, SIGMA)
+        self._typical_max = maps.amax(dim=(1, 2)).mean()
+        self.left_out = hill(maps, self._typical_max, EXPONENT)
 
     def maps(self, features: ImageFeatures) -> Tensor:
-        """Mahalanobis distance of B images, (B, S, S), at least 0."""
-        return upsampled(self._gaussians.distance(self._joined(features)), self._grid, self.size, SIGMA)
-
-    def left_out(self, features: ImageFeatures) -> tuple[Tensor, float]:
-        """The maps of the references themselves, (K, S, S), and how far they are alike place by place.
-
-        They have no part in the Gaussians that they are compared with: each is left out, or with more than `PARTS` of
-        them each part in turn; a single one is compared with its mirror image. The second value, from 0 to 1, is about
-        0 for textures and towards 1 for parts that lie alike: 1 less the mean distance over that of the same references
-        moved by half the image (across, down, both).
-        """
-        tokens = self._joined(features)
-        height, width = self._grid
-        moves = ((height // 2, 0), (0, width // 2), (height // 2, width // 2))
-        own, moved = [], []
-        for part in torch.arange(len(tokens), device=tokens.device).chunk(PARTS):
-            others, places = self._without(part, tokens), tokens[part].unflatten(1, self._grid)
-            own.append(others.distance(tokens[part]))
-            moved += [others.distance(places.roll(move, (1, 2)).flatten(1, 2)) for move in moves]
-        distance, apart = torch.cat(own), float(torch.cat(moved).mean())
-        alignment = min(max(1 - float(distance.mean()) / apart, 0.0), 1.0) if apart > 0 else 0.0
-        return upsampled(distance, self._grid, self.size, SIGMA), alignment
+        """d^2 / (d^2 + mu^2) of B images, (B, S, S) in [0, 1]: d the distance, mu its typical maximum in references."""
+        maps = upsampled(self._gaussians.distance(self._joined(features)), self._grid, self.size, SIGMA)
+        return hill(maps, self._typical_max, EXPONENT)
 
     def to(self, device: torch.device) -> None:
         """Move what is remembered."""
         self._gaussians = self._gaussians.moved(lambda tensor: tensor.to(device))
-        self._mirrored = None if self._mirrored is None else self._mirrored.moved(lambda tensor: tensor.to(device))
+        self._typical_max, self.alignment = self._typical_max.to(device), self.alignment.to(device)
+        self.left_out = self.left_out.to(device)
 
-    def _without(self, part: Tensor, tokens: Tensor) -> Gaussians:
-        if self._mirrored is not None:
-            return self._mirrored
-        others = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
-        others[part] = False
-        return Gaussians.of(tokens[others], REGULARISATION)
+    def _compared(self, tokens: Tensor, mirrored: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The distances (K, P) of references left out, and their alignment."""
+        height, width = self._grid
+        moves = ((height // 2, 0), (0, width // 2), (height // 2, width // 2))
+        own, moved = [], []
+        for part in torch.arange(len(tokens), device=tokens.device).chunk(PARTS):
+            others = Gaussians.of(_without(part, tokens) if mirrored is None else mirrored, REGULARISATION)
+            places = tokens[part].unflatten(1, self._grid)
+            own.append(others.distance(tokens[part]))
+            moved += [others.distance(places.roll(move, (1, 2)).flatten(1, 2)) for move in moves]
+        distance, apart = torch.cat(own), torch.cat(moved).mean()
+        return distance, (1 - distance.mean() / apart.clamp(min=torch.finfo(apart.dtype).tiny)).clamp(0, 1) * (
+            apart > 0
+        )
 
     def _joined(self, features: ImageFeatures) -> Tensor:
         """The stages' tokens, each of length 1, on the grid of the first by the nearest value: (B, P, C)."""
@@ -126,3 +131,9 @@ class PlaceMemory:
             maps = tokens.transpose(1, 2).unflatten(2, features.grids[position])
             stages.append(F.interpolate(maps, self._grid, mode="nearest"))
         return torch.cat(stages, dim=1).flatten(2).transpose(1, 2)
+
+
+def _without(part: Tensor, tokens: Tensor) -> Tensor:
+    others = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
+    others[part] = False
+    return tokens[others]

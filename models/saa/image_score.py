@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from models.clip_adapter.model import hill
+from models.maps import hill
 
 TOP_SHARE = 0.01
 """Share of the most salient pixels whose mean counts."""

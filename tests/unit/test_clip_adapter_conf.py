@@ -117,6 +117,7 @@ def test_a_set_up_of_files_is_built_from_the_command_line(kind, tmp_path):
         "prompts.defects=[scratch]",
         "model.map_weight=0.5",
         "model.memory_stages=[2]",
+        "model.place_stages=[1]",
     )
     model = instantiate(cfg.model)
     assert isinstance(model, ClipAdapter)

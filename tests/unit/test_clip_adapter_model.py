@@ -5,9 +5,10 @@ import torch
 from torch.testing import assert_close
 
 from models.clip_adapter.adapter import random_adapter, stage_logits, stage_probabilities
-from models.clip_adapter.model import ClipAdapter, hill
+from models.clip_adapter.model import ClipAdapter
 from models.clip_adapter.text import PromptEnsemble
 from models.errors import ModelInputError
+from models.maps import hill
 from tests.unit.clip_stand_ins import PROMPTS, random_images, small_backbone, small_model
 
 IMAGES = random_images(3, 48)
@@ -159,7 +160,8 @@ def test_images_and_references_of_another_shape_are_refused():
     [
         ("map_weight", 1.5),
         ("map_top_share", -0.1),
-        ("memory_kind", "far"),
+        ("place_stages", [3]),
+        ("place_weight", 1.5),
         ("memory_stages", [3]),
         ("memory_stages", []),
         ("memory_stages", [1, 1]),

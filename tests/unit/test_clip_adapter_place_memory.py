@@ -8,12 +8,10 @@ from torch.testing import assert_close
 
 from models.clip_adapter.features import ImageFeatures
 from models.clip_adapter.place_memory import PlaceMemory
-from models.errors import ModelInputError
 from models.maps import upsampled
 from tests.unit.clip_stand_ins import random_images, small_model
 
 GRIDS = ((4, 6), (2, 3))
-MIXED = {"memory_kind": "place", "memory_calibrated": True, "memory_weight": 0.3, "memory_score_map": "memory"}
 
 
 def features_of(count, seed, grids=GRIDS):
@@ -45,28 +43,25 @@ def plain_distances(references, image):
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_distance_is_that_to_the_gaussian_of_the_same_place(count):
     references, image = features_of(count, 0), features_of(1, 1)
-    expected = plain_distances(references, image).float().flatten()[None]
-    got = PlaceMemory(references, (0, 1), 24).maps(image)
-    assert_close(got, upsampled(expected, GRIDS[0], 24, 4.0), rtol=1e-4, atol=1e-4)
-
-
-def test_a_reference_is_left_out_and_a_single_one_meets_its_mirror_image():
-    references, mirrored = features_of(3, 0), features_of(1, 2)
-    left_out = PlaceMemory(references, (0, 1), 24).left_out(references)[0]
-    for i, others in enumerate(([1, 2], [0, 2], [0, 1])):
-        assert_close(left_out[i : i + 1], PlaceMemory(references[others], (0, 1), 24).maps(references[[i]]))
-    single = PlaceMemory(references[:1], (0, 1), 24, mirrored)
-    assert_close(single.maps(references[:1]), torch.zeros(1, 24, 24), rtol=0, atol=1e-2)
-    assert_close(single.left_out(references[:1])[0], PlaceMemory(mirrored, (0, 1), 24).maps(references[:1]))
+    memory = PlaceMemory(references, (0, 1), 24, features_of(1, 2) if count == 1 else None)
+    distance = upsampled(plain_distances(references, image).float().flatten()[None], GRIDS[0], 24, 4.0)
+    if count == 1:
+        left_out = [plain_distances(features_of(1, 2), references)]
+    else:
+        left_out = [plain_distances(references[[j for j in range(3) if j != i]], references[[i]]) for i in range(3)]
+    maps = upsampled(torch.stack(left_out).float().flatten(1), GRIDS[0], 24, 4.0)
+    mu = maps.amax(dim=(1, 2)).mean()
+    assert_close(memory.maps(image), distance**2 / (distance**2 + mu**2), rtol=1e-4, atol=1e-4)
+    assert_close(memory.left_out, maps**2 / (maps**2 + mu**2), rtol=1e-4, atol=1e-4)
 
 
 def test_many_references_are_left_out_in_parts():
-    references = features_of(17, 0)
-    left_out = PlaceMemory(references, (0, 1), 24).left_out(references)[0]
-    first = PlaceMemory(references[slice(3, None)], (0, 1), 24).maps(references[slice(3)])  # parts of 3, the last of 2
-    last = PlaceMemory(references[slice(15)], (0, 1), 24).maps(references[slice(15, None)])
-    assert_close(left_out[:3], first)
-    assert_close(left_out[15:], last)
+    references = features_of(17, 0)  # in parts of 3, the last of 2
+    distances = [plain_distances(references[slice(3, None)], references[[i]]) for i in range(3)]
+    memory = PlaceMemory(references, (0, 1), 24)
+    maps = upsampled(torch.stack(distances).float().flatten(1), GRIDS[0], 24, 4.0)
+    odds = memory.left_out[:3] / (1 - memory.left_out[:3])  # (d / mu)^2
+    assert_close((odds / maps**2).sqrt(), (1 / memory._typical_max).expand_as(maps), rtol=1e-3, atol=1e-4)
 
 
 def test_one_stage_alone_reads_that_stage():
@@ -77,27 +72,6 @@ def test_one_stage_alone_reads_that_stage():
     assert memory.maps(image).shape == (1, 24, 24)
 
 
-@pytest.mark.parametrize("kind", ["nearest", "place"])
-@pytest.mark.parametrize("shots", [1, 3])
-def test_a_calibrated_map_joins_by_its_share(kind, shots):
-    references, images = random_images(shots, 96, seed=1), random_images(2, 96)
-    model = small_model("resnet", **{**MIXED, "memory_kind": kind, "memory_score_weight": 0.25})
-    zero_shot = model.predict(images, ["nut"] * 2)
-    model.fit(references, "nut")
-    fitted, features = model._fitted["nut"], model.backbone.encode_image(images)
-    memory, known = fitted.memory.maps(features), model.backbone.encode_image(references)
-    left_out = fitted.memory.left_out(known)
-    left_out, most = (left_out, 0.3) if kind == "nearest" else (left_out[0], min(0.3, left_out[1]))
-    mu = left_out.amax(dim=(1, 2)).mean()
-    got = model.predict(images, ["nut"] * 2)
-    calibrated = 3 * memory**2 / (memory**2 + mu**2)
-    assert_close(got.anomaly_maps, (1 - most) * zero_shot.anomaly_maps + most * calibrated, rtol=1e-4, atol=1e-5)
-    m = memory.amax(dim=(1, 2))
-    assert_close(got.image_scores, 0.75 * zero_shot.image_scores + 0.25 * m**4 / (m**4 + mu**4), rtol=1e-4, atol=1e-5)
-    assert got.anomaly_maps.max() <= model.protocol["few_shot_map_bound"] == 3
-    assert ("references' alignment" in model.protocol["few_shot_map"]) == (kind == "place")
-
-
 def test_alignment_tells_parts_that_lie_alike_from_textures():
     generator = torch.Generator().manual_seed(0)
     part, noise = torch.randn(1, 24, 8, generator=generator), torch.randn(4, 24, 8, generator=generator)
@@ -106,27 +80,43 @@ def test_alignment_tells_parts_that_lie_alike_from_textures():
         embedding = torch.zeros(len(tokens), 2)
         features = ImageFeatures(embedding, (tokens,), ((4, 6),))
         other = None if mirrored is None else ImageFeatures(embedding, (mirrored,), ((4, 6),))
-        return PlaceMemory(features, (0,), 24, other).left_out(features)[1]
+        return PlaceMemory(features, (0,), 24, other).alignment.item()
 
     assert alignment(part.repeat(4, 1, 1)) == pytest.approx(1, abs=0.01)
     assert alignment(noise) < 0.1
     assert 0.5 < alignment(part + 0.2 * noise) < 0.95
     assert alignment(part, part) == pytest.approx(1, abs=0.01)
     assert alignment(noise[:1], noise[1:2]) < 0.1
-    flat = torch.ones(3, 24, 8)
-    assert alignment(flat) == 0
+    assert alignment(torch.ones(3, 24, 8)) == 0
 
 
-def test_the_protocol_says_what_is_measured_and_gives_no_bound_that_is_none():
-    added = small_model("resnet", memory_kind="place")
-    assert "few_shot_map_bound" not in added.protocol
-    assert "same place, stages 1 2 3" in added.protocol["few_shot_map"]
-    assert "mirror image" in added.protocol["few_shot_calibration"]
-    assert small_model("resnet").protocol["few_shot_map_bound"] == 6
-    assert small_model("resnet", memory_weight=0.0).protocol["few_shot_map_bound"] == 3
+@pytest.mark.parametrize("memory_weight", [0.0, 0.5])
+@pytest.mark.parametrize("shots", [1, 3])
+def test_the_places_have_their_share_of_the_map_and_none_of_the_score(memory_weight, shots):
+    references, images = random_images(shots, 96, seed=1), random_images(2, 96)
+    options = {"memory_weight": memory_weight, "memory_score_map": "memory"}
+    without, model = small_model("resnet", **options), small_model("resnet", place_weight=0.3, **options)
+    for each in (without, model):
+        each.fit(references, "nut")
+    places = model._fitted["nut"].places
+    share = min(0.3, places.alignment.item())
+    got, plain = model.predict(images, ["nut"] * 2), without.predict(images, ["nut"] * 2)
+    highest = 3 + 3 * memory_weight
+    joined = (1 - share) * plain.anomaly_maps + share * highest * places.maps(model.backbone.encode_image(images))
+    assert share > 0
+    assert_close(got.anomaly_maps, joined, rtol=1e-4, atol=1e-5)
+    assert_close(got.image_scores, plain.image_scores, rtol=1e-5, atol=1e-6)
+    known, known_plain = model.reference_prediction("nut"), without.reference_prediction("nut")
+    assert_close(known.anomaly_maps, (1 - share) * known_plain.anomaly_maps + share * highest * places.left_out)
+    assert "same place, stages 1 2 3" in model.protocol["few_shot_map"]
+    assert "same place" not in without.protocol["few_shot_map"]
 
 
-@pytest.mark.parametrize("other", [{"memory_weight": 1.5}, {"memory_score_map": "combined"}])
-def test_a_calibrated_map_needs_a_share_and_its_own_maximum(other):
-    with pytest.raises(ModelInputError, match=r"memory_weight at most 1 and memory_score_map .memory."):
-        small_model("resnet", **{**MIXED, **other})
+def test_each_image_meets_the_places_of_its_own_category():
+    model = small_model("resnet", place_weight=0.5)
+    for name, seed in (("nut", 1), ("bolt", 2)):
+        model.fit(random_images(2, 96, seed=seed), name)
+    images = random_images(2, 96)
+    both = model.predict(images, ["nut", "bolt"]).anomaly_maps
+    for i, name in enumerate(("nut", "bolt")):
+        assert_close(both[i : i + 1], model.predict(images[i : i + 1], [name]).anomaly_maps, rtol=1e-4, atol=1e-5)

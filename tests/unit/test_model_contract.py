@@ -27,7 +27,7 @@ MODELS: dict[str, Callable[[], AnomalyModel]] = {
         memory_score_map="memory",
     ),
     "clip_adapter_places": partial(
-        small_model, "resnet", memory_kind="place", memory_calibrated=True, memory_weight=0.5, memory_score_map="memory"
+        small_model, "resnet", place_weight=0.5, place_stages=[2, 3]
     ),
     "saa_plus": partial(small_saa, score_saliency=0.5),
     "saa_plus_released": partial(small_saa, rules="released", score_saliency=0.5, dense_saliency=0.1),
