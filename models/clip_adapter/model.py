@@ -354,7 +354,10 @@ class ClipAdapter(AnomalyModel):
         """Each image against the banks and Gaussians of its own category, and what maximum is typical there."""
         places = [known.places for known in fitted if known.places is not None]
         if places:
-            evidence.place_maps = torch.cat([each.maps(features[i : i + 1]) for i, each in enumerate(places)])
+            evidence.place_maps = torch.empty_like(evidence.adapter_maps)
+            for each in dict.fromkeys(places):  # images that share references together
+                members = [i for i, known in enumerate(places) if known is each]
+                evidence.place_maps[members] = each.maps(features[members])
             evidence.place_shares = self._shares(places)
         maps, typical = [], []
         for i, known in enumerate(fitted):
