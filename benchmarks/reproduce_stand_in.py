@@ -41,9 +41,9 @@ QUICK = (
     "weights.saa.generator.box_threshold=0.25", "weights.saa.precision=bfloat16",
     "model.saliency_map.several_size=256",
 )  # fmt: skip
-"""Settings of SAA+ that keep the networks and cost less. A random detector scores 400 of its 900 boxes above the
-published threshold of 0.1 whatever it is asked, and some 25 of them above this one; what a random SAM outlines is
-large, so that comparing several objects place by place at 1024 px takes minutes."""
+"""Settings of SAA+ that keep the networks and cost less. A random detector scores hundreds of boxes above the
+published threshold of 0.1, whatever it is asked; what a random SAM outlines is large, so that comparing several objects
+place by place at 1024 px is slow."""
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ class ClipAdapter(AnomalyModel):
         if memory is not None:
             maps = [memory.maps(views[0][i : i + 1], leave_out=i) for i in range(len(references))]
             evidence.memory_maps = torch.cat(maps)
-        places = self._remember_places(views[0], references) if self.place_weight else None
+        places = self._remember_places(views, references) if self.place_weight else None
         if places is not None:
             evidence.place_maps, evidence.place_shares = places.left_out, self._shares([places] * len(references))
         if memory is not None:
@@ -339,10 +339,12 @@ class ClipAdapter(AnomalyModel):
         ]  # fmt: skip
         return CategoryMemory(banks, positions, self.backbone.image_size)
 
-    def _remember_places(self, features: ImageFeatures, references: Tensor) -> PlaceMemory:
+    def _remember_places(self, views: Sequence[ImageFeatures], references: Tensor) -> PlaceMemory:
         positions = [self.backbone.stages.index(stage) for stage in self.place_stages]
-        mirrored = self.backbone.encode_image(references.flip(-1)) if len(references) == 1 else None
-        return PlaceMemory(features, positions, self.backbone.image_size, mirrored)
+        mirrored = None
+        if len(references) == 1:
+            mirrored = views[1] if self.mirrored else self.backbone.encode_image(references.flip(-1))
+        return PlaceMemory(views[0], positions, self.backbone.image_size, mirrored)
 
     def _shares(self, places: Sequence[PlaceMemory]) -> Tensor:
         """What share of each image's map its category's Gaussians have, (B,)."""
