@@ -4,6 +4,8 @@ PYTHON ?= python3.11
 VENV   ?= .venv
 RUN_PY := $(VENV)/bin/python
 READY  := $(VENV)/.ready
+# A process for each core, eight at most, each with one thread; a file's tests stay together, and so do what they share.
+PYTEST := $(RUN_PY) -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
 # Variables of every track target; empty means the default of conf/.
 DATA ?=
@@ -92,11 +94,11 @@ bench-metrics: $(READY) ## Time our scorer beside the others that are installed 
 	@$(RUN_PY) -m benchmarks.metrics $(ARGS)
 
 test: $(READY) ## Install what is missing and run all tests.
-	@$(RUN_PY) -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 check: $(READY) ## Format check, lint, types and the quick tests: the same by hand, in pre-commit and in CI.
 	@$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/mypy
-	@$(RUN_PY) -m pytest -m "not slow and not e2e"
+	@$(PYTEST) -m "not slow and not e2e"
 
 install: $(READY) ## Install everything into .venv (done by every target that needs it).
 

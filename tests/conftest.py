@@ -1,9 +1,10 @@
-"""One thread for every test and every process that a test starts: sums come out the same to the last bit."""
+"""One thread for every test and every process that a test starts, or as many as VANDKIT_TEST_THREADS says."""
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"
+THREADS = int(os.environ.get("VANDKIT_TEST_THREADS", "1"))
+os.environ["OMP_NUM_THREADS"] = str(THREADS)
 
 import torch
 
-torch.set_num_threads(1)
+torch.set_num_threads(THREADS)

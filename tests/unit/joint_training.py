@@ -54,7 +54,6 @@ def fail_in_the_first(folder: Path, processes: Processes) -> None:
 def main() -> None:
     """Every case, one after another."""
     folder = Path(sys.argv[1])
-    torch.set_num_threads(1)
     train.adapter.draw_curves = lambda *_: None
     with joined("cpu") as processes:
         break_off(training(folder / "continued", CASES["continued"], processes), BROKEN_OFF_AFTER)

@@ -44,12 +44,8 @@ def training(folder, options=OPTIONS, dataset=None, prompts=PROMPTS) -> AdapterT
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """One thread, for matrices this small; no picture after each epoch, which costs more than the epoch."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """No picture after each epoch: it costs more than the epoch."""
     monkeypatch.setattr("train.adapter.draw_curves", lambda *_: None)
-    yield
-    torch.set_num_threads(threads)
 
 
 def weights(folder) -> dict[str, torch.Tensor]:
