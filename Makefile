@@ -39,6 +39,34 @@ SETTINGS = $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') 
 
 .PHONY: help zero-shot few-shot sweep compare train tiny predict score report compare-runs submission reproduce weights data doctor bench-metrics test check install clean
 
+# The variables of the command line that each target takes; those of the environment are nobody's mistake.
+TAKEN_BY_ALL := PYTHON VENV ARGS SHELL
+TRACK := DATA ROOT MODEL WEIGHTS SEED CATEGORIES DEVICE OUT
+TAKEN_zero-shot := $(TRACK) SHOTS
+TAKEN_few-shot := $(TRACK) SHOTS
+TAKEN_sweep := $(TRACK) SHOTS LAUNCHER
+TAKEN_compare := DATA ROOT MODELS WEIGHTS SHOTS SEEDS CATEGORIES DEVICE OUT
+TAKEN_train := $(TRACK) TARGET PROCESSES
+TAKEN_predict := IMAGES REFERENCES CATEGORY PROMPT MODEL WEIGHTS DEVICE OUT
+TAKEN_score := RUN STORE
+TAKEN_report := RUN STORE ROOT OUT
+TAKEN_compare-runs := A B OUT
+TAKEN_submission := RUN STORE OUT
+TAKEN_reproduce := TABLE RUN STORE ROOT MODELS WEIGHTS DEVICE OUT
+TAKEN_weights := WEIGHTS
+TAKEN_data := DATA ROOT
+TAKEN_doctor := DATA ROOT WEIGHTS
+
+GOALS := $(or $(MAKECMDGOALS),help)
+TAKEN := $(TAKEN_BY_ALL) $(sort $(foreach goal,$(GOALS),$(TAKEN_$(goal))))
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+UNKNOWN := $(filter-out $(TAKEN) MAKE%,$(GIVEN))
+NEAREST = import difflib, sys; print(*difflib.get_close_matches(sys.argv[1].upper(), sys.argv[2:], 1, 0.5))
+ifneq (,$(UNKNOWN))
+NEAR := $(shell $(PYTHON) -c '$(NEAREST)' '$(firstword $(UNKNOWN))' $(TAKEN))
+$(error expected `make $(GOALS)` to be given variables out of $(TAKEN), got $(UNKNOWN)$(if $(NEAR),; did you mean $(NEAR)?))
+endif
+
 help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 	@echo "Variables of the track targets: DATA ROOT MODEL WEIGHTS SHOTS SEED CATEGORIES DEVICE OUT; any setting: ARGS=\"key=value ...\""

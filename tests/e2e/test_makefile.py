@@ -38,3 +38,38 @@ def test_help_has_a_sentence_for_every_target():
 def test_a_target_runs_the_module_with_the_variables_as_settings(arguments, expected):
     ran = make("-n", "-o", ".venv/.ready", *arguments)
     assert expected in re.sub(r"\s+", " ", ran)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["few-shot", "MODLE=saa"], r"got MODLE; did you mean MODEL\?"),
+        (["few-shot", "SHOT=4"], r"got SHOT; did you mean SHOTS\?"),
+        (["zero-shot", "weights=tiny"], r"got weights; did you mean WEIGHTS\?"),
+        (["predict", "SEED=3"], r"`make predict` .* got SEED\b"),
+        (["score", "OUT=x", "RUN=y"], r"`make score` .*RUN.* got OUT\b"),
+        (["compare", "MODEL=saa"], r"got MODEL; did you mean MODELS\?"),
+        (["SEED=3"], r"`make help` .* got SEED\b"),
+    ],
+)
+def test_a_variable_that_the_target_does_not_take_is_refused_by_name(arguments, said):
+    done = subprocess.run(["make", "-n", "-o", ".venv/.ready", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.search(said, done.stderr)
+    assert not done.stdout
+
+
+def test_what_stands_in_the_environment_or_within_a_value_is_not_taken_for_a_misspelt_variable(monkeypatch):
+    monkeypatch.setenv("SHOT", "4")
+    monkeypatch.setenv("SEED", "3")
+    assert "-m tracks.predict" in make("-n", "-o", ".venv/.ready", "predict", "CATEGORY=bolt SEED=4")
+
+
+def test_every_variable_that_a_recipe_reads_is_one_that_its_target_takes():
+    text = (ROOT / "Makefile").read_text()
+    taken = dict(re.findall(r"^TAKEN_([a-z-]+) := (.*)$", text, re.MULTILINE))
+    track = re.search(r"^TRACK := (.*)$", text, re.MULTILINE)[1]
+    for target, recipe in re.findall(r"^([a-z-]+): \$\(READY\).*\n((?:\t.*\n)+)", text, re.MULTILINE):
+        known = taken.get(target, "").replace("$(TRACK)", track).split()
+        read = set(re.findall(r"\$\(if \$\(([A-Z]+)\)", recipe)) | set(track.split() if "$(SETTINGS)" in recipe else ())
+        assert read <= set(known), target
