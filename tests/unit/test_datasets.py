@@ -10,6 +10,7 @@ import pytest
 from hydra.utils import get_method
 from omegaconf import OmegaConf
 
+from tracks.datasets import formats
 from tracks.datasets.files import FileSample, list_images, natural_key
 from tracks.datasets.mtd import MTD, UNMARKED
 from tracks.datasets.mvtec import MVTec
@@ -384,6 +385,64 @@ def test_photos_are_unlabelled_and_outputs_are_passed_over(photos: Path) -> None
     assert names(Photos(photos / "outputs").test("object")) == ["run/overlay.png"]
 
 
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [("jfif", "JPEG"), ("jpe", "JPEG"), ("gif", "GIF"), ("pgm", "PPM"), ("JP2", "JPEG2000"), ("tga", "TGA"),
+     ("avif", "AVIF"), ("dib", "DIB"), ("ppm", "PPM")],
+)  # fmt: skip
+def test_whatever_pillow_opens_is_found_everywhere(photos: Path, tree: Path, suffix: str, kind: str) -> None:
+    picture = PIL.Image.new("RGB", (8, 6), (200, 10, 10))
+    picture.save(photos / f"z.{suffix}", kind)
+    picture.save(tree / f"bolt/test/good/z.{suffix}", kind)
+    sample = Photos(photos).test("object")[-1]
+    assert sample.name == f"z.{suffix}"
+    assert sample.load_image().getpixel((4, 3))[0] > 80  # type: ignore[index]
+    assert MVTec(tree).test("bolt")[-1].name == f"test/good/z.{suffix}"
+
+
+def test_what_is_no_picture_here_is_counted(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("IMG_1.CR2", "more/IMG_2.cr2", "read me", ".hidden"):
+        (photos / name).write_bytes(b"x")
+    (photos / "icon.ico").write_bytes(b"x")
+    Photos(photos)
+    assert caplog.messages == [
+        f"passed over in {photos}: 2 .cr2 (save them as .tif or .png), 1 .ico, 1 .txt, 1 without an ending"
+    ]
+
+
+def test_heic_is_opened_by_an_installed_plugin_and_else_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "PLUGINS", ("no_such_module_of_anybody",))
+    assert formats.openable_suffixes()[:2] == (".png", ".jpg")
+    assert formats.passed_over([tmp_path / "a.HEIC"] * 2).startswith("2 .heic")
+    (tmp_path / "format_of_a_plugin.py").write_text(
+        "import PIL.Image\n"
+        "PIL.Image.register_open('HEYC', PIL.Image.Image)\nPIL.Image.register_extension('HEYC', '.heyc')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for table in ("OPEN", "EXTENSION"):
+        monkeypatch.setattr(PIL.Image, table, dict(getattr(PIL.Image, table)))
+    monkeypatch.setattr(PIL.Image, "ID", list(PIL.Image.ID))
+    monkeypatch.setattr(formats, "PLUGINS", ("format_of_a_plugin",))
+    assert ".heyc" in formats.openable_suffixes()
+
+
+def test_linked_folders_are_followed_once(photos: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "camera"
+    save(elsewhere / "5.png")
+    (elsewhere / "back").symlink_to(photos)
+    for name in ("linked", "linked again"):
+        (photos / name).symlink_to(elsewhere)
+    (photos / "a link inside").symlink_to(photos / "good")
+    assert names(Photos(photos).test("object")) == ["b 2.JPG", "b 10.png", "good/1.png", "linked/5.png", "more/ä.png"]
+
+
+def test_a_name_in_two_spellings_counts_once(photos: Path) -> None:
+    for spelling in ("ä", "Ä", "a\N{COMBINING DIAERESIS}"):
+        (photos / f"more/{spelling}.png").write_bytes((photos / "more/ä.png").read_bytes())
+    save(photos / "more/Ä.PNG", 7)
+    assert len(names(Photos(photos / "more").test("object"))) == 2  # the other content is another photo
+
+
 def test_references_beside_or_among_the_photos(photos: Path) -> None:
     dataset = Photos(photos, references=photos / "good")
     assert names(dataset.test("object")) == ["b 2.JPG", "b 10.png", "more/ä.png"]
@@ -397,7 +456,7 @@ def test_references_beside_or_among_the_photos(photos: Path) -> None:
 
 def test_folders_without_photos(photos: Path) -> None:
     (photos / "empty").mkdir()
-    with pytest.raises(TrackInputError, match=r"images in .*empty, got no file ending in \.png, \.jpg"):
+    with pytest.raises(TrackInputError, match=r"images in .*empty \(files ending in \.png, \.jpg.*got none"):
         Photos(photos / "empty")
     with pytest.raises(TrackInputError, match="did you mean photos"):
         Photos(photos.parent / "photo")

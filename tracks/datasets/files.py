@@ -1,6 +1,8 @@
 """`FileSample`, a sample whose image and mask are files, and what every reader of folders needs."""
 
+import filecmp
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL.Image import Image
 
+from tracks.datasets.formats import IMAGE_SUFFIXES, is_image
 from tracks.datasets.images import image_size, mask_levels, read_image
 from tracks.errors import TrackInputError
 from tracks.names import missing_path, unknown
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,23 @@ class FileSample:
 
 
 def list_images(folder: Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> list[Path]:
-    """The image files directly in a folder, hidden ones left out, in natural order (2 before 10)."""
+    """The image files directly in a folder, hidden ones left out, each once, in natural order (2 before 10)."""
     suffixes = tuple(suffixes)
-    images = (path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith("."))
-    return sorted((path for path in images if not path.is_dir()), key=natural_key)
+    images = (path for path in folder.iterdir() if is_image(path, suffixes) and not path.is_dir())
+    return sorted(_once(sorted(images)), key=natural_key)
+
+
+def _once(paths: Iterable[Path]) -> list[Path]:
+    """The paths without those that differ from one before in the spelling of the name alone, with the same content.
+
+    Spelling is the case of letters and the form in which Unicode writes accents.
+    """
+    kept: dict[str, list[Path]] = {}
+    for path in paths:
+        alike = kept.setdefault(unicodedata.normalize("NFC", path.name).casefold(), [])
+        if not any(filecmp.cmp(path, other, shallow=False) for other in alike):
+            alike.append(path)
+    return [path for alike in kept.values() for path in alike]
 
 
 def list_folders(folder: Path) -> list[Path]:

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tracks.datasets.files import (
-    IMAGE_SUFFIXES,
     FileSample,
     existing_folder,
     listed_samples,
     mask_rule,
     references_of,
 )
+from tracks.datasets.formats import IMAGE_SUFFIXES, endings
 from tracks.datasets.photos import find_images
 from tracks.errors import TrackInputError
 
@@ -134,7 +134,7 @@ class Folder:
             paths = [path for path in paths if not path.stem.endswith("_mask")]
         if not paths:
             raise TrackInputError(
-                f"expected images in {folder}, got no file ending in {', '.join(self._suffixes)}; give the folder that "
+                f"expected images in {folder}, got no file ending in {endings(self._suffixes)}; give the folder that "
                 "holds them, or name their ending as data.extensions"
             )
         return paths

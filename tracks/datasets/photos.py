@@ -1,12 +1,16 @@
 """A user's own photos: a folder of images with no labels and no layout."""
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tracks.datasets.files import IMAGE_SUFFIXES, FileSample, existing_folder, list_images, natural_key
+from tracks.datasets.files import FileSample, existing_folder, list_images, natural_key
+from tracks.datasets.formats import IMAGE_SUFFIXES, endings, passed_over
 from tracks.errors import TrackInputError
 from tracks.names import unknown
+
+log = logging.getLogger(__name__)
 
 OUTPUT_FOLDERS = ("outputs",)
 """Folders inside the photos' folder that hold what this project wrote."""
@@ -61,11 +65,15 @@ class Photos:
 
     def _list(self, folder: Path, prefix: str, label: int | None, skipped: Sequence[Path]) -> list[FileSample]:
         paths = find_images(folder, self._recursive, skipped)
+        others = passed_over(path for place in walk(folder, self._recursive, skipped) for path in files_in(place))
         if not paths:
+            got = f"only {others}" if others else "none"
             raise TrackInputError(
-                f"expected images in {folder}, got no file ending in {', '.join(IMAGE_SUFFIXES)}; "
+                f"expected images in {folder} (files ending in {endings()}), got {got}; "
                 "give the folder that holds them, or convert them to one of these"
             )
+        if others:
+            log.warning("passed over in %s: %s", folder, others)
         kind = "" if label is None else "good"
         names = [prefix + path.relative_to(folder).as_posix() for path in paths]
         return [
@@ -77,15 +85,33 @@ class Photos:
 def find_images(
     folder: Path, recursive: bool = True, skipped: Sequence[Path] = (), suffixes: Sequence[str] = IMAGE_SUFFIXES
 ) -> list[Path]:
-    """The images in a folder and, if `recursive`, below it; links to folders are not followed."""
-    closed = {path.resolve() for path in skipped} - {folder.resolve()}
-    found: list[Path] = []
-    for place, inner, _ in os.walk(folder):
-        found += list_images(Path(place), suffixes)
-        inner[:] = [name for name in inner if recursive and _is_open(Path(place, name), closed)]
+    """The images in a folder and, if `recursive`, below it, each once; see `walk`."""
+    found = [path for place in walk(folder, recursive, skipped) for path in list_images(place, suffixes)]
     return sorted(found, key=natural_key)
 
 
-def _is_open(folder: Path, closed: set[Path]) -> bool:
-    hidden = folder.name.startswith(".") or folder.name in OUTPUT_FOLDERS
-    return not hidden and folder.resolve() not in closed
+def walk(folder: Path, recursive: bool = True, skipped: Sequence[Path] = ()) -> Iterator[Path]:
+    """The folder and, if `recursive`, those below it: not hidden ones, those of this project, those in `skipped`.
+
+    A link to a folder is followed, unless it leads to one that is walked anyway.
+    """
+    root = folder.resolve()
+    closed = {path.resolve() for path in skipped} - {root}
+    for place, inner, _ in os.walk(folder, followlinks=True):
+        target = Path(place).resolve()
+        is_open = target not in closed
+        if is_open:
+            closed.add(target)
+            yield Path(place)
+        inner[:] = [name for name in sorted(inner) if recursive and is_open and _is_open(Path(place, name), root)]
+
+
+def files_in(folder: Path) -> list[Path]:
+    """What lies directly in a folder and is no folder."""
+    return [path for path in folder.iterdir() if not path.is_dir()]
+
+
+def _is_open(folder: Path, root: Path) -> bool:
+    if folder.name.startswith(".") or folder.name in OUTPUT_FOLDERS:
+        return False
+    return not (folder.is_symlink() and folder.resolve().is_relative_to(root))
