@@ -30,12 +30,12 @@ MODELS ?=
 SEEDS ?=
 
 # Paths and free text reach the configuration through the environment, so that blanks, quotes and commas survive.
-export ROOT OUT IMAGES REFERENCES CATEGORY PROMPT RUN A B
+export ROOT OUT IMAGES REFERENCES CATEGORY CATEGORIES PROMPT RUN A B
 
 comma := ,
 SETTINGS = $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') $(if $(MODEL),model=$(MODEL)) \
 	$(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(SEED),seed=$(SEED)) $(if $(DEVICE),device=$(DEVICE)) \
-	$(if $(CATEGORIES),'categories=[$(CATEGORIES)]') $(if $(OUT),'out=$${oc.env:OUT}')
+	$(if $(CATEGORIES),'categories=$${env_words:CATEGORIES}') $(if $(OUT),'out=$${oc.env:OUT}')
 
 .PHONY: help zero-shot few-shot sweep compare train tiny predict score report compare-runs submission reproduce weights data doctor bench-metrics test check install clean
 
@@ -83,7 +83,7 @@ sweep: $(READY) ## Run every combination in ARGS="shots=1,2,4 seed=0,1,2 ..." an
 compare: $(READY) ## Print the papers' comparison: all MODELS (or a,b) on the same images, for SHOTS=0,1,2,4 and SEEDS=0,1,2.
 	@$(RUN_PY) -m tracks.compare_models $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') \
 		$(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(MODELS),'models=[$(MODELS)]') $(if $(SHOTS),'shots=[$(SHOTS)]') \
-		$(if $(SEEDS),'seeds=[$(SEEDS)]') $(if $(DEVICE),device=$(DEVICE)) $(if $(CATEGORIES),'categories=[$(CATEGORIES)]') $(ARGS)
+		$(if $(SEEDS),'seeds=[$(SEEDS)]') $(if $(DEVICE),device=$(DEVICE)) $(if $(CATEGORIES),'categories=$${env_words:CATEGORIES}') $(ARGS)
 
 train: $(READY) ## Train adapters on one data set for use on another (DATA=mvtec ROOT=folder TARGET=visa; PROCESSES=4 for 4 GPUs).
 	@$(RUN_PY) $(if $(PROCESSES),-m torch.distributed.run --standalone --nproc_per_node=$(PROCESSES)) -m train.adapter $(SETTINGS) $(if $(TARGET),target=$(TARGET)) $(ARGS)

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from eval.errors import ScoringInputError
 from models.errors import ModelInputError
 from tracks.errors import TrackInputError
+from tracks.text_settings import keep_text
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 USER_ERRORS = (TrackInputError, ModelInputError, ScoringInputError)
@@ -38,6 +39,7 @@ def run_main(hydra_main: Callable[[], Any]) -> None:
     """Run a function made by `command`: bad settings end in one paragraph and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     check_choices(sys.argv[1:])
+    sys.argv[1:] = [keep_text(argument) for argument in sys.argv[1:]]
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # lets Hydra's errors reach the lines below
     reports_errors(hydra_main)()
 

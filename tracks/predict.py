@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from eval.histogram import ValueCounts
@@ -138,17 +138,6 @@ def report(verdicts: list[Verdict], folder: Path) -> None:
     for verdict in unreadable:
         print(f"unreadable, {verdict.note}".encode(errors="replace").decode())
     print(f"files: {folder}: {CSV_FILE}, threshold.json, maps/, overlays/")
-
-
-OmegaConf.register_new_resolver("words", lambda text: ListConfig(split_words(text)), replace=True)
-
-
-def split_words(text: str | None) -> list[str]:
-    """'scratch, dent' as ['scratch', 'dent'].
-
-    Commas separate, blanks around them do not count.
-    """
-    return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
 @command("predict")

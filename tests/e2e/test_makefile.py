@@ -30,7 +30,8 @@ def test_help_has_a_sentence_for_every_target():
         (["few-shot", "SHOTS=2", "DATA=mvtec", "ROOT=../a b", "SEED=3"],
          "-m tracks.few_shot data=mvtec 'data.root=${oc.env:ROOT}' seed=3 shots=2"),
         (["zero-shot", "MODEL=saa", "WEIGHTS=w", "CATEGORIES=a b,c", "DEVICE=cpu", "OUT=x"],
-         "-m tracks.zero_shot model=saa weights=w device=cpu 'categories=[a b,c]' 'out=${oc.env:OUT}'"),
+         "-m tracks.zero_shot model=saa weights=w device=cpu 'categories=${env_words:CATEGORIES}' "
+         "'out=${oc.env:OUT}'"),
         (["sweep", "LAUNCHER=joblib", "ARGS=shots=1,2"], "-m tracks.sweep hydra/launcher=joblib shots=1,2"),
         (["zero-shot", "SHOTS=0"], "-m tracks.zero_shot shots=0"),
     ],

@@ -17,7 +17,7 @@ from models.base import AnomalyModel, Prediction
 from models.errors import ModelInputError
 from tracks.cli import CONF
 from tracks.errors import TrackInputError
-from tracks.predict import predict, split_words
+from tracks.predict import predict
 from tracks.threshold import weights_threshold
 
 SIDE = 16
@@ -305,11 +305,6 @@ def test_the_threshold_of_the_weights_is_used(tmp_path, photos, model):
     predict(settings(tmp_path))
     assert table(tmp_path / "out")["below/good.jpg"]["verdict"] == "DEFECT"
     assert table(tmp_path / "out")["good.png"]["verdict"] == "OK"
-
-
-def test_words_are_split_at_commas():
-    assert split_words("scratch, dent ,a deep, dark hole,,") == ["scratch", "dent", "a deep", "dark hole"]
-    assert split_words("") == split_words(None) == []
 
 
 def test_free_text_survives_the_configuration(monkeypatch):
