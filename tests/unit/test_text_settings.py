@@ -79,10 +79,13 @@ from tracks.cli import CONF, keep_text
 with initialize_config_dir(str(CONF), version_base="1.3"):
     print(list(compose("zero_shot", [keep_text(argument) for argument in sys.argv[3:]]).categories))
 """
-    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} -c "$TOLD" "$@"\n')
-    (tmp_path / "python").chmod(0o755)
+    python = tmp_path / "bin/python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -c "$TOLD" "$@"\n')
+    python.chmod(0o755)
+    (tmp_path / ".ready").touch()
     ran = subprocess.run(
-        ["make", "-s", "zero-shot", "-o", ".venv/.ready", f"RUN_PY={tmp_path / 'python'}",
+        ["make", "-s", "zero-shot", "-o", f"{tmp_path}/.ready", f"VENV={tmp_path}",
          "CATEGORIES=1.10,1_0,null,m6=bolt,nut#1,it's a, [b]"],
         cwd=ROOT, env={**os.environ, "TOLD": told}, capture_output=True, text=True, check=False,
     )  # fmt: skip
