@@ -6,8 +6,10 @@ import numpy as np
 import PIL.Image
 import pytest
 import tifffile
+from PIL.PngImagePlugin import PngInfo
 
 from tracks.datasets.images import image_size, mask_levels, read_image, read_mask
+from tracks.datasets.notices import counted_notices
 from tracks.errors import TrackInputError
 
 WHITE, RED, BLUE, BLACK = (255, 255, 255), (255, 0, 0), (0, 0, 255), (0, 0, 0)
@@ -252,6 +254,132 @@ def test_text_a_folder_and_no_file_are_refused(tmp_path: Path) -> None:
         for reader in (read_image, read_mask, image_size):
             with pytest.raises(TrackInputError, match=f"{name}.*{reason}"):
                 reader(tmp_path / name)
+
+
+# ---- metadata
+
+
+def damaged_metadata(folder: Path) -> Path:
+    """One picture in several formats, each with metadata that are damaged in a way of their own."""
+    picture = PIL.Image.fromarray(np.kron(CORNERS, np.ones((8, 8), dtype=np.uint8))).convert("RGB")
+    bad_exif, tags = b"Exif\0\0\0\x08\0\x02\x01\x12\0\x03", PIL.Image.Exif()
+    tags[271] = "maker"
+    for suffix in ("png", "webp", "jpg"):
+        picture.save(folder / f"exif.{suffix}", exif=bad_exif, lossless=True, quality=100)
+    picture.save(folder / "exif.avif", exif=tags, quality=100)
+    avif = (folder / "exif.avif").read_bytes()
+    (folder / "exif.avif").write_bytes(avif.replace(b"Exif\0\0MM", b"Exif\0\0zz").replace(b"Exif\0\0II", b"Exif\0\0zz"))
+    text, raw, words = PngInfo(), PngInfo(), PngInfo()
+    text.add_text("comment", "x" * 2_000_000, zip=True)
+    raw.add_text("Raw profile type exif", "\nexif\n     10\nzzzz")
+    words.add_text("comment", "hello")
+    picture.save(folder / "text.png", pnginfo=text)
+    picture.save(folder / "late text.png", pnginfo=raw)
+    picture.save(folder / "profile.png", icc_profile=bytes(2_000_000))
+    picture.save(folder / "checksum.png", pnginfo=words)
+    (folder / "checksum.png").write_bytes((folder / "checksum.png").read_bytes().replace(b"hello", b"jello"))
+    picture.save(folder / "profile.jpg", quality=100)
+    jpg = (folder / "profile.jpg").read_bytes()
+    (folder / "profile.jpg").write_bytes(jpg[:2] + b"\xff\xe2\0\x0eICC_PROFILE\0" + jpg[2:])
+    return folder
+
+
+def test_damaged_metadata_leave_the_pixels_readable(tmp_path: Path) -> None:
+    seen = np.kron(CORNERS, np.ones((8, 8), dtype=np.uint8)).astype(int)
+    for path in sorted(damaged_metadata(tmp_path).iterdir()):
+        np.testing.assert_allclose(pixels(path)[..., 0].astype(int), seen, atol=4, err_msg=path.name)
+        assert image_size(path) == seen.shape, path.name
+
+
+def test_a_good_rotation_beside_damaged_metadata_still_turns(tmp_path: Path) -> None:
+    words = PngInfo()
+    words.add_text("comment", "hello")
+    stored = np.kron(CORNERS, np.ones((8, 8), dtype=np.uint8))
+    for suffix in ("png", "jpg"):
+        path = tmp_path / f"a.{suffix}"
+        PIL.Image.fromarray(stored).save(path, exif=exif(6), pnginfo=words, quality=100)
+        content = path.read_bytes().replace(b"hello", b"jello")
+        if suffix == "jpg":
+            content = content[:2] + b"\xff\xe2\0\x0eICC_PROFILE\0" + content[2:]
+        path.write_bytes(content)
+        assert pixels(path).shape[:2] == image_size(path) == (32, 24)
+
+
+def test_damaged_pixels_beside_damaged_metadata_are_refused(tmp_path: Path) -> None:
+    for path in sorted(damaged_metadata(tmp_path).iterdir()):
+        path.write_bytes(path.read_bytes()[:-120])
+        with pytest.raises(TrackInputError, match="expected an image that decodes"):
+            read_image(path)
+
+
+# ---- channels and pages
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_channels_that_nobody_can_tell_are_refused(tmp_path: Path, dtype: str, planar: str) -> None:
+    for channels in (2, 4, 5, 7):
+        shape = (4, 5, channels) if planar == "contig" else (channels, 4, 5)
+        path = tmp_path / f"{channels}.tif"
+        tifffile.imwrite(path, np.ones(shape, dtype), photometric="minisblack", planarconfig=planar)
+        with pytest.raises(TrackInputError, match=rf"{channels}\.tif, got {channels} channels of {dtype}.*; save the"):
+            read_image(path)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("more", [1, 2])
+def test_colours_are_read_without_the_channels_beyond(
+    tmp_path: Path, dtype: str, more: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    colour = np.random.default_rng(5).integers(0, 256, (4, 5, 3 + more))
+    factor = {"uint8": 1, "uint16": 257, "float32": 1 / 255}[dtype]
+    with counted_notices():
+        for name in ("a", "b"):
+            tifffile.imwrite(tmp_path / f"{name}.tif", (colour * factor).astype(dtype), photometric="rgb",
+                             extrasamples=["unspecified"] * more, planarconfig="contig")  # fmt: skip
+            np.testing.assert_array_equal(pixels(tmp_path / f"{name}.tif"), colour[..., :3])
+    assert [message.split(":")[0] for message in caplog.messages] == [
+        str(tmp_path / "a.tif"), f"{tmp_path / 'a.tif'} and 1 more"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_transparency_in_tiff(tmp_path: Path, dtype: str) -> None:
+    factor, name = {"uint8": 1, "uint16": 257, "float32": 1 / 255}[dtype], tmp_path / "rgba.tif"
+    for alpha in ("unassalpha", "assocalpha"):
+        rgba = np.array([[(255, 0, 0, 255), (0 if alpha == "assocalpha" else 255, 0, 0, 0), (0, 0, 0, 51)]])
+        tifffile.imwrite(name, (rgba * factor).astype(dtype), photometric="rgb", extrasamples=[alpha])
+        assert pixels(name).tolist() == [[list(RED), list(WHITE), [204, 204, 204]]]
+    grey = np.array([[(70, 255), (70, 0)]])
+    tifffile.imwrite(tmp_path / "la.tif", (grey * factor).astype(dtype), photometric="minisblack",
+                     extrasamples=["unassalpha"], planarconfig="contig")  # fmt: skip
+    assert pixels(tmp_path / "la.tif").tolist() == [[[70, 70, 70], list(WHITE)]]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_of_several_pages_the_largest_is_the_picture(tmp_path: Path, dtype: str) -> None:
+    large = (CORNERS.astype(int) * {"uint8": 1, "uint16": 257, "float32": 1 / 255}[dtype]).astype(dtype)
+    with tifffile.TiffWriter(tmp_path / "thumbnail first.tif") as tiff:
+        tiff.write(large[:2, :2], photometric="minisblack")
+        tiff.write(large, photometric="minisblack")
+        tiff.write(
+            large // 1, photometric="minisblack", subfiletype=1
+        )  # says that it is a thumbnail, whatever its size
+    np.testing.assert_allclose(pixels(tmp_path / "thumbnail first.tif")[..., 0], CORNERS, atol=1)
+    assert image_size(tmp_path / "thumbnail first.tif") == CORNERS.shape
+    with tifffile.TiffWriter(tmp_path / "stack.tif") as tiff:
+        for _ in range(3):
+            tiff.write(large, photometric="minisblack", contiguous=False)
+    with pytest.raises(TrackInputError, match=r"one picture in .*stack\.tif, got 3 pages of one size; save each"):
+        read_image(tmp_path / "stack.tif")
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
+def test_an_animation_is_no_picture(tmp_path: Path, suffix: str) -> None:
+    frames = [PIL.Image.fromarray(CORNERS + level) for level in (0, 9)]
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
+    with pytest.raises(TrackInputError, match=rf"a\.{suffix}, got an animation of 2 frames"):
+        read_image(tmp_path / f"a.{suffix}")
 
 
 # ---- masks

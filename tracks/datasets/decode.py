@@ -1,26 +1,37 @@
 """From a file to upright pixels, whatever the file: 8-bit pictures as Pillow has them, wider ones as numbers.
 
-Only the first frame of a file with several is read, and colour profiles are not applied.
+Colour profiles are not applied. Damaged metadata do not matter.
 """
 
+import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import PIL.Image
-import tifffile
 from PIL.Image import Image, Transpose
-from tifffile import PHOTOMETRIC
 
+from tracks.datasets.metadata import PNG_MAGIC, without_metadata
+from tracks.datasets.tiff import (
+    MAX_PIXELS,
+    ORIENTATION_TAG,
+    Wide,
+    check_channels,
+    has_wide_numbers,
+    header,
+    is_tiff,
+    load_page,
+    open_tiff,
+    own_pages,
+)
 from tracks.errors import TrackInputError
 from tracks.names import missing_path
 
-MAX_PIXELS = 500_000_000
+Result = TypeVar("Result")
 # Pillow warns from 89 million pixels on, where large photographs begin; _check_size refuses above the number here.
 PIL.Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
@@ -31,22 +42,14 @@ UNREADABLE = (
 """What decoders raise for a broken file."""
 
 WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
-ORIENTATION_TAG, PHOTOMETRIC_TAG, BITS_TAG = 274, 262, 258
+PHOTOMETRIC_TAG, BITS_TAG = 262, 258
+ANIMATED = ("AVIF", "GIF", "PNG", "WEBP")
 UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
     6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90,
 }  # fmt: skip
 """What makes a picture upright, by its EXIF orientation."""
 PNG_ROTATION_MARKS = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
-
-
-@dataclass(frozen=True)
-class Wide:
-    """A decoded picture of more than eight bits: (H, W) or (H, W, 3) numbers as they stand in the file."""
-
-    values: np.ndarray
-    white_is_zero: bool = False
-    transparent: int | None = None
 
 
 @contextmanager
@@ -67,23 +70,104 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def decode(path: Path, bit_depth: int | None = None) -> Image | Wide:
-    """The upright picture of a file. Call it within `reading`.
+def decode(path: Path, bit_depth: int | None = None, page: int | None = None) -> Image | Wide:
+    """The upright picture of a file, or of a page of one that has several. Call it within `reading`.
 
     `bit_depth` only decides whether the bits that Pillow drops from 16-bit colour are missed.
+
+    Raises:
+        TrackInputError: several pictures and no `page` named, too many pixels, channels that nobody can tell.
     """
     with path.open("rb") as stream:
-        if _is_tiff(stream) and (wide := _load_wide_tiff(stream)):
-            return wide
+        if is_tiff(stream):
+            return _decode_tiff(stream, bit_depth, page, path)
+        return _undamaged(stream, lambda source: _decode(source, bit_depth, 0, path))
+
+
+def picture_pages(path: Path) -> list[int]:
+    """The pages of a file that are pictures of their own: several in some TIFFs. Call it within `reading`."""
+    with path.open("rb") as stream:
+        return _pages(stream) if is_tiff(stream) else [0]
+
+
+def decoded_size(path: Path) -> tuple[int, int]:
+    """(height, width) of the upright picture, from the file's header alone. Call it within `reading`."""
+    with path.open("rb") as stream:
+        if is_tiff(stream):
+            with open_tiff(stream) as tiff:
+                height, width, orientation = header(tiff.pages[own_pages(tiff)[0]].aspage())
+        else:
+            height, width, orientation = _undamaged(stream, lambda source: _header(source, path))
+    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+
+
+def _undamaged(stream: BinaryIO, read: Callable[[BinaryIO], Result]) -> Result:
+    """What `read` makes of a file or, where it fails, of the same file without its metadata."""
+    try:
+        return read(stream)
+    except TrackInputError:
+        raise
+    except UNREADABLE:
         stream.seek(0)
-        # A stream, not the path: given a path, Pillow maps uncompressed TIFFs into memory and garbles rotated ones.
-        with PIL.Image.open(stream) as image:
-            _check_size(image, path)
-            white_is_zero = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC_TAG) == 0  # type: ignore[attr-defined]
-            sixteen_bits = _has_sixteen_bits(image, stream)
-            image.load()
-            turn = UPRIGHT.get(image.getexif().get(ORIENTATION_TAG, 1))
-            upright = image.copy() if turn is None else image.transpose(turn)
+        if (bare := without_metadata(stream.read())) is None:
+            raise
+        return read(io.BytesIO(bare))
+
+
+def _decode_tiff(stream: BinaryIO, bit_depth: int | None, page: int | None, path: Path) -> Image | Wide:
+    """Pillow knows no float colour and keeps only the high bytes of 16-bit colour; tifffile lacks some compressions."""
+    pages = _pages(stream) if page is None else [page]
+    if len(pages) > 1:
+        raise TrackInputError(
+            f"expected one picture in {path}, got {len(pages)} pages of one size; save each page in a file of its own"
+        )
+    if (wide := _load_tiff(stream, pages[0], path, only_wide=True)) is not None:
+        return wide
+    try:
+        return _decode(stream, bit_depth, pages[0], path)
+    except TrackInputError:
+        raise
+    except UNREADABLE:
+        if (other := _load_tiff(stream, pages[0], path, only_wide=False)) is None:
+            raise
+        return other
+
+
+def _load_tiff(stream: BinaryIO, index: int, path: Path, only_wide: bool) -> Wide | None:
+    """The numbers of a page, or None for what tifffile cannot read and, if `only_wide`, what has eight bits."""
+    try:
+        with open_tiff(stream) as tiff:
+            page = tiff.pages[index].aspage()
+            check_channels(page, path)
+            return None if only_wide and not has_wide_numbers(page) else load_page(page)
+    except TrackInputError:
+        raise
+    except UNREADABLE:
+        return None
+
+
+def _pages(stream: BinaryIO) -> list[int]:
+    try:
+        with open_tiff(stream) as tiff:
+            return own_pages(tiff)
+    except UNREADABLE:
+        return [0]
+
+
+def _decode(stream: BinaryIO, bit_depth: int | None, index: int, path: Path) -> Image | Wide:
+    """The picture as Pillow has it, made upright."""
+    stream.seek(0)
+    # A stream, not the path: given a path, Pillow maps uncompressed TIFFs into memory and garbles rotated ones.
+    with PIL.Image.open(stream) as image:
+        _check_size(image, path)
+        _check_one_frame(image, path)
+        if index:
+            image.seek(index)
+        white_is_zero = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC_TAG) == 0  # type: ignore[attr-defined]
+        sixteen_bits = _has_sixteen_bits(image, stream)
+        image.load()
+        turn = UPRIGHT.get(_orientation(image))
+        upright = image.copy() if turn is None else image.transpose(turn)
     if upright.mode in WIDE_MODES:
         transparent = upright.info.get("transparency")
         return Wide(np.asarray(upright), white_is_zero, transparent if isinstance(transparent, int) else None)
@@ -92,61 +176,25 @@ def decode(path: Path, bit_depth: int | None = None) -> Image | Wide:
     return upright
 
 
-def decoded_size(path: Path) -> tuple[int, int]:
-    """(height, width) of the upright picture, from the file's header alone. Call it within `reading`."""
-    with path.open("rb") as stream:
-        height, width, orientation = _tiff_header(stream) if _is_tiff(stream) else _header(stream, path)
-    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
-
-
-def _load_wide_tiff(stream: BinaryIO) -> Wide | None:
-    """The first page of a TIFF of floats or 16-bit numbers, or None for all that Pillow reads as well or better.
-
-    Pillow knows no float colour and keeps only the high bytes of 16-bit colour; tifffile lacks some compressions.
-    """
-    try:
-        with tifffile.TiffFile(stream) as tiff:
-            page = tiff.pages.first
-            plain = page.photometric in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.RGB)
-            if page.dtype is None or page.dtype.itemsize == 1 or not plain or page.axes not in ("YX", "YXS", "SYX"):
-                return None
-            if page.samplesperpixel not in (1, 3) or page.imagewidth * page.imagelength > MAX_PIXELS:
-                return None
-            values = page.asarray()
-            values = np.moveaxis(values, 0, -1) if page.axes == "SYX" else values
-            orientation = page.tags.valueof(ORIENTATION_TAG, default=1)
-            return Wide(_turned(values, orientation), white_is_zero=page.photometric == PHOTOMETRIC.MINISWHITE)
-    except UNREADABLE:
-        return None
-
-
-def _turned(values: np.ndarray, orientation: int) -> np.ndarray:
-    """(H, W, ...) numbers made upright, like `UPRIGHT` does it to a picture."""
-    if orientation in (3, 4, 6, 7):
-        values = values[::-1]
-    if orientation in (2, 3, 7, 8):
-        values = values[:, ::-1]
-    return values.swapaxes(0, 1) if orientation in (5, 6, 7, 8) else values
-
-
 def _header(stream: BinaryIO, path: Path) -> tuple[int, int, int]:
+    # Asking a PNG for its EXIF decodes it whole, so look first whether it can have any.
+    is_png = stream.read(len(PNG_MAGIC)) == PNG_MAGIC
+    plain = is_png and not any(mark in stream.read() for mark in PNG_ROTATION_MARKS)
+    stream.seek(0)
     with PIL.Image.open(stream) as image:
         _check_size(image, path)
-        # Asking a PNG for its EXIF decodes it whole, so look first whether it can have any.
-        upright = image.format == "PNG" and not any(mark in path.read_bytes() for mark in PNG_ROTATION_MARKS)
-        return image.height, image.width, 1 if upright else image.getexif().get(ORIENTATION_TAG, 1)
+        if is_png and not plain:
+            image.load()
+        return image.height, image.width, 1 if plain else _orientation(image)
 
 
-def _tiff_header(stream: BinaryIO) -> tuple[int, int, int]:
-    with tifffile.TiffFile(stream) as tiff:
-        page = tiff.pages.first
-        return page.imagelength, page.imagewidth, page.tags.valueof(ORIENTATION_TAG, default=1)
-
-
-def _is_tiff(stream: BinaryIO) -> bool:
-    magic = stream.read(4)
-    stream.seek(0)
-    return magic in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+def _orientation(image: Image) -> int:
+    """The EXIF orientation of a picture; 1 (upright) where it has none or its EXIF is damaged."""
+    try:
+        orientation = image.getexif().get(ORIENTATION_TAG, 1)
+        return orientation if orientation in UPRIGHT else 1
+    except UNREADABLE:
+        return 1
 
 
 def _check_size(image: Image, path: Path) -> None:
@@ -154,6 +202,13 @@ def _check_size(image: Image, path: Path) -> None:
         raise TrackInputError(
             f"expected an image of at most {MAX_PIXELS:,} pixels, got {path} of {image.width:,} x {image.height:,}; "
             "cut it into tiles or scale it down"
+        )
+
+
+def _check_one_frame(image: Image, path: Path) -> None:
+    if image.format in ANIMATED and (frames := getattr(image, "n_frames", 1)) > 1:
+        raise TrackInputError(
+            f"expected one picture in {path}, got an animation of {frames} frames; save the frames as files"
         )
 
 

@@ -1,0 +1,34 @@
+"""What is odd about files but does not stop a run: said when it is first met, counted, and summed up at the end."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+
+log = logging.getLogger(__name__)
+
+_met: dict[str, dict[Path, None]] = {}
+_lock = Lock()  # files are decoded in threads
+
+
+def notice(kind: str, path: Path) -> None:
+    """Warn of a file if it is the first of its kind, else count it; `kind` is a sentence about any such file."""
+    with _lock:
+        files = _met.setdefault(kind, {})
+        files[path] = None
+        first = len(files) == 1
+    if first:
+        log.warning("%s: %s", path, kind)
+
+
+@contextmanager
+def counted_notices() -> Iterator[None]:
+    """Forget what was met before, and say at the end how many files there were of each kind that had several."""
+    _met.clear()
+    try:
+        yield
+    finally:
+        for kind, files in _met.items():
+            if len(files) > 1:
+                log.warning("%s and %s more: %s", next(iter(files)), f"{len(files) - 1:,}", kind)
