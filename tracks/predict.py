@@ -16,6 +16,7 @@ from tqdm import tqdm
 from eval.histogram import ValueCounts
 from models.base import AnomalyModel
 from tracks.cli import command, run_main, stop
+from tracks.datasets.notices import counted_notices
 from tracks.datasets.photos import Photos
 from tracks.device import pick_device
 from tracks.errors import TrackInputError
@@ -32,6 +33,7 @@ CSV_FILE = "predictions.csv"
 COLUMNS = ("file", "score", "verdict", "threshold", "map", "overlay", "note")
 
 
+@counted_notices()
 def predict(cfg: DictConfig) -> list[Verdict]:
     """Judge the photos of a folder; writes predictions.csv, threshold.json, maps/ and overlays/, returns the verdicts.
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from eval.tables import mean_over_categories, to_csv, to_markdown, track_score
 from models.base import AnomalyModel
 from tracks.cost import CostLedger, peak_memory
+from tracks.datasets.notices import counted_notices
 from tracks.datasets.registry import announce_licence
 from tracks.datasets.sample import Dataset, Sample
 from tracks.decision import decision_lines, decision_table, decisions
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 IMAGE_SCORES = ("model", "legacy_minmax")
 
 
+@counted_notices()
 def run_track(cfg: DictConfig, track: str) -> dict[str, Any]:
     """Run one track on one data set and write results.json, .csv and .md into its run folder.
 
