@@ -1,7 +1,6 @@
 """Archives, honest and planted evil ones: what is unpacked, what is refused by name, and that nothing is left then."""
 
 import io
-import os
 import random
 import shutil
 import stat
