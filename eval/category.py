@@ -35,7 +35,8 @@ class CategoryScores:
     `reasons` says, for each metric that is None, why. `num_images` counts every image given, `num_anomalous` those
     known to be anomalous, `num_unlabelled` those that nothing is known of and that no metric counts. `recall_by_type`
     is, for each defect type, `images` (how many), and the recall of images, pixels and regions at the category's own
-    F1-max thresholds: `image`, `pixel`, `region`, None where there is no such threshold or no mask.
+    F1-max thresholds: `image`, `pixel`, `region`, None where there is no such threshold or no mask. `rounding` says by
+    how much rounding the maps to float16 changed `auroc_seg` and `ap_seg`, estimated; empty if they were not rounded.
     """
 
     metrics: Metrics
@@ -44,6 +45,7 @@ class CategoryScores:
     num_anomalous: int = 0
     num_unlabelled: int = 0
     recall_by_type: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    rounding: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

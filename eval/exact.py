@@ -1,4 +1,4 @@
-"""`score_arrays`: the metrics of a category from its maps as they are, float32 or float64, without rounding.
+"""The metrics of a category from its maps as they are, float32 or float64, without rounding.
 
 Two passes. The first takes note of the defect pixels, which are few; the second counts how many of all pixels equal
 each of their values or lie between two of them, which is all that AUROC, AP, F1-max and PRO depend on. The maps may be
@@ -62,6 +62,25 @@ def score_arrays(
     Raises:
         ScoringInputError: as `Scorer.update`; values may be as large as their type allows.
     """
+    return exact_evidence(
+        maps, masks, image_scores, labels, names=names, defect_types=defect_types, pro_fpr_limit=pro_fpr_limit,
+        region_f1=region_f1, threads=threads,
+    ).scores()  # fmt: skip
+
+
+def exact_evidence(
+    maps: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray | None],
+    image_scores: Sequence[float],
+    labels: Sequence[int | None] | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    defect_types: Sequence[str] | None = None,
+    pro_fpr_limit: float = 0.3,
+    region_f1: bool = True,
+    threads: int = 1,
+) -> Evidence:
+    """What `score_arrays` returns the scores of: `scores()` and `curves()`, without rounding."""
     check_fpr_limit(pro_fpr_limit)
     check = image_checker(maps, masks, image_scores, labels, names, defect_types)
     looks = _in_threads(lambda i: _look(*check(i), region_f1), range(len(maps)), threads)
@@ -84,7 +103,7 @@ def score_arrays(
         images, borders.thresholds()[::-1], positives, negatives, normal,
         _shares(looks, ranks, order, borders.num_bins), list(_records(looks, ranks)),
         _region_curve(looks) if region_f1 else None, pro_fpr_limit,
-    ).scores()  # fmt: skip
+    )  # fmt: skip
 
 
 def _look(image: CheckedImage, name: str, region_f1: bool) -> _Look:

@@ -2,11 +2,13 @@
 
 What is counted. Image metrics rank the image scores as they are (float64). Pixel metrics pool the pixels of all images
 of the category, normal ones too, and take the maps as float16, as the prediction store keeps them: float16 maps are
-scored as they are, others are rounded first (`eval.exact.score_arrays` does not round). Where all scores are equal,
-nothing is ranked: AUROC is 0.5, AP and F1-max are their floors, and PRO is half its limit.
+scored as they are, others are rounded first (`score_arrays` does not round), and where that costs rank it is said.
+Where all scores are equal, nothing is ranked: AUROC is 0.5, AP and F1-max are their floors, PRO is half its limit.
 """
 
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from eval.histogram import LARGEST, VALUES, in_value_order, pattern_ranks
 from eval.image_checks import CheckedImage, image_checker, not_finite
 from eval.region_f1 import LEAST_IOU, RegionCurve
 from eval.regions import add_covered_shares, check_fpr_limit
+from eval.rounding import RoundingSample, rank_loss
 from eval.sorting import falling_order
 from eval.state import read_state, write_state
 
@@ -27,7 +30,8 @@ from eval.state import read_state, write_state
 class Scorer:
     """Takes the images of one category, one or several at a time, and computes its metrics.
 
-    Holds a few MB, and for each anomalous image the counts of its defect pixels by value.
+    Holds a few MB, for each anomalous image the counts of its defect pixels by value, and a few kB of each map that is
+    rounded.
 
     Args:
         pro_fpr_limit: PRO's largest false positive rate, in (0, 1].
@@ -47,6 +51,7 @@ class Scorer:
         self._shares = np.zeros(VALUES.size, dtype=np.int64)
         self._components = np.zeros(VALUES.size, dtype=np.int64)
         self._records: list[DefectRecord] = []
+        self._unrounded = RoundingSample()
 
     def update(
         self,
@@ -91,6 +96,7 @@ class Scorer:
             if self.region_f1:
                 changes = component_changes(values)
                 np.add.at(self._components, pattern_ranks(values.ravel()[changes.pixels]), changes.steps)
+            self._unrounded.add(image.anomaly_map, image.mask)
         self._images.add(image)
 
     def _add_defects(self, values: np.ndarray, image: CheckedImage) -> None:
@@ -127,12 +133,13 @@ class Scorer:
         for name in ("_patterns", "_positives", "_shares", "_components"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self._records += other._records
+        self._unrounded.merge(other._unrounded)
 
     def save(self, path: Path | str) -> None:
         """Write everything counted so far to a small file, from which `load` makes an equal scorer."""
         settings = {"pro_fpr_limit": self.pro_fpr_limit, "region_f1": self.region_f1}
         arrays = {name: getattr(self, f"_{name}") for name in ("patterns", "positives", "shares", "components")}
-        write_state(Path(path), settings, arrays, self._images, self._records)
+        write_state(Path(path), settings, arrays, self._images, self._records, self._unrounded)
 
     @classmethod
     def load(cls, path: Path | str) -> "Scorer":
@@ -141,16 +148,22 @@ class Scorer:
         Raises:
             ScoringInputError: if the file is missing or is not such a state.
         """
-        settings, arrays, images, records = read_state(Path(path))
+        settings, arrays, images, records, unrounded = read_state(Path(path))
         scorer = cls(**settings)
         for name, array in arrays.items():
             setattr(scorer, f"_{name}", array)
-        scorer._images, scorer._records = images, records
+        scorer._images, scorer._records, scorer._unrounded = images, records, unrounded
         return scorer
 
     def compute(self) -> CategoryScores:
-        """The metrics of all images added so far; more may be added afterwards."""
-        return self._evidence().scores()
+        """The metrics of all images added so far; more may be added afterwards.
+
+        Warns if rounding the maps to float16 changed AUROC or AP by more than 0.001: `rounding` of the result.
+        """
+        change = self._unrounded.change()
+        if loss := rank_loss(change):
+            warnings.warn(f"{loss}. Score them unrounded with eval.scorer.score_arrays.", stacklevel=2)
+        return replace(self._evidence().scores(), rounding=change)
 
     def curves(self) -> ScoreCurves:
         """The curves behind the metrics."""
@@ -185,5 +198,5 @@ def _no_rank(anomaly_map: np.ndarray, name: str) -> ScoringInputError:
     return not_finite(anomaly_map, name) or ScoringInputError(
         f"Image {name}: expected values that float16 can hold (up to {LARGEST:.0f} in size), got "
         f"{float(np.abs(anomaly_map).max()):g}. Scale the maps of the whole category by one factor, or score them "
-        "unrounded with eval.exact.score_arrays."
+        "unrounded with eval.scorer.score_arrays."
     )

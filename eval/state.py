@@ -10,6 +10,7 @@ import numpy as np
 
 from eval.category import DefectRecord, Images
 from eval.errors import ScoringInputError
+from eval.rounding import RoundingSample
 
 FORMAT = "vandkit scorer 1"
 _RAGGED = ("ranks", "counts", "hit_values", "hits")
@@ -17,7 +18,7 @@ _RAGGED = ("ranks", "counts", "hit_values", "hits")
 
 def write_state(
     path: Path, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray], images: Images,
-    records: Sequence[DefectRecord],
+    records: Sequence[DefectRecord], unrounded: RoundingSample,
 ) -> None:  # fmt: skip
     """Write a state; `arrays` are integer counts, mostly zeros, of which only the others are kept."""
     kept: dict[str, np.ndarray] = {
@@ -28,6 +29,7 @@ def write_state(
     for name, array in arrays.items():
         kept[f"{name}_at"] = np.flatnonzero(array)
         kept[f"{name}_values"] = array.ravel()[kept[f"{name}_at"]]
+    kept["unrounded_values"], kept["unrounded_weights"] = unrounded.pixels()
     for name in _RAGGED:
         parts = [getattr(record, name) for record in records]
         kept[f"{name}_lengths"] = np.array([part.size for part in parts], dtype=np.int64)
@@ -47,8 +49,10 @@ def write_state(
     path.write_bytes(content.getvalue())
 
 
-def read_state(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], Images, list[DefectRecord]]:
-    """Settings, arrays, images and records as they were written.
+def read_state(
+    path: Path,
+) -> tuple[dict[str, Any], dict[str, np.ndarray], Images, list[DefectRecord], RoundingSample]:
+    """Settings, arrays, images, records and unrounded pixels as they were written.
 
     Raises:
         ScoringInputError: if the file is missing or is not such a state.
@@ -58,7 +62,8 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], Image
             head, kept = json.loads(file["head"].tobytes()), dict(file)
         if head["format"] != FORMAT:
             raise ValueError(f"format {head['format']!r}")
-        return head["settings"], _arrays(head, kept), _images(head, kept), _records(head, kept)
+        unrounded = RoundingSample((kept["unrounded_values"], kept["unrounded_weights"]))
+        return head["settings"], _arrays(head, kept), _images(head, kept), _records(head, kept), unrounded
     except Exception as error:  # broken bytes end in any of zipfile's, zlib's, json's and numpy's own errors
         raise ScoringInputError(
             f"Expected the state of a scorer ({FORMAT}) at {path}, got {error}. Save it again with Scorer.save."
