@@ -20,6 +20,7 @@ from typing import IO, Literal, Self
 
 from tracks.errors import TrackInputError
 from tracks.names import missing_path
+from tracks.paths import leads_out
 
 PIECE = 1 << 20
 SPARE_BYTES = 64 << 20
@@ -152,10 +153,10 @@ def _safe_name(member: Member, archive: Path) -> PurePosixPath:
         raise _evil(archive, f"the member {member.name!r}, which is a {member.kind}")
     name = PurePosixPath(member.name.replace("\\", "/"))
     drive = bool(name.parts) and ":" in name.parts[0]
-    if name.is_absolute() or drive or ".." in name.parts or "\0" in member.name:
-        raise _evil(archive, f"the member {member.name!r}, which leads out of the folder")
     if member.kind == "file" and not name.parts:
         raise _evil(archive, f"the member {member.name!r}, which has no name")
+    if name.parts and (drive or leads_out(member.name)):
+        raise _evil(archive, f"the member {member.name!r}, which leads out of the folder")
     return name
 
 

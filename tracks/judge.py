@@ -18,6 +18,7 @@ from tracks.batch import as_batch
 from tracks.datasets.sample import Sample
 from tracks.errors import TrackInputError
 from tracks.overlay import category_scale, count_pixels, render_overlay
+from tracks.paths import below, shortened
 from tracks.resize import resize_map
 from tracks.threshold import Threshold
 
@@ -86,9 +87,9 @@ class Judge:
         readable = [pair for pair in zip(samples, verdicts, strict=True) if pair[1].score is not None]
         for sample, verdict in tqdm(readable, desc=f"{self.category}: overlays", unit="image", disable=not readable):
             outline = scale.quiet if verdict.verdict == DEFECT else None
-            anomaly_map = tifffile.imread(self.folder / verdict.map_file)
+            anomaly_map = tifffile.imread(below(self.folder, verdict.map_file))
             overlay = render_overlay(sample.load_image(), anomaly_map, scale, outline)
-            overlay.save(_made_ready(self.folder / verdict.overlay_file))
+            overlay.save(_made_ready(below(self.folder, verdict.overlay_file)))
 
     def _score(self, photos: Sequence[Loaded]) -> Iterator[Verdict]:
         if not photos:
@@ -102,13 +103,14 @@ class Judge:
             verdict = self._verdict(photo.sample.name, score)
             normal = verdict.verdict == GOOD and not self._has_normals
             count_pixels(self.pixels, anomaly_map.half().cpu().numpy(), normal)
-            tifffile.imwrite(_made_ready(self.folder / verdict.map_file), resize_map(anomaly_map, photo.size))
+            tifffile.imwrite(_made_ready(below(self.folder, verdict.map_file)), resize_map(anomaly_map, photo.size))
             yield verdict
 
     def _verdict(self, name: str, score: float) -> Verdict:
         verdict = DEFECT if self.threshold.is_defect(score) else GOOD
         note = UNSURE if self.threshold.is_unsure(score) else ""
-        return Verdict(name, verdict, score, f"maps/{name}.tiff", f"overlays/{name}.png", note)
+        place = shortened(name)
+        return Verdict(name, verdict, score, f"maps/{place}.tiff", f"overlays/{place}.png", note)
 
 
 def _load(model: AnomalyModel, sample: Sample) -> Loaded:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from eval.histogram import VALUES, ValueCounts
 from tracks.datasets.sample import Sample
+from tracks.paths import below, shortened
 from tracks.store import PredictionStore, Row
 
 COLOUR_MAP = "turbo"
@@ -95,7 +96,7 @@ def draw_overlays(store: PredictionStore, samples: Sequence[Sample], category: s
         count_pixels(counts, store.read_map(row), normal=False)
     scale = category_scale(counts)
     for row in tqdm(chosen, desc=f"{category}: overlays", unit="image", leave=False):
-        path = store.folder / "overlays" / category / f"{row.name}.png"
+        path = below(store.folder, "overlays", shortened(category), f"{shortened(row.name)}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         render_overlay(by_name[row.name].load_image(), store.read_map(row), scale).save(path)
 

@@ -23,6 +23,7 @@ import PIL.Image
 import tifffile
 
 from tracks.errors import TrackInputError
+from tracks.paths import below, shortened
 
 SETTINGS_FILE = "run.json"
 
@@ -104,7 +105,7 @@ class PredictionStore:
         Raises:
             TrackInputError: the file is missing or does not decode.
         """
-        path = self.folder / row.map_file
+        path = below(self.folder, row.map_file)
         try:
             return tifffile.imread(path)
         except Exception as error:
@@ -126,7 +127,7 @@ class PredictionStore:
 
         A mask without defect needs no file: the row says that it is known.
         """
-        path = self.folder / row.map_file
+        path = below(self.folder, row.map_file)
         path.parent.mkdir(parents=True, exist_ok=True)
         encoded = io.BytesIO()
         tifffile.imwrite(encoded, anomaly_map.astype(np.float16))
@@ -140,10 +141,10 @@ class PredictionStore:
 
     def map_file(self, category: str, name: str) -> str:
         """Where the map of an image goes, relative to the run folder; the image's suffix stays in the name."""
-        return f"predictions/{category}/{name}.tiff"
+        return f"predictions/{shortened(category)}/{shortened(name)}.tiff"
 
     def _mask_path(self, row: Row) -> Path:
-        return self.folder / (row.map_file.removesuffix(".tiff") + ".mask.png")
+        return below(self.folder, row.map_file.removesuffix(".tiff") + ".mask.png")
 
     def _append(self, row: Row) -> None:
         path = self._rows_file(row.category)
@@ -155,7 +156,8 @@ class PredictionStore:
             file.write(line)
 
     def _rows_file(self, category: str) -> Path:
-        return self.folder / "predictions" / f"{category}.jsonl"
+        folder = below(self.folder, "predictions", shortened(category))
+        return folder.parent / f"{folder.name}.jsonl"
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from tracks.errors import TrackInputError
 from tracks.names import unknown
+from tracks.paths import below
 from tracks.resize import MAP_RULE, resize_map
 from tracks.store import PredictionStore, Row
 from tracks.submission.contents import Problem
@@ -121,7 +122,7 @@ class Submission:
                 for view, image in self.samples[sample].items():
                     scaled = scale(self._map(image), bounds or self.ranges[str(image.store.folder)], image, "map")
                     cut, pixels = cut + int(np.count_nonzero((scaled < -1e-3) | (scaled > 1.001))), pixels + scaled.size
-                    path = folder / mask_file(sample, view)
+                    path = below(folder, mask_file(sample, view))
                     path.parent.mkdir(parents=True, exist_ok=True)
                     PIL.Image.fromarray(np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)).save(path)
         self._write_table(folder / TABLE)

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from tracks.errors import TrackInputError
+from tracks.paths import below
 from tracks.store import PredictionStore, Row
 from tracks.submission.contents import Problem
 from tracks.submission.kaputt2_check import HEADER, validate
@@ -84,7 +85,7 @@ class Submission:
         """
         scores = [image.row.image_score for image in self.images]
         bounds = self.options.score_range or (min(scores), max(scores))
-        with (folder / self.options.csv_name).open("w", newline="", encoding="utf-8") as file:
+        with below(folder, self.options.csv_name).open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(HEADER)
             for image in self.images:

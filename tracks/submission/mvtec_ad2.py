@@ -24,6 +24,7 @@ import torch
 from tqdm import tqdm
 
 from tracks.errors import TrackInputError
+from tracks.paths import below
 from tracks.resize import MAP_RULE, resize_map
 from tracks.store import PredictionStore, Row
 from tracks.submission.contents import Problem
@@ -97,11 +98,11 @@ class Submission:
         """Fill the empty `folder`, one map in memory at a time; returns what the user should know."""
         for image in tqdm(self.images, desc="export", unit="image"):
             values = self._map(image)
-            path = folder / map_file(image.place)
+            path = below(folder, map_file(image.place))
             path.parent.mkdir(parents=True, exist_ok=True)
             tifffile.imwrite(path, values)
             if self.options.thresholded:
-                path = folder / mask_file(image.place)
+                path = below(folder, mask_file(image.place))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 above = values > np.float64(self.thresholds[image.row.category])
                 PIL.Image.fromarray(np.where(above, 255, 0).astype(np.uint8)).save(path)

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tracks.errors import TrackInputError
+from tracks.paths import below
 from tracks.submission.scaling import fixed_range, scale
 from tracks.submission.vand2023_plan import Entry, Options
 
@@ -113,7 +114,7 @@ def _test_set_ranges(group: Sequence[Entry], size: int) -> tuple[tuple[float, fl
 
 
 def _write_image(folder: Path, entry: Entry, pixels: np.ndarray, score: float) -> None:
-    score_path, map_path = folder / entry.score_file, folder / entry.map_file
+    score_path, map_path = below(folder, entry.score_file), below(folder, entry.map_file)
     score_path.parent.mkdir(parents=True, exist_ok=True)
     map_path.parent.mkdir(parents=True, exist_ok=True)
     score_path.write_text(f"{score:.5f}", encoding="ascii")
