@@ -11,7 +11,8 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
-from tracks.datasets.images import image_size, mask_levels, read_image
+from tracks.datasets.images import image_size, read_image
+from tracks.datasets.masks import mask_levels
 from tracks.datasets.mtd import UNMARKED
 from tracks.datasets.registry import DatasetEntry
 from tracks.doctor_files import Found, Picture

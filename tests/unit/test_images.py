@@ -8,7 +8,8 @@ import pytest
 import tifffile
 from PIL.PngImagePlugin import PngInfo
 
-from tracks.datasets.images import image_size, mask_levels, read_image, read_mask
+from tracks.datasets.images import image_size, read_image
+from tracks.datasets.masks import mask_levels, read_mask
 from tracks.datasets.notices import counted_notices
 from tracks.errors import TrackInputError
 

@@ -11,7 +11,9 @@ import numpy as np
 from PIL.Image import Image
 
 from tracks.datasets.formats import IMAGE_SUFFIXES, is_image
-from tracks.datasets.images import image_size, mask_levels, read_image
+from tracks.datasets.images import image_size, read_image
+from tracks.datasets.masks import Oddity, defects, level_oddities, read_levels
+from tracks.datasets.notices import notice
 from tracks.errors import TrackInputError
 from tracks.names import missing_path, unknown
 
@@ -49,37 +51,15 @@ class FileSample:
         """(H, W) bool of the image's size: all False for a normal image, None where no mask is known.
 
         Raises:
-            TrackInputError: a mask that does not decode, has another size than its image or marks no pixel.
+            TrackInputError: a mask that does not decode, has another size than its image, marks no pixel or is noisy.
         """
         if self.label == 0:
             return np.zeros(image_size(self.path), dtype=bool)
         if self.label is None or self.mask_path is None:
             return None
-        levels = self._sized_levels(self.mask_path)
-        for path in self.more_masks:
-            levels = np.maximum(levels, self._sized_levels(path))
-        if not (mask := levels > self.mask_above).any():
-            raise TrackInputError(
-                f"expected the mask {self._mask_name()} to mark a defect (a level above {self.mask_above:g}), got none "
-                f"above {levels.max():g}; lower mask_above if the mask is fainter than that, or mend the mask, or "
-                f"take it away together with {self.path}"
-            )
+        mask, oddities = defects(self.path, [self.mask_path, *self.more_masks], self.mask_above)
+        _refuse_or_say(oddities)
         return mask
-
-    def _mask_name(self) -> str:
-        return f"{self.mask_path} (with {len(self.more_masks)} more)" if self.more_masks else str(self.mask_path)
-
-    def _sized_levels(self, mask_path: Path) -> np.ndarray:
-        levels = mask_levels(mask_path)
-        expected = image_size(self.path)
-        if levels.shape == expected:
-            return levels
-        turned = "; they agree once turned: the image carries a rotation that the mask lacks, or the reverse"
-        raise TrackInputError(
-            f"expected image and mask of one size, got {self.path} of {_width_by_height(expected)} and {mask_path} of "
-            f"{_width_by_height(levels.shape)} (width x height){turned if levels.shape == expected[::-1] else ''}; "
-            "make the mask anew from this image"
-        )
 
 
 def list_images(folder: Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> list[Path]:
@@ -145,7 +125,19 @@ def unique_stems(images: Iterable[Path], kind: str) -> dict[str, Path]:
 
 def marks_a_defect(mask: Path, above: float) -> bool:
     """Whether a mask has a level greater than `above` anywhere: the label, where a set keeps it in its masks only."""
-    return bool((mask_levels(mask) > above).any())
+    levels = read_levels(mask)
+    _refuse_or_say(level_oddities(levels, mask, above))
+    return bool((levels.values > above).any())
+
+
+def _refuse_or_say(oddities: Iterable[Oddity]) -> None:
+    """Raise the first oddity that is refused; mention the others."""
+    oddities = list(oddities)
+    for oddity in oddities:
+        if oddity.refused:
+            raise TrackInputError(oddity.text)
+    for oddity in oddities:
+        notice(oddity.text, oddity.path)
 
 
 def chosen_categories(wanted: Sequence[str] | None, known: Iterable[str]) -> tuple[str, ...]:
@@ -180,7 +172,3 @@ def _size_and_time(path: Path) -> str:
     except FileNotFoundError as error:
         raise missing_path("a file of the data set", path) from error
     return f"{status.st_size}-{status.st_mtime_ns}"
-
-
-def _width_by_height(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]} x {shape[0]}"

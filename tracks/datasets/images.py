@@ -1,4 +1,4 @@
-"""Pictures and masks from files, as a person sees them: rotation, palette, transparency, 16 bits, CMYK."""
+"""Pictures from files, as a person sees them: rotation, palette, transparency, 16 bits, CMYK."""
 
 from pathlib import Path
 
@@ -32,30 +32,6 @@ def read_image(path: str | Path, bit_depth: int | None = None) -> Image:
         if isinstance(picture, Wide):
             picture = _eight_bits(picture, bit_depth, path)
         return _on_white(picture)
-
-
-def read_mask(path: str | Path, above: float = 0) -> np.ndarray:
-    """(H, W) bool, True where the mask marks a defect: where its level (see `mask_levels`) is greater than `above`."""
-    return mask_levels(path) > above
-
-
-def mask_levels(path: str | Path) -> np.ndarray:
-    """How strongly a mask marks each pixel, (H, W) from 0 to 255, uint8 or float.
-
-    Grey: the value itself (black and white are 0 and 255; 16 bits and floats up to 1 are scaled to 255, but
-    integers up to 255 stand as they are). Colour: the largest channel. Transparent pixels are 0. A palette of
-    greys: the grey. A palette of colours names kinds, not strengths: everything but the background is 255,
-    and the background is black or, if no pixel is black, the palette's first entry.
-
-    Raises:
-        TrackInputError: as for `read_image`.
-    """
-    path = Path(path)
-    with reading(path):
-        picture = decode(path, None)
-        if isinstance(picture, Wide):
-            return _wide_levels(picture, path)
-        return _palette_levels(picture) if picture.mode == "P" else _levels(picture)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -109,34 +85,3 @@ def _on_white(image: Image) -> Image:
         image = image.convert("RGBA")
         image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _wide_levels(wide: Wide, path: Path) -> np.ndarray:
-    values = wide.values if wide.values.ndim == 2 else wide.values.max(axis=-1)
-    high = float(values.max())
-    if not np.isfinite(high):
-        raise TrackInputError(f"expected the mask {path} to hold finite numbers, got {high}; save it with 8 bits")
-    limits = (1, 255, 65535) if values.dtype.kind == "f" else (255, 65535)
-    full = next((limit for limit in limits if high <= limit), high)
-    values = full - values if wide.white_is_zero else values
-    return values.astype(np.float64) * (255 / full)
-
-
-def _levels(image: Image) -> np.ndarray:
-    if image.has_transparency_data:
-        rgba = np.asarray(image.convert("RGBA"))
-        return np.minimum(rgba[..., :3].max(axis=-1), rgba[..., 3])
-    if image.mode in ("1", "L"):
-        return np.asarray(image.convert("L"))
-    return np.asarray(image.convert("RGB")).max(axis=-1)
-
-
-def _palette_levels(image: Image) -> np.ndarray:
-    rgba = np.asarray(image.convert("RGBA"))
-    colours, alpha = rgba[..., :3], rgba[..., 3]
-    if (colours == colours[..., :1]).all():
-        return np.minimum(colours[..., 0], alpha)
-    background = (colours == 0).all(axis=-1)
-    if not background.any():
-        background = np.asarray(image) == 0
-    return np.where(background | (alpha == 0), 0, 255).astype(np.uint8)

@@ -7,6 +7,7 @@ the picture and which decoders hand on unread.
 import struct
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 PNG_MAGIC, JPEG_MAGIC = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
@@ -33,6 +34,14 @@ def without_metadata(data: bytes) -> bytes | None:
         names, separator, pixels = data.partition(b"mdat")
         return names.replace(b"Exif", b"none") + separator + pixels
     return None
+
+
+def is_lossy(path: Path) -> bool:
+    """Whether a file is of a format that changes pixels when it is written, judged by its first bytes."""
+    with path.open("rb") as stream:
+        start = stream.read(40)
+    is_webp = start[:4] == b"RIFF" and b"VP8L" not in start
+    return start.startswith((JPEG_MAGIC, b"\0\0\0\x0cjP  ")) or is_webp or start[4:8] == b"ftyp"
 
 
 def _png_chunks(data: bytes) -> Iterator[bytes]:
