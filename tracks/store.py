@@ -114,18 +114,28 @@ class PredictionStore:
             ) from error
 
     def read_mask(self, row: Row) -> np.ndarray | None:
-        """The mask of a row at the size of its map, (height, width) bool; None where none is known."""
+        """The mask of a row at the size of its map, (height, width) bool; None where none is known.
+
+        Raises:
+            TrackInputError: the file is missing or does not decode.
+        """
         if not row.has_mask:
             return None
         path = self._mask_path(row)
-        if not path.is_file():
+        if row.label == 0 and not path.is_file():
             return np.zeros((row.height, row.width), dtype=bool)
-        return np.asarray(PIL.Image.open(path)) > 0
+        try:
+            return np.asarray(PIL.Image.open(path)) > 0
+        except (OSError, ValueError, SyntaxError) as error:
+            raise TrackInputError(
+                f"expected the mask of {row.name} at {path}, got {error}; delete {self._rows_file(row.category)} and "
+                "run again"
+            ) from error
 
     def add(self, row: Row, anomaly_map: np.ndarray, mask: np.ndarray | None) -> None:
         """Write map and mask, then append the row, so that a row always has its files.
 
-        A mask without defect needs no file: the row says that it is known.
+        The mask of a normal image needs no file: the row says that it is known.
         """
         path = below(self.folder, row.map_file)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +143,7 @@ class PredictionStore:
         tifffile.imwrite(encoded, anomaly_map.astype(np.float16))
         write_atomically(path, encoded.getvalue())
         self._mask_path(row).unlink(missing_ok=True)
-        if mask is not None and mask.any():
+        if mask is not None and (row.label != 0 or mask.any()):
             encoded = io.BytesIO()
             PIL.Image.fromarray(mask).save(encoded, "PNG")
             write_atomically(self._mask_path(row), encoded.getvalue())

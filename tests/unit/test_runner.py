@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.fakes import BrightnessModel, FakeDataset
+from tests.unit.rows import row as row_of
 from tracks.errors import TrackInputError
 from tracks.runner import RunnerOptions, predict_category
 from tracks.scoring import score_category
@@ -41,6 +43,25 @@ def test_every_image_gets_a_row_and_a_map_of_the_scored_size(tmp_path):
         expected = np.asarray(sample.load_image(), dtype=np.float32).mean(2) / 255
         np.testing.assert_array_equal(anomaly_map, expected.astype(np.float16))
         np.testing.assert_array_equal(store.read_mask(row), sample.load_mask())
+
+
+def test_the_stored_mask_of_a_defect_that_is_gone_is_no_good_image(tmp_path):
+    store = store_in(tmp_path / "run")
+    samples = FakeDataset().test("bolt")
+    predict_category(BrightnessModel(), samples, "bolt", store, OPTIONS)
+    path = next((tmp_path / "run").rglob("*.mask.png"))
+    path.write_bytes(b"no picture")
+    with pytest.raises(TrackInputError, match=r"the mask of .* at .*\.mask\.png, got .*; delete .* and run again"):
+        score_category(samples, "bolt", store)
+    path.unlink()
+    with pytest.raises(TrackInputError, match=r"the mask of .* at .*\.mask\.png, got .*; delete .* and run again"):
+        score_category(samples, "bolt", store)
+
+
+def test_a_defect_that_vanishes_at_the_scored_size_is_known_to_be_empty(tmp_path):
+    store = store_in(tmp_path / "run")
+    store.add(replace(row_of("speck.png"), label=1), np.zeros((8, 8)), np.zeros((8, 8), dtype=bool))
+    assert not store.read_mask(store.rows("bolt")[0]).any()
 
 
 def test_bright_defects_are_scored_perfectly(tmp_path):
