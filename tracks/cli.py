@@ -1,11 +1,12 @@
-"""How a command of ours begins and ends: unknown names, one-paragraph errors, exit codes."""
+"""How a command of ours begins and ends: settings that nobody knows, one-paragraph errors, exit codes."""
 
-import difflib
+import contextlib
 import errno
 import logging
 import os
+import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,50 +18,77 @@ from omegaconf.errors import OmegaConfBaseException
 
 from eval.errors import ScoringInputError
 from models.errors import ModelInputError
+from models.interrupted import INTERRUPTED, begun
 from tracks.errors import TrackInputError
+from tracks.settings import check_settings, explain_settings
 from tracks.text_settings import keep_text
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 USER_ERRORS = (TrackInputError, ModelInputError, ScoringInputError)
 EXIT_BAD_INPUT = 2
+EXIT_NO_READER = 128 + 13
+"""What a shell shows for a program that ends because nobody reads its output any more (SIGPIPE)."""
 TRACEBACK_VARIABLE = "VANDKIT_TRACEBACK"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
     """Make a task the Hydra application of conf/<config_name>.yaml, its errors reported as `reports_errors` does."""
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
-        return hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(reports_errors(task))
+        @wraps(task)
+        def checked(cfg: DictConfig) -> Any:
+            check_settings(cfg)
+            return task(cfg)
+
+        main = hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(reports_errors(checked))
+        main.config_name = config_name
+        return main
 
     return decorate
 
 
 def run_main(hydra_main: Callable[[], Any]) -> None:
     """Run a function made by `command`: bad settings end in one paragraph and exit code 2."""
+    begun()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    check_choices(sys.argv[1:])
+    print_any_name()
     sys.argv[1:] = [keep_text(argument) for argument in sys.argv[1:]]
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # lets Hydra's errors reach the lines below
     reports_errors(hydra_main)()
 
 
+def print_any_name() -> None:
+    r"""Let names be printed that the output's encoding (ascii, cp1252) lacks, or that are not UTF-8: as \u escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # closed, or somebody's own object
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
 def reports_errors(task: Callable[..., Any]) -> Callable[..., Any]:
     """Turn an error that the user can mend into one paragraph on stderr and exit code 2.
 
-    Set VANDKIT_TRACEBACK=1 to see the traceback instead.
+    Where nobody reads the output any more (`| head`), end without a word. Set VANDKIT_TRACEBACK=1 to see the traceback
+    instead.
     """
 
     @wraps(task)
     def wrapper(*arguments: Any) -> Any:
         try:
-            return task(*arguments)
+            result = task(*arguments)
+            if sys.stdout:
+                sys.stdout.flush()
         except KeyboardInterrupt:
-            stop("interrupted; what is done is kept, the same command continues from here")
+            stop(INTERRUPTED)
         except Exception as error:
-            message = explain(error)
+            unread = [_nobody_reads(stream) for stream in (sys.stdout, sys.stderr)]
+            if isinstance(error, BrokenPipeError) and any(unread):
+                sys.exit(EXIT_NO_READER)
+            message = explain(error, getattr(task, "config_name", ""))
             if message is None or os.environ.get(TRACEBACK_VARIABLE):
                 raise
             stop(message)
+        return result
 
     return wrapper
 
@@ -71,39 +99,69 @@ def stop(message: str) -> NoReturn:
     sys.exit(EXIT_BAD_INPUT)
 
 
-def explain(error: BaseException) -> str | None:
+def explain(error: BaseException, config_name: str = "") -> str | None:
     """The paragraph for an error that the user can mend, None for a fault of the program.
 
-    Looks through the errors that Hydra wraps around what a constructor raised.
+    Looks through the errors that Hydra and others wrap around what was raised (`raise ... from`), never at an error
+    that was being handled when a fault happened. `config_name` is that of the command, for the settings it knows.
     """
-    chain = [error]
-    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
-        chain.append(inner)
-    for link in chain:
+    for link in _causes(error):
         if isinstance(link, USER_ERRORS):
             return str(link)
-        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
-            return (
-                f"expected room on the disk for {link.filename or 'the output'}, got: {link.strerror}; free some space "
-                "(or choose another disk with OUT=...) and run the same command again: what is done is kept"
-            )
-        if isinstance(link, PermissionError | NotADirectoryError):
-            return f"expected to be able to use {link.filename}, got: {link.strerror}; choose another path"
-    if isinstance(error, HydraException | OmegaConfBaseException) and not isinstance(error, InstantiationException):
-        return "expected settings that the configuration knows, got: " + " ".join(str(error).split())
+        if isinstance(link, HydraException | OmegaConfBaseException):
+            if not isinstance(link, InstantiationException) and (message := explain_settings(link, config_name)):
+                return message
+        elif message := _of_system(link):
+            return message
     return None
 
 
-def check_choices(arguments: list[str], conf: Path = CONF) -> None:
-    """Refuse `group=name` where conf/<group> has no such file, naming the nearest one (exit code 2)."""
-    groups = {folder.name for folder in conf.iterdir() if folder.is_dir()}
-    for argument in arguments:
-        group, _, value = argument.lstrip("+").partition("=")
-        if group not in groups or not value:
-            continue
-        known = sorted(path.stem for path in (conf / group).glob("*.yaml"))
-        for name in value.split(","):
-            if name not in known and name != "null":
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                stop(f"expected {group} to be one of {', '.join(known)}, got {name!r}{hint}")
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        yield error
+        error = error.__cause__
+
+
+def _of_system(error: BaseException) -> str | None:
+    """The paragraph for what the disk, a path, an encoding or the memory refuses."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return (
+            f"expected room on the disk for {error.filename or 'the output'}, got: {error.strerror}; free some space "
+            "(or choose another disk with OUT=...) and run the same command again: what is done is kept"
+        )
+    if isinstance(error, OSError) and error.filename is not None:
+        path = error.filename if error.filename2 is None else error.filename2
+        return (
+            f"expected to be able to use {path}, got: {error.strerror or error}; choose another path, or mend this one"
+        )
+    if isinstance(error, UnicodeEncodeError):
+        return (
+            f"expected a name that can be written in {error.encoding}, got {error.object[:200]!r}; rename it, or set "
+            "PYTHONUTF8=1 where the system's encoding is not UTF-8"
+        )
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's, of a GPU
+        return (
+            f"expected memory for the work, got: {str(error).partition('.')[0] or 'none left'}; use ARGS=batch_size=1, "
+            "a smaller resolution, fewer references or another device"
+        )
+    return None
+
+
+def _nobody_reads(stream: Any) -> bool:
+    """Whether the reader of a stream has gone; what is left in one that takes nothing more goes nowhere."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        gone = any(event & select.POLLERR for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # none, closed, not a file; or Windows, which does not say
+        return False
+    takes_nothing = gone
+    try:
+        stream.flush()
+    except OSError:
+        takes_nothing = True
+    if takes_nothing:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return gone

@@ -1,26 +1,19 @@
 """What a user gets for a name nobody knows: the list of names that exist, and the nearest of them."""
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+from models.names import hint
 from tracks.errors import TrackInputError
 
 LISTED = 30
 """How many known names a message spells out."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name most like `name`, whatever its case, or None if none is close."""
-    folded = {candidate.casefold(): candidate for candidate in known}
-    close = difflib.get_close_matches(name.casefold(), folded, n=1)
-    return folded[close[0]] if close else None
-
-
 def unknown(kind: str, name: object, known: Iterable[str]) -> TrackInputError:
     """The error for a `name` that is none of the `known` ones of its `kind`; for the caller to raise."""
     known = list(known)
-    return TrackInputError(f"expected {kind} to be one of {listed(known)}, got {str(name)!r}{_hint(str(name), known)}")
+    return TrackInputError(f"expected {kind} to be one of {listed(known)}, got {str(name)!r}{hint(str(name), known)}")
 
 
 def missing_path(kind: str, path: Path) -> TrackInputError:
@@ -29,7 +22,7 @@ def missing_path(kind: str, path: Path) -> TrackInputError:
     part = path.absolute().relative_to(place).parts[0] if place != path else path.name
     beside = [child.name for child in place.iterdir()] if place.is_dir() else []
     return TrackInputError(
-        f"expected {kind} at {path}, found nothing: {place} holds no {part!r}{_hint(part, beside)}; "
+        f"expected {kind} at {path}, found nothing: {place} holds no {part!r}{hint(part, beside)}; "
         "give the path of an existing one"
     )
 
@@ -40,8 +33,3 @@ def listed(names: list[str]) -> str:
         return "(there are none)"
     more = f", ... ({len(names)} in all)" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    near = nearest(name, known)
-    return f"; did you mean {near}?" if near else ""

@@ -1,9 +1,34 @@
+"""How a command begins and ends: settings, errors, interruptions, outputs that take nothing."""
+
 import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from tracks.cli import check_choices, explain, reports_errors
+import tracks.score
+import tracks.zero_shot
+from models.errors import ModelInputError
+from tracks.cli import explain, reports_errors, run_main
 from tracks.errors import TrackInputError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def said_by(task, capsys):
+    """What a task that ends with exit code 2 says on stderr."""
+    with pytest.raises(SystemExit) as stopped:
+        task()
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+def python(program, **options):
+    """A finished `python -c`; its output is text unless told otherwise."""
+    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, text=True, timeout=60, **options)
 
 
 def test_an_error_of_the_user_ends_in_one_paragraph_and_exit_code_2(capsys):
@@ -11,10 +36,7 @@ def test_an_error_of_the_user_ends_in_one_paragraph_and_exit_code_2(capsys):
     def task():
         raise TrackInputError("expected a, got b; do c")
 
-    with pytest.raises(SystemExit) as stopped:
-        task()
-    assert stopped.value.code == 2
-    assert capsys.readouterr().err == "error: expected a, got b; do c\n"
+    assert said_by(task, capsys) == "error: expected a, got b; do c\n"
 
 
 def test_a_fault_of_ours_is_not_hidden():
@@ -26,32 +48,165 @@ def test_a_fault_of_ours_is_not_hidden():
         task()
 
 
+def test_a_handled_error_does_not_mask_a_fault():
+    @reports_errors
+    def task():
+        try:
+            raise TrackInputError("a photo that is passed over")
+        except TrackInputError:
+            raise ZeroDivisionError  # noqa: B904  (a fault in the handler)
+
+    with pytest.raises(ZeroDivisionError):
+        task()
+
+
+def test_an_error_inside_a_constructor_is_found():
+    outer = RuntimeError("instantiation failed")
+    outer.__cause__ = ModelInputError("expected x")
+    assert explain(outer) == "expected x"
+
+
 def test_an_interruption_says_that_the_work_is_kept(capsys):
     @reports_errors
     def task():
         raise KeyboardInterrupt
 
-    with pytest.raises(SystemExit) as stopped:
-        task()
-    assert stopped.value.code == 2
-    assert "kept" in capsys.readouterr().err
+    assert "kept" in said_by(task, capsys)
 
 
-def test_a_full_disk_is_explained():
-    assert "room on the disk for /big" in explain(OSError(errno.ENOSPC, "No space left on device", "/big"))
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "room on the disk for /a/b"),
+        (errno.EACCES, "use /a/b, got: Permission denied"),
+        (errno.EEXIST, "use /a/b, got: File exists"),
+        (errno.ENOTDIR, "use /a/b, got: Not a directory"),
+        (errno.EISDIR, "use /a/b, got: Is a directory"),
+        (errno.ENAMETOOLONG, "use /a/b, got: File name too long"),
+        (errno.ELOOP, "use /a/b, got: Too many levels of symbolic links"),
+        (errno.EROFS, "use /a/b, got: Read-only file system"),
+        (errno.EIO, "use /a/b, got: Input/output error"),
+        (errno.ENOENT, "use /a/b, got: No such file or directory"),
+        (errno.EMFILE, "use /a/b, got: Too many open files"),
+    ],
+)
+def test_whatever_a_path_raises_is_explained(number, said):
+    assert said in explain(OSError(number, os.strerror(number), "/a/b"))
 
 
-def test_an_error_inside_a_constructor_is_found():
-    outer = RuntimeError("instantiation failed")
-    outer.__cause__ = TrackInputError("expected x")
-    assert explain(outer) == "expected x"
+def test_an_error_of_the_system_without_a_path_is_a_fault_but_for_a_full_disk():
+    assert explain(OSError(errno.EINVAL, "Invalid argument")) is None
+    assert "room on the disk for the output" in explain(OSError(errno.ENOSPC, "No space left on device"))
 
 
-def test_an_unknown_choice_names_the_near_one(tmp_path, capsys):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "clip_adapter.yaml").touch()
-    with pytest.raises(SystemExit) as stopped:
-        check_choices(["model=clip_adaptor", "shots=4"], tmp_path)
-    assert stopped.value.code == 2
-    assert "did you mean clip_adapter?" in capsys.readouterr().err
-    check_choices(["model=clip_adapter", "seed=0,1"], tmp_path)
+def test_too_little_memory_and_a_name_that_cannot_be_written_are_explained():
+    assert "ARGS=batch_size=1" in explain(MemoryError())
+    with pytest.raises(UnicodeEncodeError) as caught:
+        "nächste".encode("ascii")
+    assert "in ascii, got 'nächste'" in explain(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["model=clip_adaptor"], "got 'clip_adaptor'; did you mean clip_adapter?"),
+        (["data=MVTec"], "got 'MVTec'; did you mean mvtec?"),
+        (["seeed=3"], "got 'seeed'; did you mean seed?"),
+        (["model.map_wieght=3"], "got 'model.map_wieght'; did you mean model.map_weight?"),
+        (["model=winclip", "model.scales_=1"], "'model.scales_'"),
+        (["+foo=3"], "expected an added setting that something reads, got 'foo'"),
+        (["+model.map_wieght=3"], "something reads, got 'model.map_wieght'"),
+        (["++weights.adapter.pth=x"], "got 'weights.adapter.pth'; known are weights.adapter.path"),
+        (["+seed=3"], "expected seed=... without the +"),
+        (["~foo"], "got ~foo"),
+        (["seed=0,1"], "expected one value for seed, got 0,1; a list is [0,1]"),
+        (["seed=abc"], "expected seed of the right kind, got: Value 'abc'"),
+        (["model.map_weight=abc"], "expected model.map_weight to be a number"),
+        (["false_alarm_rate=nan"], "expected false_alarm_rate to be a number, got nan"),
+        (["categories=[a"], "got 'categories=[a', which cannot be read"),
+        (["photos/good"], "expected settings as key=value, got 'photos/good'"),
+        (["data=mvtec", "model=constant", "weights=none"], "a value for data.root, got none; give it with ROOT="),
+    ],
+)  # fmt: skip
+def test_settings_that_nothing_reads_are_refused_in_our_words(words, said, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["zero_shot", *words])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    message = said_by(lambda: run_main(tracks.zero_shot.main), capsys)
+    assert said in message
+    assert message.count("\n") == 1
+    assert "hydra" not in message.lower()
+
+
+def test_what_a_constructor_or_another_setting_reads_may_be_added(monkeypatch, capsys):
+    """It gets as far as the data set, which was not named: whoever reads it is asked before."""
+    words = ["data=mvtec", "model=winclip", "weights=none", "++weights.place_weight=0.5", "+model.scales=[2,3]"]
+    read = ["data=mvtec", "+weights.memory_smoothing=3", "+prompts.anything=1", "weights=none", "model=clip_adapter"]
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    for given, said in (
+        (words[:3], "data.root"),
+        (read[:2] + read[3:], "data.root"),
+        (read[:3] + read[3:], "prompts.anything"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["zero_shot", *given])
+        assert said in said_by(lambda: run_main(tracks.zero_shot.main), capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["bootstrap=abc"], "expected bootstrap to be a whole number (by default 0), got 'abc'"),
+        (["workers=1.5"], "expected workers to be a whole number (by default 2), got 1.5"),
+        (["+boostrap=1"], "did you mean bootstrap?"),
+    ],
+)
+def test_a_command_without_a_schema_knows_the_kinds_of_its_defaults(words, said, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["score", "run=nowhere", *words])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    assert said in said_by(lambda: run_main(tracks.score.main), capsys)
+
+
+def test_ctrl_c_while_a_command_imports_its_parts_ends_in_one_sentence(tmp_path):
+    stand_in = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(30)\n"
+    for package in ("hydra", "torch"):  # what is imported first of the large ones
+        (tmp_path / f"{package}.py").write_text(stand_in)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    for module in ("tracks.zero_shot", "tracks.predict", "train.adapter", "train.tiny"):
+        command = [sys.executable, "-m", module]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert done.stderr.startswith("error: interrupted")
+
+
+def test_a_notebook_keeps_its_own_way_with_ctrl_c():
+    done = python("import signal, models; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)",
+                  stdout=subprocess.PIPE)  # fmt: skip
+    assert done.stdout == "True\n"
+
+
+PRINT_MUCH = "from tracks.cli import reports_errors\nreports_errors(lambda: [print('x' * 50) for _ in range({})])()"
+
+
+@pytest.mark.parametrize("lines", [1, 5000])
+def test_a_reader_that_leaves_ends_the_command_without_a_word(lines):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = python(PRINT_MUCH.format(lines), stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_an_output_without_room_is_one_paragraph():
+    with Path("/dev/full").open("w") as full:
+        done = python(PRINT_MUCH.format(5000), stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "room on the disk" in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_any_name_can_be_printed(encoding):
+    program = "from tracks.cli import print_any_name\nprint_any_name()\nprint('日本 \\udcff')"
+    done = python(program, env={**os.environ, "PYTHONIOENCODING": encoding}, stdout=subprocess.PIPE)
+    assert done.returncode == 0
+    assert done.stdout.rstrip("\n") in ("日本 \\udcff", "\\u65e5\\u672c \\udcff")

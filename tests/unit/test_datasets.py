@@ -10,6 +10,7 @@ import pytest
 from hydra.utils import get_method
 from omegaconf import OmegaConf
 
+from models.names import nearest
 from tracks.datasets import formats
 from tracks.datasets.files import FileSample, list_images, natural_key
 from tracks.datasets.mtd import MTD, UNMARKED
@@ -17,7 +18,7 @@ from tracks.datasets.mvtec import MVTec
 from tracks.datasets.photos import Photos
 from tracks.datasets.sample import Dataset, Sample
 from tracks.errors import TrackInputError
-from tracks.names import missing_path, nearest, unknown
+from tracks.names import missing_path, unknown
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 REAL_DATA = os.environ.get("VANDKIT_REAL_DATA")

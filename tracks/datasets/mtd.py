@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Literal
 
+from models.names import nearest
 from tracks.datasets.files import (
     FileSample,
     existing_folder,
@@ -16,7 +17,7 @@ from tracks.datasets.files import (
     unique_stems,
 )
 from tracks.errors import TrackInputError
-from tracks.names import nearest, unknown
+from tracks.names import unknown
 
 log = logging.getLogger(__name__)
 
