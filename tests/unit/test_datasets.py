@@ -15,6 +15,7 @@ from tracks.datasets import formats
 from tracks.datasets.files import FileSample, list_images, natural_key
 from tracks.datasets.mtd import MTD, UNMARKED
 from tracks.datasets.mvtec import MVTec
+from tracks.datasets.notices import counted_notices
 from tracks.datasets.photos import Photos
 from tracks.datasets.sample import Dataset, Sample
 from tracks.errors import TrackInputError
@@ -453,6 +454,45 @@ def test_references_beside_or_among_the_photos(photos: Path) -> None:
     assert not set(names(same.test("object"))) & set(names(same.train("object")))
     with pytest.raises(TrackInputError, match="REFERENCES"):
         Photos(photos).train("object")
+
+
+def save_wide(path: Path, largest: int) -> Path:
+    values = np.full((6, 8), 800, dtype=np.uint16)
+    values[3, 3] = largest
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(values).save(path)
+    return path
+
+
+@pytest.mark.parametrize(("brightest", "level"), [(4095, 50), (4096, 3), (15000, 3)])
+def test_photos_and_references_have_one_bit_depth(
+    tmp_path: Path, brightest: int, level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, largest in enumerate((900, brightest, 1000)):
+        save_wide(tmp_path / f"all/{number}.png", largest)
+        save_wide(tmp_path / f"all/good/{number}.tif", 900)
+    save(tmp_path / "all/eight bits.png", 77)
+    PIL.Image.new("F", (8, 6), 0.5).save(tmp_path / "all/unit.tif")
+    (tmp_path / "all/broken.png").write_bytes(b"x")
+    photos = Photos(tmp_path / "all", references=tmp_path / "all/good")
+    samples = {sample.path.name: sample for sample in photos.train("object") + photos.test("object")}
+    del samples["broken.png"]
+    found = {name: sample.load_image().getpixel((0, 0))[0] for name, sample in samples.items()}  # type: ignore[index]
+    assert {found.pop("eight bits.png"), found.pop("unit.tif")} == {77, 128}
+    assert set(found.values()) == {level}
+    assert [f"bit_depth={bits}" in caplog.text for bits in (12, 14, 16)] == [False, brightest > 4095, False]
+    assert Photos(tmp_path / "all", bit_depth=16).test("object")[0].bit_depth == 16
+
+
+def test_images_of_a_track_with_different_bit_depths_are_said(tree: Path, caplog: pytest.LogCaptureFixture) -> None:
+    good = tree / "bolt/test/good"
+    for name, largest in (("8", 4000), ("9", 4095), ("11", 4096), ("12", 4000)):
+        save_wide(good / f"{name}.png", largest)
+    with counted_notices():
+        for sample in MVTec(tree).test("bolt"):
+            sample.load_image()
+    assert [message.split(":")[0] for message in caplog.messages] == [f"{good / '11.png'}"]
+    assert "set bit_depth (on a track data.bit_depth) to that of the camera" in caplog.text
 
 
 def test_folders_without_photos(photos: Path) -> None:

@@ -101,6 +101,20 @@ def decoded_size(path: Path) -> tuple[int, int]:
     return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
 
 
+def is_wide(path: Path) -> bool:
+    """Whether a file has more than eight bits a channel, from its header alone. Call it within `reading`."""
+    with path.open("rb") as stream:
+        if is_tiff(stream):
+            with open_tiff(stream) as tiff:
+                return has_wide_numbers(tiff.pages[own_pages(tiff)[0]].aspage())
+        return _undamaged(stream, _is_wide)
+
+
+def _is_wide(stream: BinaryIO) -> bool:
+    with PIL.Image.open(stream) as image:
+        return image.mode in WIDE_MODES or _has_sixteen_bits(image, stream)
+
+
 def _undamaged(stream: BinaryIO, read: Callable[[BinaryIO], Result]) -> Result:
     """What `read` makes of a file or, where it fails, of the same file without its metadata."""
     try:

@@ -1,17 +1,29 @@
 """Pictures from files, as a person sees them: rotation, palette, transparency, 16 bits, CMYK."""
 
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 from PIL.Image import Image
 
-from tracks.datasets.decode import decode, decoded_size, reading
+from tracks.datasets.decode import decode, decoded_size, is_wide, reading
+from tracks.datasets.notices import differs_from_earlier, notice
 from tracks.datasets.tiff import Wide
 from tracks.errors import TrackInputError
 
+log = logging.getLogger(__name__)
+
 GUESSED_DEPTHS = (8, 12, 16)
 """Depths among which the largest value of a 16-bit file decides; see `read_image`."""
+
+
+OTHER_DEPTH = (
+    "its largest value speaks for another bit depth than that of files before it, so they differ in brightness: set "
+    "bit_depth (on a track data.bit_depth) to that of the camera"
+)
 
 
 def read_image(path: str | Path, bit_depth: int | None = None) -> Image:
@@ -48,7 +60,7 @@ def _eight_bits(wide: Wide, bit_depth: int | None, path: Path) -> Image:
     if wide.transparent is not None:
         alpha = np.where(wide.values == wide.transparent, 0, 255).astype(np.uint8)
     elif wide.alpha is not None:
-        alpha = _scaled(wide.alpha, None, path)
+        alpha = _scaled(wide.alpha, guessed_depth(float(wide.alpha.max())), path)
     else:
         return PIL.Image.fromarray(picture)
     colours = picture if picture.ndim == 3 else np.stack([picture] * 3, axis=-1)
@@ -63,9 +75,11 @@ def _scaled(values: np.ndarray, bit_depth: int | None, path: Path) -> np.ndarray
         raise TrackInputError(
             f"expected {path} to hold numbers from 0 on, got {low:g} to {high:g}; save it with 8 or 16 bits"
         )
-    if bit_depth is None and values.dtype.kind == "f" and high <= 1:
+    if values.dtype.kind == "f" and high <= 1:
         return np.rint(values * 255).astype(np.uint8)
     depth = bit_depth or guessed_depth(high)
+    if bit_depth is None and differs_from_earlier("bit depth", depth):
+        notice(OTHER_DEPTH, path)
     if not 8 <= depth <= 16 or high >= 2**depth:
         raise TrackInputError(
             f"expected the values of {path} to fit into bit_depth={depth} (8 to 16), got up to {high:g}; "
@@ -73,6 +87,40 @@ def _scaled(values: np.ndarray, bit_depth: int | None, path: Path) -> np.ndarray
         )
     scaled = values >> (depth - 8) if values.dtype.kind in "iu" else np.floor(values / 2 ** (depth - 8))
     return scaled.astype(np.uint8)
+
+
+def common_bit_depth(paths: Sequence[Path]) -> int | None:
+    """The depth that all files of more than eight bits fit into, by their largest value; None if there are none.
+
+    Floats from 0 to 1 have no depth; files that cannot be read do not count.
+    """
+    with ThreadPoolExecutor() as pool:
+        largest = max(pool.map(_largest_value, paths), default=0.0)
+    if not largest:
+        return None
+    depth, needed = guessed_depth(largest), int(largest).bit_length()
+    if depth - needed >= 2:
+        log.warning(
+            "the photos of more than eight bits hold values up to %s and are read as %d bits; if they come out dark, "
+            "set bit_depth to that of the camera, for example bit_depth=%d",
+            f"{largest:,.0f}", depth, needed + needed % 2,
+        )  # fmt: skip
+    return depth
+
+
+def _largest_value(path: Path) -> float:
+    """The largest of the numbers whose depth a file does not tell, 0 if there are none."""
+    try:
+        with reading(path):
+            picture = decode(path, 16) if is_wide(path) else None
+    except TrackInputError:
+        return 0
+    if picture is None:
+        return 0
+    if not isinstance(picture, Wide):
+        return 2**16 - 1  # colour of which only the high bytes are left
+    largest = float(picture.values.max())
+    return 0 if not np.isfinite(largest) or (picture.values.dtype.kind == "f" and largest <= 1) else largest
 
 
 def guessed_depth(high: float) -> int:

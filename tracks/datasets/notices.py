@@ -9,6 +9,7 @@ from threading import Lock
 log = logging.getLogger(__name__)
 
 _met: dict[str, dict[Path, None]] = {}
+_earlier: dict[str, object] = {}
 _lock = Lock()  # files are decoded in threads
 
 
@@ -22,10 +23,17 @@ def notice(kind: str, path: Path) -> None:
         log.warning("%s: %s", path, kind)
 
 
+def differs_from_earlier(what: str, value: object) -> bool:
+    """Whether a value is another than the first one of its kind in this run."""
+    with _lock:
+        return _earlier.setdefault(what, value) != value
+
+
 @contextmanager
 def counted_notices() -> Iterator[None]:
     """Forget what was met before, and say at the end how many files there were of each kind that had several."""
     _met.clear()
+    _earlier.clear()
     try:
         yield
     finally:

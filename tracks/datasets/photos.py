@@ -3,10 +3,12 @@
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tracks.datasets.files import FileSample, existing_folder, list_images, natural_key
 from tracks.datasets.formats import IMAGE_SUFFIXES, endings, passed_over
+from tracks.datasets.images import common_bit_depth
 from tracks.errors import TrackInputError
 from tracks.names import unknown
 
@@ -22,7 +24,8 @@ class Photos:
     """Every image in `root` (and below, if `recursive`), unlabelled, under one category name.
 
     `references` is a folder of photos of good parts; it may lie inside `root` and is then not judged itself.
-    Hidden folders, folders named outputs and those in `exclude` are passed over.
+    Hidden folders, folders named outputs and those in `exclude` are passed over. Without `bit_depth` all 16-bit photos,
+    references among them, are read by the one depth that the largest of their values needs.
     """
 
     def __init__(
@@ -42,17 +45,21 @@ class Photos:
         self.name = "photos"
         self.categories = (category,)
         self.protocol: dict[str, str | int | float | bool] = {"labels": "none"}
-        self._recursive, self._bit_depth = recursive, bit_depth
-        self._references = None if references is None else existing_folder("the folder of references", references)
-        skipped = [Path(path).expanduser() for path in exclude] + ([self._references] if self._references else [])
+        self._recursive = recursive
+        good = None if references is None else existing_folder("the folder of references", references)
+        skipped = [Path(path).expanduser() for path in exclude] + ([good] if good else [])
         self._test = self._list(existing_folder("the folder of photos", root), "", None, skipped)
+        self._train = self._list(good, REFERENCE_PREFIX, 0, []) if good else []
+        depth = bit_depth or common_bit_depth([sample.path for sample in self._train + self._test])
+        self._test = [replace(sample, bit_depth=depth) for sample in self._test]
+        self._train = [replace(sample, bit_depth=depth) for sample in self._train]
 
     def train(self, category: str) -> list[FileSample]:
         """The photos of good parts; TrackInputError if no folder of them was given."""
         self._check(category)
-        if self._references is None:
+        if not self._train:
             raise TrackInputError("expected a folder of photos of good parts, got none; name one as REFERENCES=folder")
-        return self._list(self._references, REFERENCE_PREFIX, 0, [])
+        return list(self._train)
 
     def test(self, category: str) -> list[FileSample]:
         """All photos, folder by folder, in natural order."""
@@ -77,8 +84,7 @@ class Photos:
         kind = "" if label is None else "good"
         names = [prefix + path.relative_to(folder).as_posix() for path in paths]
         return [
-            FileSample(name, self.categories[0], label, kind, path, bit_depth=self._bit_depth)
-            for name, path in zip(names, paths, strict=True)
+            FileSample(name, self.categories[0], label, kind, path) for name, path in zip(names, paths, strict=True)
         ]
 
 
