@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import PIL.Image
 import torch
@@ -34,6 +34,10 @@ class AnomalyModel(nn.Module, ABC):
     """A zero- and few-shot anomaly detector.
 
     Zero-shot is simply never calling `fit`. State is held by category and is never saved.
+
+    One rule for devices: a model is on one, and `to`, `cuda` and `cpu` move all of it, what was learnt of references
+    too; images are moved to it wherever they lie, and predictions are on it. Its precision is an argument of its parts:
+    `half`, `double` and the like change nothing, neither weights nor what was learnt.
     """
 
     preprocess: Callable[[PIL.Image.Image], Tensor]
@@ -41,6 +45,19 @@ class AnomalyModel(nn.Module, ABC):
 
     scores_are_probabilities: ClassVar[bool] = False
     """Whether image scores lie in [0, 1] and are fitted best by their log odds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("_here", torch.empty(0), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is, its predictions are, and images are moved to."""
+        return self._here.device  # type: ignore[return-value, union-attr]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Follow `fn` to another device, never to another precision."""
+        return super()._apply(lambda tensor: moved(tensor, fn), recurse)
 
     @abstractmethod
     def fit(self, references: Images, category: str) -> None:
@@ -71,17 +88,23 @@ class AnomalyModel(nn.Module, ABC):
         """Labels that every number made with this model must carry: rules, training data, map size."""
 
 
-def stacked(images: Images) -> Tensor:
-    """The images as one (B, 3, h, w) tensor, for a model whose images are all of one size.
+def moved(tensor: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
+    """The tensor on the device that `fn`, one of `nn.Module`'s for `_apply`, puts tensors on."""
+    return tensor.to(fn(tensor.new_empty(0)).device)
+
+
+def stacked(images: Images, device: torch.device | None = None) -> Tensor:
+    """The images as one (B, 3, h, w) tensor, on a device if one is given, for a model whose images are all of one size.
 
     Raises:
         ModelInputError: images of unlike sizes.
     """
     if isinstance(images, Tensor):
-        return images
+        return images if device is None else images.to(device)
     if len(shapes := {tuple(image.shape) for image in images}) > 1:
         raise ModelInputError(
             f"expected images of one size, got {', '.join(map(str, sorted(shapes)))}; make each with the model's own "
             "`preprocess`"
         )
-    return torch.stack(list(images))
+    together = torch.stack(list(images))
+    return together if device is None else together.to(device)

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from models.base import AnomalyModel, Prediction
+from models.references import Prepared
 from tracks.ahead import cut, load_ahead
 from tracks.batch import as_batch
 from tracks.datasets.sample import Sample
@@ -42,10 +43,9 @@ class Loaded:
 
 def fit_references(model: AnomalyModel, references: Sequence[Sample], category: str, device: str) -> None:
     """Show the model the references of one category."""
-    bar = tqdm(references, desc=f"{category}: references", unit="image", leave=False)
-    images = [model.preprocess(sample.load_image()) for sample in bar]
+    images = Prepared(references, lambda sample: model.preprocess(sample.load_image()))
     with torch.inference_mode():
-        model.fit(as_batch(images, device), category)
+        model.fit(images, category)
 
 
 def lacking(store: PredictionStore, samples: Sequence[Sample], category: str) -> set[str]:

@@ -6,7 +6,7 @@ from typing import Any, Generic, NoReturn, Self, TypeVar
 import torch
 from torch import Tensor
 
-from models.base import AnomalyModel, Images, stacked
+from models.base import AnomalyModel, Images, moved
 from models.errors import ModelInputError
 
 State = TypeVar("State")
@@ -48,14 +48,14 @@ class ByCategory(Generic[State]):
 
 
 class RemembersByCategory(AnomalyModel):
-    """A model whose `_fitted` moves along with its parameters."""
+    """A model whose `_fitted` moves along with its parameters, to another device; its precision stays."""
 
     _fitted: ByCategory[Any]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move what was learnt along with the parameters (`to`, `cuda`, `cpu`)."""
         super()._apply(fn, recurse)
-        self._fitted.apply(fn)
+        self._fitted.apply(lambda tensor: moved(tensor, fn))
         return self
 
 
@@ -80,13 +80,6 @@ def check_categories(images: Images, categories: Sequence[str]) -> None:
     """Refuse anything but one category for each image."""
     if isinstance(categories, str) or len(categories) != len(images):
         raise ModelInputError(f"expected one category for each of {len(images)} images, got {categories!r}")
-
-
-def check_references(references: Images, category: str) -> Tensor:
-    """K >= 1 references of one size as (K, 3, h, w)."""
-    if len(references) == 0:
-        raise ModelInputError(f"expected at least one reference image of {category!r}, got none")
-    return stacked(references)
 
 
 def checked(name: str, value: Any, good: bool, expected: str) -> Any:

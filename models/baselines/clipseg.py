@@ -56,7 +56,7 @@ class ClipSeg(AnomalyModel):
             ModelInputError: images of another shape, not one category per image, or no prompt for a category.
         """
         check_categories(images, categories)
-        pixels = stacked(images)
+        pixels = stacked(images, self.device)
         maps = torch.empty(len(pixels), self.net.image_size, self.net.image_size, device=pixels.device)
         for category, members in groups(categories):
             conditions = self._conditioned(category, pixels.device).expand(len(members), -1, -1)

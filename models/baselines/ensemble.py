@@ -8,6 +8,7 @@ references there is nothing to calibrate with, and members count by their own va
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,6 +30,7 @@ from models.baselines.by_category import (
 )
 from models.errors import ModelInputError
 from models.maps import hill
+from models.references import Prepared, predicted
 from models.saa.preprocess import KeepSize
 
 
@@ -98,14 +100,14 @@ class Ensemble(RemembersByCategory):
         checked("references", len(references), len(references) > 0, f"at least one image of {category!r}")
         if not any(_serves(member, FEW_SHOT) for member in self.members.values()):
             refuse(f"ensemble (of {', '.join(self.members)})", FEW_SHOT)
-        seen = _Prepared(references)
         left_out = {}
         for name, member in self.members.items():
+            ready = Prepared(references, partial(_again, member.preprocess))  # type: ignore[arg-type]
             if _serves(member, FEW_SHOT):
-                member.fit(seen.by(member), category)  # type: ignore[operator]
+                member.fit(ready, category)  # type: ignore[operator]
                 left_out[name] = member.reference_prediction(category)  # type: ignore[operator]
             else:
-                left_out[name] = member.predict(seen.by(member), [category] * len(references))  # type: ignore[operator]
+                left_out[name] = predicted(member, ready, range(len(ready)), category)  # type: ignore[arg-type]
         typical = {
             name: Typical(each.anomaly_maps.amax(dim=(1, 2)).mean(), each.image_scores.mean())
             for name, each in left_out.items()
@@ -196,17 +198,19 @@ class _Prepared:
     """Images as each member wants them; members with the same `preprocess` share its result."""
 
     def __init__(self, images: Images):
-        self._pictures = [PIL.Image.fromarray(np.ascontiguousarray(x.permute(1, 2, 0).cpu().numpy())) for x in images]
-        self._device = images[0].device
+        self._images = [image.cpu() for image in images]
         self._known: dict[Any, Images] = {}
 
     def by(self, member: nn.Module) -> Images:
         preprocess: Any = member.preprocess
         if preprocess not in self._known:
-            ready = [preprocess(picture).to(self._device) for picture in self._pictures]
-            same = len({tuple(each.shape) for each in ready}) == 1
-            self._known[preprocess] = torch.stack(ready) if same else ready
+            self._known[preprocess] = [_again(preprocess, image) for image in self._images]
         return self._known[preprocess]
+
+
+def _again(preprocess: Callable[[PIL.Image.Image], Tensor], image: Tensor) -> Tensor:
+    """A (3, H, W) uint8 image as a member wants it."""
+    return preprocess(PIL.Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())))
 
 
 def _serves(member: nn.Module, track: str) -> bool:

@@ -20,7 +20,6 @@ from models.baselines.by_category import (
     ByCategory,
     RemembersByCategory,
     check_categories,
-    check_references,
     checked,
     groups,
     refuse,
@@ -28,6 +27,7 @@ from models.baselines.by_category import (
 from models.baselines.patches import PatchBackbone, check_backbone, check_stages, encode, stage_maps
 from models.clip_adapter.place_memory import REGULARISATION, SIGMA, Gaussians
 from models.maps import upsampled
+from models.references import MAX_REFERENCES, ManyReferences, progress
 
 STAGES = (1, 2, 3)
 
@@ -56,13 +56,14 @@ class PaDiM(RemembersByCategory):
         seed: of that draw.
         regularisation: added to the diagonal of each covariance.
         sigma: of the map's Gaussian in pixels of the input.
+        max_references: how many references are remembered; of more, evenly spread ones, and the others are only scored.
     """
 
     serves: ClassVar[tuple[str, ...]] = (FEW_SHOT,)
 
     def __init__(
         self, backbone: PatchBackbone, *, stages: Sequence[int] | None = None, num_channels: int = 550, seed: int = 0,
-        regularisation: float = REGULARISATION, sigma: float = SIGMA,
+        regularisation: float = REGULARISATION, sigma: float = SIGMA, max_references: int = MAX_REFERENCES,
     ):  # fmt: skip
         super().__init__()
         self.backbone = check_backbone(backbone, "padim")
@@ -76,12 +77,13 @@ class PaDiM(RemembersByCategory):
         self.regularisation = checked("regularisation", regularisation, regularisation > 0, "above 0")
         self.sigma = checked("sigma", sigma, sigma >= 0, "at least 0")
         self._fitted: ByCategory[Fitted] = ByCategory(Fitted.moved)
+        self._many = ManyReferences(max_references)
         self._grid = (0, 0)
 
     @torch.no_grad()
     def fit(self, references: Images, category: str) -> None:
         """Learn the Gaussians of (K, 3, S, S) preprocessed normal images of a category."""
-        images = check_references(references, category)
+        images = stacked(self._many.remembered(references, category), self.device)
         tokens = self._tokens(images)
         mirrored = self._tokens(images.flip(3)) if len(images) == 1 else None
         self._fitted[category] = Fitted(tokens, mirrored, Gaussians.of(tokens, self.regularisation))
@@ -98,7 +100,7 @@ class PaDiM(RemembersByCategory):
         if not self._fitted:
             refuse("padim", ZERO_SHOT)
         known = {category: self._fitted[category].gaussians for category in categories}
-        tokens = self._tokens(stacked(images))
+        tokens = self._tokens(stacked(images, self.device))
         distances = tokens.new_empty(tokens.shape[:2])
         for category, members in groups(categories):
             distances[members] = known[category].distance(tokens[members])
@@ -111,10 +113,10 @@ class PaDiM(RemembersByCategory):
         if fitted.mirrored is not None:
             return self._prediction(Gaussians.of(fitted.mirrored, self.regularisation).distance(fitted.tokens))
         left_out = []
-        for i in range(len(fitted.tokens)):
+        for i in progress(range(len(fitted.tokens)), f"{category}: references left out"):
             others = torch.cat([fitted.tokens[:i], fitted.tokens[i + 1 :]])
             left_out.append(Gaussians.of(others, self.regularisation).distance(fitted.tokens[i : i + 1]))
-        return self._prediction(torch.cat(left_out))
+        return self._many.with_others(self, category, self._prediction(torch.cat(left_out)))
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
@@ -129,7 +131,7 @@ class PaDiM(RemembersByCategory):
             "map": f"Mahalanobis distance, covariance + {self.regularisation:g} I, Gaussian of {self.sigma:g} px",
             "image_score": "maximum of the map",
             "few_shot_calibration": "each reference under the Gaussians of the others; a single one under that of its "
-            "mirror image",
+            f"mirror image; {self._many.label}",
         }
 
     def _tokens(self, images: Tensor) -> Tensor:

@@ -25,7 +25,6 @@ from models.baselines.by_category import (
     ByCategory,
     RemembersByCategory,
     check_categories,
-    check_references,
     checked,
     groups,
     refuse,
@@ -42,6 +41,7 @@ from models.baselines.patches import (
 )
 from models.clip_adapter.memory_bank import MAX_ELEMENTS, Excluded
 from models.maps import upsampled
+from models.references import MAX_REFERENCES, ManyReferences, progress
 
 STAGES = (2, 3)
 
@@ -67,6 +67,7 @@ class PatchCore(RemembersByCategory):
         num_neighbours: b of the image score's reweighting (Eq. 7).
         sigma: of the map's Gaussian in pixels of the input.
         own_window: a single reference meets itself without a window of this share of the side.
+        max_references: how many references are remembered; of more, evenly spread ones, and the others are only scored.
         max_elements: largest distance matrix held at a time, in elements.
     """
 
@@ -75,7 +76,8 @@ class PatchCore(RemembersByCategory):
     def __init__(
         self, backbone: PatchBackbone, *, stages: Sequence[int] | None = None, patch_size: int = 3,
         stage_dim: int | None = 1024, target_dim: int | None = 1024, coreset: float = 1.0, num_neighbours: int = 9,
-        sigma: float = 4.0, own_window: float = 0.15, max_elements: int = MAX_ELEMENTS,
+        sigma: float = 4.0, own_window: float = 0.15, max_references: int = MAX_REFERENCES,
+        max_elements: int = MAX_ELEMENTS,
     ):  # fmt: skip
         super().__init__()
         self.backbone = check_backbone(backbone, "patchcore")
@@ -92,12 +94,13 @@ class PatchCore(RemembersByCategory):
         self.own_window = checked("own_window", own_window, 0 <= own_window < 1, "at least 0 and below 1")
         self.max_elements = checked("max_elements", max_elements, max_elements >= 1, "at least 1")
         self._fitted: ByCategory[PatchBank] = ByCategory(lambda old, fn: PatchBank(fn(old.patches), fn(old.bank)))
+        self._many = ManyReferences(max_references)
         self._grid = (0, 0)
 
     @torch.no_grad()
     def fit(self, references: Images, category: str) -> None:
         """Remember the patches of (K, 3, S, S) preprocessed normal images of a category."""
-        patches = self._patches(check_references(references, category))
+        patches = self._patches(stacked(self._many.remembered(references, category), self.device))
         self._fitted[category] = PatchBank(patches, self._reduced(patches))
 
     @torch.no_grad()
@@ -112,7 +115,7 @@ class PatchCore(RemembersByCategory):
         if not self._fitted:
             refuse("patchcore", ZERO_SHOT)
         known = {category: self._fitted[category].bank for category in categories}
-        patches = self._patches(stacked(images))
+        patches = self._patches(stacked(images, self.device))
         distances, scores = patches.new_empty(patches.shape[:2]), patches.new_empty(len(patches))
         for category, members in groups(categories):
             distances[members], scores[members] = self._assessed(patches[members], known[category])
@@ -125,10 +128,12 @@ class PatchCore(RemembersByCategory):
         if len(patches) == 1:
             elsewhere = near_own_place(self._grid, self.own_window, patches.device)
             return self._prediction(*self._assessed(patches, patches[0], elsewhere))
-        every = torch.arange(len(patches), device=patches.device)
-        left_out = [self._assessed(patches[i : i + 1], self._reduced(patches[every != i])) for i in every]
+        left_out = [
+            self._assessed(patches[i : i + 1], self._reduced(torch.cat([patches[:i], patches[i + 1 :]])))
+            for i in progress(range(len(patches)), f"{category}: references left out")
+        ]
         distances, scores = (torch.cat(parts) for parts in zip(*left_out, strict=True))
-        return self._prediction(distances, scores)
+        return self._many.with_others(self, category, self._prediction(distances, scores))
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
@@ -147,7 +152,7 @@ class PatchCore(RemembersByCategory):
             "map": f"distance to the nearest patch, Gaussian of {self.sigma:g} px",
             "image_score": f"largest distance, reweighted by {self.num_neighbours} neighbours (Eq. 7)",
             "few_shot_calibration": "each reference against the others; a single one against itself, without a window "
-            f"of {self.own_window:g} of the side around each patch",
+            f"of {self.own_window:g} of the side around each patch; {self._many.label}",
         }
 
     def _patches(self, images: Tensor) -> Tensor:

@@ -14,6 +14,9 @@ from models.clip_adapter.features import ImageFeatures
 from models.clip_adapter.memory_bank import MAX_ELEMENTS, Excluded
 
 IMAGES_AT_ONCE = 8
+ROUNDING = 1e-5
+"""Rows are equal that are no farther apart than this share of their length: one image, encoded beside others, differs
+by that much."""
 
 
 class PatchBackbone(Protocol):
@@ -83,8 +86,10 @@ def nearest(
     """The `count` nearest rows of a bank by Euclidean distance: distances (Q, count), increasing, and rows (Q, count).
 
     `queries` (Q, C), `bank` (M, C), M >= count. Found by products of matrices, of which no more than `max_elements`
-    elements are held; the distances of those found are then worked out by differences, so that equal rows are 0 apart.
+    elements are held; the distances of those found are then worked out by differences, and rows that are equal within
+    rounding are 0 apart.
     """
+    within_rounding = ROUNDING * queries.norm(dim=1, keepdim=True)
     num_rows = max(1, max_elements // len(bank))
     centre = bank.mean(dim=0)  # distances stay as they are, and far fewer digits cancel in the products
     queries, bank = queries - centre, bank - centre
@@ -97,7 +102,8 @@ def nearest(
             squared.masked_fill_(excluded(rows, slice(0, len(bank))), torch.inf)
         found.append(squared.argmin(dim=1, keepdim=True) if count == 1 else _smallest(squared, count))
     rows_found = torch.cat(found)
-    return _distances(queries, bank, rows_found)
+    distances, rows_found = _distances(queries, bank, rows_found)
+    return distances.masked_fill_(distances <= within_rounding, 0), rows_found
 
 
 def _smallest(squared: Tensor, count: int) -> Tensor:

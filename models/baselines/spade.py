@@ -20,7 +20,6 @@ from models.baselines.by_category import (
     ByCategory,
     RemembersByCategory,
     check_categories,
-    check_references,
     checked,
     refuse,
 )
@@ -36,6 +35,7 @@ from models.baselines.patches import (
 from models.clip_adapter.features import ImageFeatures
 from models.clip_adapter.memory_bank import MAX_ELEMENTS, Excluded
 from models.maps import upsampled
+from models.references import MAX_REFERENCES, ManyReferences, progress
 
 STAGES = (1, 2, 3)
 
@@ -47,7 +47,7 @@ class Pyramids:
     embeddings: Tensor
     places: Tensor
 
-    def __getitem__(self, images: slice | Tensor) -> "Pyramids":
+    def __getitem__(self, images: slice | list[int]) -> "Pyramids":
         """Some of the images."""
         return Pyramids(self.embeddings[images], self.places[images])
 
@@ -74,6 +74,7 @@ class SPADE(RemembersByCategory):
         num_places: kappa, the nearest places whose mean distance counts; 1 as published.
         sigma: of the map's Gaussian in pixels of the input.
         own_window: a single reference meets itself without a window of this share of the side.
+        max_references: how many references are remembered; of more, evenly spread ones, and the others are only scored.
         max_elements: largest distance matrix held at a time, in elements.
     """
 
@@ -81,7 +82,8 @@ class SPADE(RemembersByCategory):
 
     def __init__(
         self, backbone: PatchBackbone, *, stages: Sequence[int] | None = None, num_images: int = 50,
-        num_places: int = 1, sigma: float = 4.0, own_window: float = 0.15, max_elements: int = MAX_ELEMENTS,
+        num_places: int = 1, sigma: float = 4.0, own_window: float = 0.15,
+        max_references: int = MAX_REFERENCES, max_elements: int = MAX_ELEMENTS,
     ):  # fmt: skip
         super().__init__()
         self.backbone = check_backbone(backbone, "spade")
@@ -95,12 +97,13 @@ class SPADE(RemembersByCategory):
         self._fitted: ByCategory[Fitted] = ByCategory(
             lambda old, fn: Fitted(old.references.moved(fn), old.mirrored.moved(fn) if old.mirrored else None)
         )
+        self._many = ManyReferences(max_references)
         self._grid = (0, 0)
 
     @torch.no_grad()
     def fit(self, references: Images, category: str) -> None:
         """Remember (K, 3, S, S) preprocessed normal images of a category."""
-        images = check_references(references, category)
+        images = stacked(self._many.remembered(references, category), self.device)
         mirrored = self._pyramids(self.backbone.encode_image(images.flip(3))) if len(images) == 1 else None
         self._fitted[category] = Fitted(self._pyramids(encode(self.backbone, images)), mirrored)
 
@@ -116,7 +119,7 @@ class SPADE(RemembersByCategory):
         if not self._fitted:
             refuse("spade", ZERO_SHOT)
         known = [self._fitted[category].references for category in categories]
-        seen = self._pyramids(self.backbone.encode_image(stacked(images)))
+        seen = self._pyramids(self.backbone.encode_image(stacked(images, self.device)))
         return self._prediction([self._assessed(seen[i : i + 1], normal) for i, normal in enumerate(known)])
 
     @torch.no_grad()
@@ -128,8 +131,12 @@ class SPADE(RemembersByCategory):
             elsewhere = near_own_place(self._grid, self.own_window, references.places.device)
             own_places = Pyramids(fitted.mirrored.embeddings, references.places)
             return self._prediction([self._assessed(references, own_places, elsewhere)])
-        every = torch.arange(len(references.places), device=references.places.device)
-        return self._prediction([self._assessed(references[i : i + 1], references[every != i]) for i in every])
+        count = len(references.places)
+        left_out = [
+            self._assessed(references[i : i + 1], references[[j for j in range(count) if j != i]])
+            for i in progress(range(count), f"{category}: references left out")
+        ]
+        return self._many.with_others(self, category, self._prediction(left_out))
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
@@ -144,7 +151,7 @@ class SPADE(RemembersByCategory):
             "map_smoothing": f"Gaussian of {self.sigma:g} px",
             "image_score": f"mean squared distance to the embeddings of the {self.num_images} nearest references",
             "few_shot_calibration": "each reference against the others; a single one by its mirror image's embedding, "
-            f"and its places against its own, without a window of {self.own_window:g} of the side",
+            f"and its places against its own, without a window of {self.own_window:g} of the side; {self._many.label}",
         }
 
     def _pyramids(self, features: ImageFeatures) -> Pyramids:

@@ -23,7 +23,6 @@ from models.baselines.by_category import (
     ByCategory,
     RemembersByCategory,
     check_categories,
-    check_references,
     checked,
 )
 from models.baselines.windows import (
@@ -37,8 +36,8 @@ from models.baselines.windows import (
 from models.clip_adapter.backbone import ClipBackbone
 from models.clip_adapter.memory_bank import MAX_ELEMENTS, MemoryBank
 from models.clip_adapter.text import PromptEnsemble
+from models.references import AT_ONCE, MAX_REFERENCES, ManyReferences, progress
 
-REFERENCES_AT_ONCE = 8
 HALF = 0.5
 """Of 1 - cosine, and the weight of words and of references where both speak."""
 
@@ -72,6 +71,7 @@ class WinCLIP(RemembersByCategory):
         own_window: a single reference meets itself without a window of this share of the side (or of windows that
             overlap, if that is more).
         windows_at_once: windows encoded in one batch.
+        max_references: how many references are remembered; of more, evenly spread ones, and the others are only scored.
         max_elements: largest similarity matrix held at a time, in elements.
     """
 
@@ -80,7 +80,7 @@ class WinCLIP(RemembersByCategory):
     def __init__(
         self, backbone: ClipBackbone, prompts: PromptEnsemble, *, window_sides: Sequence[int] = (2, 3),
         temperature: float = 0.07, own_window: float = 0.15, windows_at_once: int = 1024,
-        max_elements: int = MAX_ELEMENTS,
+        max_references: int = MAX_REFERENCES, max_elements: int = MAX_ELEMENTS,
     ):  # fmt: skip
         super().__init__()
         is_clip = isinstance(backbone, ClipBackbone)
@@ -96,13 +96,14 @@ class WinCLIP(RemembersByCategory):
         self.windows_at_once = checked("windows_at_once", windows_at_once, windows_at_once >= 1, "at least 1")
         self.max_elements = checked("max_elements", max_elements, max_elements >= 1, "at least 1")
         self._texts: dict[tuple[PromptEnsemble, str, torch.device], Tensor] = {}
+        self._many = ManyReferences(max_references)
         self._fitted: ByCategory[Fitted] = ByCategory(Fitted.moved)
 
     @torch.no_grad()
     def fit(self, references: Images, category: str) -> None:
         """Remember windows and places of (K, 3, S, S) preprocessed normal images of a category."""
-        images = check_references(references, category)
-        features = WindowFeatures.cat([self._encode(part) for part in images.split(REFERENCES_AT_ONCE)])
+        images = stacked(self._many.remembered(references, category), self.device)
+        features = WindowFeatures.cat([self._encode(part) for part in images.split(AT_ONCE)])
         pairs = zip(self.window_sides, features.windows, strict=True)
         windows = [self._bank(known, window_grid(features.grid, side), side) for side, known in pairs]
         self._fitted[category] = Fitted(features, windows, self._bank(features.tokens, features.token_grid, 1))
@@ -117,7 +118,7 @@ class WinCLIP(RemembersByCategory):
         """
         check_categories(images, categories)
         fitted = [self._fitted[category] for category in categories] if self._fitted else None
-        features = self._encode(stacked(images))
+        features = self._encode(stacked(images, self.device))
         scores, maps = self._by_words(features, categories)
         if fitted is None:
             return self._prediction(scores, maps, None)
@@ -130,8 +131,11 @@ class WinCLIP(RemembersByCategory):
         fitted = self._fitted[category]
         count = len(fitted.features.embedding)
         scores, maps = self._by_words(fitted.features, [category] * count)
-        unlike = [self._unlike_references(fitted.features[i : i + 1], fitted, leave_out=i) for i in range(count)]
-        return self._prediction(scores, maps, torch.cat(unlike))
+        unlike = [
+            self._unlike_references(fitted.features[i : i + 1], fitted, leave_out=i)
+            for i in progress(range(count), f"{category}: references left out")
+        ]
+        return self._many.with_others(self, category, self._prediction(scores, maps, torch.cat(unlike)))
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
@@ -156,7 +160,7 @@ class WinCLIP(RemembersByCategory):
             "image_score": "zero-shot: text probability of the image; with references: mean of it and of the largest "
             "value of reference association",
             "few_shot_calibration": "each reference against the others; a single one against itself, without a window "
-            f"of {self.own_window:g} of the side, and without windows that overlap",
+            f"of {self.own_window:g} of the side, and without windows that overlap; {self._many.label}",
         }
 
     def _encode(self, images: Tensor) -> WindowFeatures:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from models.clip_adapter.adapter import LOGIT_SCALE, Adapter, deviations
 from models.clip_adapter.features import ImageFeatures
+from models.clip_adapter.memory_bank import ROUNDING
 
 MEMORY_GRID = 20
 """Finer grids are averaged down to at most this many tokens a side before they are compared with one another."""
@@ -48,18 +49,22 @@ Grid = tuple[int, int]
 class References:
     """Normalised tokens of K references, (K, h*w, C) or (B, K, h*w, C) for each of B images, per compared stage.
 
-    With `own` the K is 1 and the reference is the image itself: places near a token's own do not count.
+    With `own` the K is 1 and the reference is the image itself: places near a token's own do not count. `left_out` (B,)
+    are the numbers of the references that do not count, one for each of B images.
     """
 
     tokens: tuple[Tensor, ...]
     own: bool = False
+    left_out: Tensor | None = None
 
-    def without(self, index: int) -> "References":
-        """All but one reference; the only one, marked as the image's own, where there is no other."""
+    def without(self, indices: Tensor) -> "References":
+        """For B images that are themselves among the references: all but the image's own, by its number in `indices`.
+
+        The only one, marked as the image's own, where there is no other.
+        """
         if len(self.tokens[0]) == 1:
             return References(self.tokens, own=True)
-        kept = [i for i in range(len(self.tokens[0])) if i != index]
-        return References(tuple(tokens[kept] for tokens in self.tokens))
+        return References(self.tokens, left_out=indices.to(self.tokens[0].device))
 
     @staticmethod
     def each(kept: Sequence["References"]) -> "References":
@@ -70,7 +75,7 @@ class References:
 
     def to(self, device: torch.device) -> "References":
         """On another device."""
-        return References(tuple(tokens.to(device) for tokens in self.tokens), self.own)
+        return References(tuple(tokens.to(device) for tokens in self.tokens), self.own, self.left_out)
 
 
 class ContextAdapter(Adapter):
@@ -111,9 +116,8 @@ class ContextAdapter(Adapter):
             tokens, grid = features.stages[n], features.grids[n]
             read = [deviations(tokens)]
             if n < self.compared:
-                stage_references = None if references is None else references.tokens[n]
-                own = references is not None and references.own
-                found = comparisons(self.compare[n](tokens), grid, stage_references, own)
+                known = (None,) if references is None else (references.tokens[n], references.own, references.left_out)
+                found = comparisons(self.compare[n](tokens), grid, *known)
                 read.append(_enlarged(found, grid))
             here = self.read[n](torch.cat(read, dim=-1)).transpose(1, 2).unflatten(2, grid)
             if total is not None:
@@ -144,11 +148,13 @@ def difference_of(tokens: Tensor, text: Tensor) -> Tensor:
     return logits[..., 1] - logits[..., 0]
 
 
-def comparisons(tokens: Tensor, grid: Grid, references: Tensor | None, own: bool = False) -> tuple[Tensor, Grid]:
+def comparisons(
+    tokens: Tensor, grid: Grid, references: Tensor | None, own: bool = False, left_out: Tensor | None = None
+) -> tuple[Tensor, Grid]:
     """How odd each place is in its image and beside references: (B, h*w, COMPARISONS) on a coarser grid.
 
     `references` is (K, h*w, C) or (B, K, h*w, C), normalised, of that coarser grid. Without them their channels are 0;
-    the last says whether there are any.
+    the last says whether there are any. `own` and `left_out` are those of `References`.
     """
     with torch.autocast(tokens.device.type, enabled=False):  # distances near 0 need their digits
         unit, coarse = compared_tokens(tokens.float(), grid)
@@ -156,7 +162,7 @@ def comparisons(tokens: Tensor, grid: Grid, references: Tensor | None, own: bool
         if references is None:
             nothing = density.new_zeros(*density.shape[:2], DISTANCES + 1)
             return torch.cat([density, nothing], dim=-1), coarse
-        distance = distances(unit, coarse, references, own)
+        distance = distances(unit, coarse, references, own, left_out)
         return torch.cat([density, distance, torch.ones_like(density[..., :1])], dim=-1), coarse
 
 
@@ -185,14 +191,16 @@ def densities(unit: Tensor, grid: Grid) -> Tensor:
     return (middle - density) / (std + 0.01)
 
 
-def distances(unit: Tensor, grid: Grid, references: Tensor, own: bool = False) -> Tensor:
+def distances(
+    unit: Tensor, grid: Grid, references: Tensor, own: bool = False, left_out: Tensor | None = None
+) -> Tensor:
     """Distance to the nearest reference token, (B, N, DISTANCES): as it is, and beside the image's median, also local.
 
     The median of a picture that is mostly normal says how far its normal places are from the references.
     """
     bank = references if references.ndim == 4 else references[None].expand(len(unit), *references.shape)
     near = _near(grid, LOCAL_REACH / 2 if own else LOCAL_REACH, unit.device)
-    places = _nearest(unit, bank, near, own)
+    places = _nearest(unit, bank, near, own, left_out)
     tokens = bank.flatten(1, 2)
     anywhere, nearby = (_distance(unit, tokens, place) for place in places)
 
@@ -203,10 +211,11 @@ def distances(unit: Tensor, grid: Grid, references: Tensor, own: bool = False) -
 
 
 @torch.no_grad()
-def _nearest(unit: Tensor, bank: Tensor, near: Tensor, own: bool) -> tuple[Tensor, Tensor]:
+def _nearest(unit: Tensor, bank: Tensor, near: Tensor, own: bool, left_out: Tensor | None) -> tuple[Tensor, Tensor]:
     """Which of the K * N tokens of a bank (B, K, N, C) is nearest to each of (B, N, C): anywhere and nearby, (B, N).
 
-    `near` (N, N) says which places are near which; with `own` these do not count and there is no nearby.
+    `near` (N, N) says which places are near which; with `own` these do not count and there is no nearby. Tokens of the
+    reference `left_out` (B,) of each image do not count.
     """
     at_once = max(1, REFERENCES_AT_ONCE // len(unit))
     anywhere, nearby = [], []
@@ -220,6 +229,8 @@ def _nearest(unit: Tensor, bank: Tensor, near: Tensor, own: bool) -> tuple[Tenso
 
     def best(found: list[tuple[Tensor, Tensor]]) -> Tensor:
         value, place = (torch.cat([part[i] for part in found], dim=1) for i in (0, 1))  # (B, K, N)
+        if left_out is not None:
+            value.scatter_(1, left_out[:, None, None].expand(-1, 1, value.shape[2]), -torch.inf)
         reference = value.argmax(dim=1, keepdim=True)
         return (reference * bank.shape[2] + place.gather(1, reference))[:, 0]
 
@@ -228,9 +239,10 @@ def _nearest(unit: Tensor, bank: Tensor, near: Tensor, own: bool) -> tuple[Tenso
 
 
 def _distance(unit: Tensor, bank: Tensor, places: Tensor) -> Tensor:
-    """1 - cosine of each token (B, N, C) with the one of the bank (B, M, C) at its place (B, N)."""
+    """1 - cosine of each token (B, N, C) with the one of the bank (B, M, C) at its place (B, N); 0 within rounding."""
     chosen = bank.gather(1, places[..., None].expand(-1, -1, bank.shape[2]))
-    return 1 - (unit * chosen).sum(dim=2)
+    distance = 1 - (unit * chosen).sum(dim=2)
+    return distance.masked_fill(distance < ROUNDING, 0)
 
 
 @lru_cache(maxsize=16)

@@ -10,6 +10,8 @@ from models.clip_adapter.features import ImageFeatures
 
 MAX_ELEMENTS = 2**25
 """Largest similarity matrix held at a time: 128 MiB of float32."""
+ROUNDING = 2e-6
+"""A distance 1 - cosine below it is 0: no more than float32 leaves of the product of two equal rows."""
 
 Excluded = Callable[[slice, slice], Tensor]
 """Rows of the query and columns of the bank to a bool matrix: which pairs do not count."""
@@ -18,7 +20,7 @@ Excluded = Callable[[slice, slice], Tensor]
 def nearest_distance(
     tokens: Tensor, bank: Tensor, *, max_elements: int = MAX_ELEMENTS, excluded: Excluded | None = None
 ) -> Tensor:
-    """Minimum over the bank of 1 - cosine, exact, (Q,) in [0, 2].
+    """Minimum over the bank of 1 - cosine, exact, (Q,) in [0, 2]; 0 where it is within rounding of 0.
 
     `tokens` (Q, C) and `bank` (M, C) have rows of length 1. No matrix of more than `max_elements`
     elements is ever made (a row of one element at the least).
@@ -34,7 +36,8 @@ def nearest_distance(
             if excluded is not None:
                 cosine.masked_fill_(excluded(rows, columns), -torch.inf)
             nearest[rows] = torch.maximum(nearest[rows], cosine.amax(dim=1))
-    return (1 - nearest).clamp(min=0)
+    distance = 1 - nearest
+    return distance.masked_fill_(distance < ROUNDING, 0)
 
 
 class MemoryBank:

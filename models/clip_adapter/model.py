@@ -32,8 +32,8 @@ from models.clip_adapter.place_memory import EXPONENT, PARTS, PlaceMemory
 from models.clip_adapter.text import PromptEnsemble
 from models.errors import ModelInputError
 from models.maps import hill
+from models.references import AT_ONCE, MAX_REFERENCES, ManyReferences, cut, progress
 
-REFERENCES_AT_ONCE = 8
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-1, -2))
 """Axes of an image that are turned round; the second is what `mirrored` looks at."""
 
@@ -95,6 +95,7 @@ class ClipAdapter(AnomalyModel):
         own_mirrors: an image without references is compared with its own mirror images (left to right, top to bottom,
             both). Has no meaning for an adapter that does not compare.
         own_window: with one reference, it is scored against itself without a window of this share of the side.
+        max_references: how many references are remembered; of more, evenly spread ones, and the others are only scored.
         max_elements: largest similarity matrix held at a time, in elements.
     """
 
@@ -120,6 +121,7 @@ class ClipAdapter(AnomalyModel):
         mirrored: bool = False,
         own_mirrors: bool = False,
         own_window: float = 0.15,
+        max_references: int = MAX_REFERENCES,
         max_elements: int = MAX_ELEMENTS,
     ):
         super().__init__()
@@ -151,26 +153,21 @@ class ClipAdapter(AnomalyModel):
         self.max_elements = _checked("max_elements", max_elements, max_elements >= 1, "at least 1")
         self._texts: dict[tuple[PromptEnsemble, str, torch.device], Tensor] = {}
         self._fitted: dict[str, Fitted] = {}
+        self._many = ManyReferences(max_references)
 
     @torch.no_grad()
     def fit(self, references: Images, category: str) -> None:
         """Remember (K, 3, S, S) preprocessed normal images of a category, and calibrate its image score on them."""
-        if len(references) == 0:
-            raise ModelInputError(f"expected at least one reference image of {category!r}, got none")
-        references = stacked(references)
-        views = self._views(references.split(REFERENCES_AT_ONCE))
+        references = stacked(self._many.remembered(references, category), self.device)
+        views = self._views(references.split(AT_ONCE))
         memory = self._remember(views[0]) if self.memory_weight or self.memory_score_weight else None
-        kept, parts = [], []
-        for view in views:
-            known = self.adapter.remember(view) if isinstance(self.adapter, ContextAdapter) else None
-            left_out = [None if known is None else known.without(i) for i in range(len(references))]
-            parts.append(self._evidence_beside(view, [category] * len(references), left_out))
-            kept.append(known)
-        evidence = _averaged(parts)
+        kept = [self.adapter.remember(view) if isinstance(self.adapter, ContextAdapter) else None for view in views]
+        seen = zip(views, kept, strict=True)
+        evidence = _averaged([self._left_out(view, known, category) for view, known in seen])
         typical_max = None
         if memory is not None:
-            maps = [memory.maps(views[0][i : i + 1], leave_out=i) for i in range(len(references))]
-            evidence.memory_maps = torch.cat(maps)
+            each = progress(range(len(references)), f"{category}: references left out")
+            evidence.memory_maps = torch.cat([memory.maps(views[0][i : i + 1], leave_out=i) for i in each])
         places = self._remember_places(views, references) if self.place_weight else None
         if places is not None:
             evidence.place_maps, evidence.place_shares = places.left_out, self._shares([places] * len(references))
@@ -190,8 +187,8 @@ class ClipAdapter(AnomalyModel):
             raise ModelInputError(f"expected one category for each of {len(images)} images, got {categories!r}")
         fitted = [self._fitted_category(category) for category in categories] if self._fitted else None
         if fitted is None:
-            return self._prediction(_averaged(self._zero_shot(stacked(images), categories)))
-        views = self._views([stacked(images)])
+            return self._prediction(_averaged(self._zero_shot(stacked(images, self.device), categories)))
+        views = self._views([stacked(images, self.device)])
         parts = [
             self._evidence_beside(view, categories, [known.references[i] for known in fitted])
             for i, view in enumerate(views)
@@ -200,9 +197,10 @@ class ClipAdapter(AnomalyModel):
 
     @torch.no_grad()
     def reference_prediction(self, category: str) -> Prediction:
-        """The K references of a category, each scored with its own tokens left out of the banks."""
+        """The K references of a category, each scored with its own tokens left out of the banks that have them."""
         fitted = self._fitted_category(category)
-        return self._prediction(fitted.evidence, fitted.typical_max)
+        left_out = self._prediction(fitted.evidence, fitted.typical_max)
+        return self._many.with_others(self, category, left_out)
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
@@ -252,7 +250,7 @@ class ClipAdapter(AnomalyModel):
             "few_shot_map_bound": self.adapter.num_maps + self.memory_weight * len(self.memory_stages),
             "image_score": f"zero-shot: {zero_shot}; with references: {few_shot_score}",
             "few_shot_calibration": "mu is the mean of m over the references, each left out of the memory; a single "
-            f"reference without a window of {self.own_window:g} of the side around each token",
+            f"reference without a window of {self.own_window:g} of the side around each token; {self._many.label}",
         }
 
     def _map_label(self) -> str:
@@ -307,6 +305,14 @@ class ClipAdapter(AnomalyModel):
             for chosen in groups.values()
         ]
         return _together(parts, [i for chosen in groups.values() for i in chosen])
+
+    def _left_out(self, features: ImageFeatures, known: References | None, category: str) -> Evidence:
+        """Each of K references beside the others, a few at a time."""
+        parts = []
+        for members in cut(range(len(features.embedding)), AT_ONCE):
+            others = None if known is None else known.without(torch.tensor(members))
+            parts.append(self._evidence(features[list(members)], [category] * len(members), others))
+        return _together(parts, range(len(features.embedding)))
 
     def _learned(
         self, adapter: ContextAdapter, features: ImageFeatures, text: Tensor, text_scores: Tensor,
@@ -417,7 +423,7 @@ class ClipAdapter(AnomalyModel):
         """Move what was learnt along with the parameters (`to`, `cuda`, `cpu`)."""
         super()._apply(fn, recurse)
         self._texts.clear()
-        device = next(self.adapter.parameters()).device
+        device = self.device
         for fitted in self._fitted.values():
             if fitted.memory is not None and fitted.typical_max is not None:
                 fitted.memory.to(device)

@@ -20,6 +20,8 @@ SIGMA = 4.0
 PARTS = 8
 """Into how many parts references are split of which each is left out once; fewer references are left out one by one."""
 PLACES_AT_ONCE = 256
+ROUNDING = 1e-10
+"""A token is the mean where its squared distance is below this share of the mean's square: what float32 leaves."""
 EXPONENT = 2.0
 """k of d^k / (d^k + mu^k)."""
 
@@ -45,7 +47,7 @@ class Gaussians:
     def of(tokens: Tensor, regularisation: float) -> "Gaussians":
         """From the tokens (K, P, C) of K references."""
         mean = tokens.mean(dim=0)
-        centred = (tokens - mean).transpose(0, 1).contiguous()
+        centred = tokens.transpose(0, 1).clone(memory_format=torch.contiguous_format).sub_(mean[:, None])
         count = tokens.shape[0]
         doubles = (part.double() for part in centred.split(PLACES_AT_ONCE))
         gram = torch.cat([part @ part.transpose(1, 2) for part in doubles])
@@ -57,8 +59,10 @@ class Gaussians:
         apart = (tokens - self.mean).transpose(0, 1)  # (P, B, C)
         along = (apart @ self.centred.transpose(1, 2)).double()  # (P, B, K)
         explained = ((along @ self.inner) * along).sum(dim=2)
-        squared = (apart.double().square().sum(dim=2) - explained) / self.regularisation
-        return squared.clamp(min=0).sqrt().T.float()
+        own = apart.double().square().sum(dim=2)
+        squared = ((own - explained) / self.regularisation).clamp(min=0)
+        equal = own <= ROUNDING * self.mean.double().square().sum(dim=1)[:, None]
+        return squared.masked_fill(equal, 0).sqrt().T.float()
 
     def moved(self, fn: Callable[[Tensor], Tensor]) -> "Gaussians":
         """On another device."""
@@ -91,8 +95,8 @@ class PlaceMemory:
         self.size = size
         self._grid = features.grids[self.positions[0]]
         tokens = self._joined(features)
-        self._gaussians = Gaussians.of(tokens, REGULARISATION)
         distance, self.alignment = self._compared(tokens, None if mirrored is None else self._joined(mirrored))
+        self._gaussians = Gaussians.of(tokens, REGULARISATION)
         maps = upsampled(distance, self._grid, size, SIGMA)
         self._typical_max = maps.amax(dim=(1, 2)).mean()
         self.left_out = hill(maps, self._typical_max, EXPONENT)

@@ -38,6 +38,10 @@ class Proposals:
         """N, the number of boxes."""
         return len(self.scores)
 
+    def to(self, device: torch.device) -> "Proposals":
+        """The same on another device."""
+        return Proposals(self.boxes.to(device), self.scores.to(device), self.phrases)
+
 
 class RegionGenerator(Protocol):
     """What turns captions into boxes."""

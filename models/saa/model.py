@@ -11,7 +11,7 @@ Regularization (arXiv 2305.10724), and their report on the winning solution of t
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from models.base import AnomalyModel, Images, Prediction
 from models.errors import ModelInputError
+from models.references import MAX_REFERENCES, ManyReferences
 from models.saa.agreement import most_agreed
 from models.saa.confidence import TopRegions, anomaly_map, top_regions, with_dense_saliency
 from models.saa.first_time import FirstTime
@@ -66,6 +67,7 @@ class SAA(AnomalyModel):
         score_saliency: share of the saliency in the image score.
         few_shot_exponent: with references, the exponent of Eq. 6 for a region as salient as their own most salient
             places. It takes the place of the rules' factor, since saliency is another measure then.
+        max_references: how many references are remembered; of more, evenly spread ones, and the others are only scored.
         map_size: side of the maps in pixels.
         image_threshold: image score from which an image is a defect; None where not known.
         threshold_source: where that comes from.
@@ -88,6 +90,7 @@ class SAA(AnomalyModel):
         dense_saliency: float = 0.0,
         score_saliency: float = 0.0,
         few_shot_exponent: float = 1.0,
+        max_references: int = MAX_REFERENCES,
         map_size: int = 400,
         image_threshold: float | None = None,
         threshold_source: str = "",
@@ -115,6 +118,7 @@ class SAA(AnomalyModel):
         self.map_size = _check("map_size", map_size, map_size >= 1, "at least 1")
         self.image_threshold, self.threshold_source = image_threshold, threshold_source
         self.preprocess = KeepSize(self.rules.max_side)
+        self._many = ManyReferences(max_references)
         self._references: dict[str, list[Tensor]] = {}
         self._typical: dict[str, Tensor] = {}
         self._notes = FirstTime(logging.getLogger(__name__))
@@ -127,8 +131,9 @@ class SAA(AnomalyModel):
     @torch.no_grad()
     def fit(self, references: Images, category: str) -> None:
         """Measure saliency in this category against normal (3, H, W) uint8 images, of any sizes, from now on."""
-        self.saliency_map.fit([self._shown(image) for image in references], category)
-        self._references[category] = list(references)
+        known = [image.cpu() for image in self._many.remembered(references, category)]
+        self.saliency_map.fit([self._shown(image) for image in known], category)
+        self._references[category] = known
         maps = self.saliency_map.reference_maps(category)
         self._typical[category] = torch.stack([top(each) for each in maps]).mean().cpu()
 
@@ -144,7 +149,7 @@ class SAA(AnomalyModel):
             raise ModelInputError(f"expected one category for each of {len(images)} images, got {categories!r}")
         for category in categories:
             self._check_fitted(category)
-        return _prediction([self._assess(image, name) for image, name in zip(images, categories, strict=True)])
+        return _prediction([self._assess(image.cpu(), name) for image, name in zip(images, categories, strict=True)])
 
     @torch.no_grad()
     def reference_prediction(self, category: str) -> Prediction:
@@ -152,7 +157,8 @@ class SAA(AnomalyModel):
         self._check_fitted(category, always=True)
         maps = self.saliency_map.reference_maps(category)
         pairs = zip(self._references[category], maps, strict=True)
-        return _prediction([self._assess(image, category, saliency) for image, saliency in pairs])
+        left_out = _prediction([self._assess(image, category, saliency) for image, saliency in pairs])
+        return self._many.with_others(self, category, left_out)
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
@@ -171,7 +177,7 @@ class SAA(AnomalyModel):
             "image_score": score_label(self.score_saliency),
             "few_shot_exponent": f"{self.few_shot_exponent:g} for a region as salient as mu, the references' own top",
             "few_shot_calibration": "each reference against the others; a single one against itself, without a window "
-            f"of {self.saliency_map.own_window:g} of the side around each place",
+            f"of {self.saliency_map.own_window:g} of the side around each place; {self._many.label}",
             **self.generator.protocol,
             **self.refiner.protocol,
             **self.saliency_map.protocol,
@@ -204,10 +210,16 @@ class SAA(AnomalyModel):
     def _look(
         self, image: Tensor, category: str, product: ProductPrompt, wanted: Sequence[Sequence[Caption]]
     ) -> tuple[Scene, list[list[Proposals]]]:
-        """One pass of the generator for each distinct caption, and one for the object where that matters."""
+        """One pass of the generator for each distinct caption, and one for the object where that matters.
+
+        Generator and refiner resize the image themselves, before it reaches their device; all that they find is moved
+        to the model's.
+        """
         named = self.property or self._several(product)
         name = object_caption(product, self.rules.raw_names) if named else None
         objects, found = ask(self.generator, image, name, wanted)
+        objects = None if objects is None else objects.to(self.device)
+        found = [[boxes.to(self.device) for boxes in each] for each in found]
         if objects is not None and len(objects.scores) == 0:
             self._notes.say(category, "no object found, so the whole image counts as the object")
         outliner = self.refiner.outline(self._shown(image))
@@ -241,16 +253,17 @@ class SAA(AnomalyModel):
         """Eq. 5 where anything needs it: against the image itself, its several objects, or references."""
         if not (self.saliency or self.dense_saliency or self.score_saliency or isinstance(self.prompts, PromptChoice)):
             return None
+        shown = self._shown(image).to(self.device)
         if self._references:
-            return self.saliency_map(self._shown(image), category=category)
+            return self.saliency_map(shown, category=category)
         if not self._several(product):
-            return self.saliency_map(self._shown(image))
+            return self.saliency_map(shown)
         if (number := len(scene.object_boxes(product))) < 2:
             self._notes.say(
                 category, f"{product.count} objects expected, {number} found: nothing to compare, saliency is 0"
             )
-            return torch.zeros(scene.size, device=image.device)
-        return self.saliency_map(self._shown(image), scene.object_masks(product))
+            return torch.zeros(scene.size, device=self.device)
+        return self.saliency_map(shown, scene.object_masks(product))
 
     def _exponent(self, category: str) -> float:
         """Factor on the mean saliency of a region (Eq. 6)."""
@@ -283,13 +296,6 @@ class SAA(AnomalyModel):
         if category not in self._references and (self._references or always):
             known = ", ".join(self._references) or "none"
             raise KeyError(f"expected a category with references, got {category!r}; fitted: {known}; call `fit` for it")
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move the references along with the parts (`to`, `cuda`, `cpu`)."""
-        super()._apply(fn, recurse)
-        for category, images in self._references.items():
-            self._references[category] = [fn(image) for image in images]
-        return self
 
 
 def _prediction(assessed: Sequence[Assessment]) -> Prediction:

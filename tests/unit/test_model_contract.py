@@ -15,9 +15,11 @@ from torch.testing import assert_close
 from models.base import AnomalyModel
 from models.baselines.by_category import BOTH, FEW_SHOT, ZERO_SHOT
 from models.errors import ModelInputError
+from models.references import Prepared
 from tests.unit.baseline_stand_ins import BASELINES
 from tests.unit.clip_stand_ins import small_model
 from tests.unit.saa_stand_ins import small_saa
+from tracks.cost import held_bytes
 
 MODELS: dict[str, Callable[[], AnomalyModel]] = {
     "clip_adapter_vit": partial(small_model, "vit"),
@@ -206,6 +208,49 @@ def test_a_reference_left_out_scores_as_a_test_image_of_the_others(name):
         others = [n for n in range(3) if n != i]
         learner.fit(references[others], "nut")
         assert_close(learner.predict(references[i : i + 1], ["nut"]).anomaly_maps[0], left_out[i], **CLOSE)
+
+
+@pytest.mark.parametrize("name", [name for name in LEARNERS if name != "ensemble"])
+def test_of_many_references_some_are_remembered_and_the_others_scored_as_test_images(name):
+    model = MODELS[name]()
+    model._many.most = 2
+    references, asked = batch(model, 5, seed=10), []
+
+    def prepare(index: int) -> torch.Tensor:
+        asked.append(index)
+        return references[index]
+
+    model.fit(Prepared(range(5), prepare), "nut")
+    assert asked == [0, 2]
+    every = model.reference_prediction("nut")
+    assert sorted(asked) == [0, 1, 2, 3, 4]  # one by one, each once
+    others = model.predict(references[[1, 3, 4]], ["nut"] * 3)
+    model.fit(references[[0, 2]], "nut")
+    assert_same(model.predict(references[[1, 3, 4]], ["nut"] * 3), others)
+    left_out = model.reference_prediction("nut")
+    for part, positions in ((left_out, [0, 2]), (others, [1, 3, 4])):
+        assert_close(every.anomaly_maps[positions], part.anomaly_maps, **CLOSE)
+        assert_close(every.image_scores[positions], part.image_scores, **CLOSE)
+    assert "of more than 2 references" in model.protocol["few_shot_calibration"]
+
+
+@pytest.mark.parametrize("name", [name for name in LEARNERS if name != "ensemble"])
+def test_memory_does_not_grow_with_references_that_are_only_scored(name):
+    model, held = MODELS[name](), []
+    image = batch(model, 1)[0]
+    for count in (40, 80):
+        model.fit(Prepared(range(count), lambda _: image), "nut")
+        held.append(held_bytes(model))
+    assert held[0] == held[1]
+
+
+@pytest.mark.parametrize("name", ["patchcore_vit", "padim", "spade", "spade_timm"])
+def test_references_that_are_one_image_are_0_apart(name):
+    model = MODELS[name]()
+    model.fit(batch(model, 1).expand(3, -1, -1, -1), "nut")
+    left_out = model.reference_prediction("nut")
+    assert not left_out.anomaly_maps.any()
+    assert not left_out.image_scores.any()
 
 
 def test_input_is_not_changed(few_shot_model):
