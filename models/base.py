@@ -63,7 +63,8 @@ class AnomalyModel(nn.Module, ABC):
     def fit(self, references: Images, category: str) -> None:
         """Learn what `category` looks like from K >= 1 preprocessed normal images.
 
-        Replaces whatever was learnt for that category before.
+        Hundreds of them may come as a sequence that makes each image ready when it is asked for. Replaces
+        whatever was learnt for that category before.
         """
 
     @abstractmethod

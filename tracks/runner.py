@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from models.base import AnomalyModel, Prediction
-from models.references import Prepared
+from models.base import AnomalyModel, Images, Prediction
+from models.references import MAX_REFERENCES, Prepared
 from tracks.ahead import cut, load_ahead
 from tracks.batch import as_batch
 from tracks.datasets.sample import Sample
@@ -43,7 +43,10 @@ class Loaded:
 
 def fit_references(model: AnomalyModel, references: Sequence[Sample], category: str, device: str) -> None:
     """Show the model the references of one category."""
-    images = Prepared(references, lambda sample: model.preprocess(sample.load_image()))
+    images: Images = Prepared(references, lambda sample: model.preprocess(sample.load_image()))
+    if len(references) <= MAX_REFERENCES:
+        bar = tqdm(images, desc=f"{category}: references", unit="image", leave=False)
+        images = as_batch(list(bar), device)
     with torch.inference_mode():
         model.fit(images, category)
 
