@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from eval.tables import mean_over_categories, to_csv, to_markdown, track_score
 from models.base import AnomalyModel
+from tracks.copies import distinct, warn_of_judged_references
 from tracks.cost import CostLedger, peak_memory
 from tracks.datasets.notices import counted_notices
 from tracks.datasets.registry import announce_licence
@@ -124,6 +125,8 @@ def samples_to_score(dataset: Dataset, category: str, references: Sequence[Sampl
     samples = [sample for sample in dataset.test(category) if sample.name not in used]
     if not samples:
         raise TrackInputError(f"expected test images of {category} in {dataset.name}, got none; look into its folder")
+    distinct(references)  # all are handed out, copies are only said
+    warn_of_judged_references(references, samples)
     return samples
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from tracks.copies import distinct, warn_of_judged_references
 from tracks.datasets.files import FileSample, existing_folder, list_images, natural_key
 from tracks.datasets.formats import IMAGE_SUFFIXES, endings, passed_over
 from tracks.datasets.images import common_bit_depth
@@ -23,7 +24,8 @@ REFERENCE_PREFIX = "references/"
 class Photos:
     """Every image in `root` (and below, if `recursive`), unlabelled, under one category name.
 
-    `references` is a folder of photos of good parts; it may lie inside `root` and is then not judged itself.
+    `references` is a folder of photos of good parts; it may lie inside `root` and is then not judged itself. Copies
+    among the references count once, photos that are copies of references are mentioned.
     Hidden folders, folders named outputs and those in `exclude` are passed over. Without `bit_depth` all 16-bit photos,
     references among them, are read by the one depth that the largest of their values needs.
     """
@@ -52,7 +54,8 @@ class Photos:
         self._train = self._list(good, REFERENCE_PREFIX, 0, []) if good else []
         depth = bit_depth or common_bit_depth([sample.path for sample in self._train + self._test])
         self._test = [replace(sample, bit_depth=depth) for sample in self._test]
-        self._train = [replace(sample, bit_depth=depth) for sample in self._train]
+        self._train = [replace(sample, bit_depth=depth) for sample in distinct(self._train)]
+        warn_of_judged_references(self._train, self._test)
 
     def train(self, category: str) -> list[FileSample]:
         """The photos of good parts; TrackInputError if no folder of them was given."""
