@@ -27,8 +27,9 @@ from tracks.datasets.registry import announce_licence
 from tracks.errors import TrackInputError
 from tracks.fingerprint import code_digest, settings_digest
 from tracks.names import unknown
+from tracks.run_folder import link_latest
 from tracks.store import write_atomically
-from tracks.track import choose_categories, link_latest
+from tracks.track import choose_categories
 
 GIVEN_ON = ("data", "weights", "categories", "resolution", "batch_size", "workers", "device")
 DECIDES_NOTHING = ("out", "outputs", "workers", "overlays", "fresh")

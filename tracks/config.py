@@ -31,6 +31,10 @@ class TrackConfig:
     """Only these categories; empty means all."""
     resolution: Any = 256
     """Side in pixels of the square at which maps are scored, or "native" for each image's own size."""
+    map_precision: str = "float16"
+    """How maps are stored and scored: "float16", or "float32" in twice the room, without any rounding."""
+    mask_resize: str = "bilinear"
+    """How masks are brought to `resolution`: "bilinear" (at least half covered), or "nearest" as OpenCV does it."""
     image_score: str = "model"
     """"model", or "legacy_minmax": APRIL-GAN's transductive score, for reproduction only."""
     false_alarm_rate: float = 0.05

@@ -1,9 +1,12 @@
-"""Digests that decide whether two runs are the same run: of settings, of code, of weights."""
+"""What decides whether two runs are the same run: digests of settings, code and weights, device and versions."""
 
 import hashlib
 import json
+import platform
+import re
 from collections.abc import Mapping
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE_THAT_DECIDES_NUMBERS = ("models/**/*.py", "tracks/datasets/**/*.py", "tracks/runner.py", "tracks/resize.py")
+PACKAGES_THAT_DECIDE_NUMBERS = ("torch", "torchvision", "open_clip_torch", "timm", "transformers", "numpy", "pillow")
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:
@@ -36,3 +40,20 @@ def weights_digest(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages whose rounding, resizing or networks predictions depend on."""
+    return {**{name: version(name) for name in PACKAGES_THAT_DECIDE_NUMBERS}, "torch": str(torch.__version__)}
+
+
+def device_name(device: str) -> str:
+    """What a torch device is: the GPU's own name, or the processor's with the instructions that torch uses on it."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if torch.device(device).type != "cpu":
+        return device
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.is_file() else None
+    name = found[1] if found else platform.processor() or platform.machine()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"

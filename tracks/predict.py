@@ -23,10 +23,10 @@ from tracks.errors import TrackInputError
 from tracks.fingerprint import settings_digest
 from tracks.judge import DEFECT, GOOD, UNREADABLE, Judge, Verdict
 from tracks.overlay import count_pixels
+from tracks.run_folder import link_latest
 from tracks.runner import fit_references
 from tracks.store import PredictionStore, write_atomically
 from tracks.threshold import Threshold, fit_threshold, leave_one_out, weights_threshold
-from tracks.track import link_latest
 
 DEFAULT_CATEGORY = "object"
 CSV_FILE = "predictions.csv"

@@ -5,26 +5,41 @@ import PIL.Image
 from torch import Tensor
 from torch.nn import functional
 
-MASK_RULE = "bilinear with antialias, >= half covered; never emptied"
+MASK_RULES = {
+    "bilinear": "bilinear with antialias, >= half covered; never emptied",
+    "nearest": "nearest, as OpenCV's INTER_NEAREST; never emptied",
+}
+"""What `mask_resize` may be, and the label of each."""
 MAP_RULE = "bilinear"
 
 
-def resize_map(anomaly_map: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """(h, w) to `size` (height, width), bilinear, as float16 on the CPU."""
+def resize_map(anomaly_map: Tensor, size: tuple[int, int], dtype: type[np.floating] = np.float16) -> np.ndarray:
+    """(h, w) to `size` (height, width), bilinear, as `dtype` on the CPU."""
     if tuple(anomaly_map.shape) != size:
         anomaly_map = functional.interpolate(anomaly_map[None, None], size=size, mode="bilinear")[0, 0]
-    return anomaly_map.half().cpu().numpy()
+    return anomaly_map.cpu().numpy().astype(dtype)
 
 
-def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool to `size` (height, width): a pixel at least half covered is defect.
+def resize_mask(mask: np.ndarray, size: tuple[int, int], rule: str = "bilinear") -> np.ndarray:
+    """(H, W) bool to `size` (height, width): "bilinear", where a pixel at least half covered is defect, or "nearest".
 
     A mask whose defects are all too thin for that keeps the pixels that they cover most, so that
     an anomalous image never loses its defect.
     """
     if mask.shape == size or not mask.any():
         return mask if mask.shape == size else np.zeros(size, dtype=bool)
+    if rule == "nearest" and (picked := _nearest(mask, size)).any():
+        return picked
     image = PIL.Image.fromarray(mask.astype(np.uint8) * 255)
     share = np.asarray(image.resize((size[1], size[0]), PIL.Image.Resampling.BILINEAR))
     resized = share >= 128
     return resized if resized.any() else share == share.max()
+
+
+def _nearest(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Of each pixel's area the place at its top left, found by the floating-point product that OpenCV takes."""
+    rows, columns = (
+        np.floor(np.arange(new) * (1 / (new / old))).astype(int).clip(max=old - 1)
+        for new, old in zip(size, mask.shape, strict=True)
+    )
+    return mask[np.ix_(rows, columns)]

@@ -29,6 +29,7 @@ class RunnerOptions:
     batch_size: int = 8
     workers: int = 2
     device: str = "cpu"
+    mask_resize: str = "bilinear"
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def predict_category(
 def _keep(store: PredictionStore, loaded: Loaded, prediction: Prediction, index: int, options: RunnerOptions) -> None:
     sample = loaded.sample
     size = map_size(loaded.size, options.resolution)
-    anomaly_map = resize_map(prediction.anomaly_maps[index], size)
+    anomaly_map = resize_map(prediction.anomaly_maps[index], size, store.map_type)
     row = Row(
         name=sample.name,
         category=sample.category,
@@ -112,5 +113,6 @@ def _load(model: AnomalyModel, sample: Sample, options: RunnerOptions) -> Loaded
     image = sample.load_image()
     mask = sample.load_mask()
     size = (image.height, image.width)
-    resized = None if mask is None else resize_mask(mask, map_size(size, options.resolution))
+    target = map_size(size, options.resolution)
+    resized = None if mask is None else resize_mask(mask, target, options.mask_resize)
     return Loaded(sample, model.preprocess(image), size, resized)

@@ -10,22 +10,30 @@ from eval.bootstrap import mean_over
 from eval.tables import interval_table
 from tracks.cli import command, run_main
 from tracks.intervals import resample_rows
+from tracks.names import unknown
 from tracks.scoring import as_table, scorer_of
 from tracks.store import PredictionStore
-from tracks.track import known_of_run, report, summarise, write_results
+from tracks.track import IMAGE_SCORES, known_of_run, report, summarise, write_results
 
 INTERVAL_LEVEL = 0.95
 
 
 def score_run(
-    folder: Path, image_score: str, out: Path | None, processes: int, bootstrap: int = 0, seed: int = 0
+    folder: Path, image_score: str | None, out: Path | None, processes: int, bootstrap: int = 0, seed: int = 0
 ) -> dict[str, Any]:
-    """Score every category of the store in `folder`; the results go into `out` (the run folder if None).
+    """Score every category of the store in `folder`; the results go into `out`.
 
+    `image_score` is the run's own if None. Without `out` they go into the run folder, or where another image score is
+    asked for into a folder of its name below, so that the run's results stay what its settings say.
     With `bootstrap` > 0, so many draws of the test images give a 95 % interval for each metric.
     """
     started = time.perf_counter()
     store = PredictionStore(folder)
+    own = store.settings.get("image_score", "model")
+    image_score = image_score or own
+    if image_score not in IMAGE_SCORES:
+        raise unknown("image_score", image_score, IMAGE_SCORES)
+    target = out or (store.folder if image_score == own else store.folder / image_score)
     tables, draws = {}, {}
     for category in store.categories:
         rows = store.rows(category)
@@ -38,10 +46,9 @@ def score_run(
     if bootstrap:
         of_means = mean_over(draws).intervals(INTERVAL_LEVEL)
         results |= {"mean_intervals": of_means, "interval_level": INTERVAL_LEVEL, "interval_draws": bootstrap}
-    target = out or store.folder
     target.mkdir(parents=True, exist_ok=True)
     write_results(target, results, cfg=None)
-    report(results, target, predicted=0, latest=store.folder)
+    report(results, target, predicted=0, latest=None)
     if bootstrap:
         print(interval_table(results))
     print(f"{results['images']} images scored in {time.perf_counter() - started:.1f} s")

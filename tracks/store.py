@@ -1,18 +1,21 @@
-"""Predictions on disk: one float16 TIFF map and one row per image. What makes a run resumable.
+"""Predictions on disk: one TIFF map and one row per image. What makes a run resumable.
 
 Layout of a run folder::
 
     run.json                       settings that decide the numbers; a folder of other settings is refused
     predictions/<category>.jsonl   one row per image, appended after its map is safely on disk
     predictions/<category>/<name>.tiff and .mask.png (only where there is a defect), both at the scored size
+    .lock                          held by the process that works on the folder
 
-So everything can be scored again, or exported, with neither the model nor the data set.
+So everything can be scored again, or exported, with neither the model nor the data set. Rows are those of the run's
+last images: what is no longer among them is dropped before anything is predicted.
 """
 
 import io
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +29,9 @@ from tracks.errors import TrackInputError
 from tracks.paths import below, shortened
 
 SETTINGS_FILE = "run.json"
+LOCK_FILE = ".lock"
+PRECISIONS = {"float16": np.float16, "float32": np.float32}
+"""What `map_precision` may be: how maps are stored, and so scored."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +76,8 @@ class PredictionStore:
         folder = Path(folder)
         path = folder / SETTINGS_FILE
         if path.is_file():
-            _refuse_other_run(folder, _read_json(path), dict(settings))
-        elif folder.is_dir() and any(folder.iterdir()):
+            _refuse_other_run(folder, read_settings(path), dict(settings))
+        elif folder.is_dir() and any(path.name != LOCK_FILE for path in folder.iterdir()):
             raise TrackInputError(
                 f"expected a new or an earlier run's folder, got {folder}, which holds other files; choose another "
                 "folder with OUT=..."
@@ -84,7 +90,7 @@ class PredictionStore:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The settings that the run was made with."""
-        return _read_json(self.folder / SETTINGS_FILE)
+        return read_settings(self.folder / SETTINGS_FILE)
 
     @property
     def categories(self) -> list[str]:
@@ -99,8 +105,39 @@ class PredictionStore:
         rows = [row for line in path.read_bytes().splitlines() if (row := _parse_row(line)) is not None]
         return list({row.name: row for row in rows}.values())
 
+    def keep_only(self, category: str, images: Iterable[tuple[str, str]]) -> bool:
+        """Drop every row of a category but those of `images`, (name, fingerprint), and put these into their order.
+
+        A row of an image that changed since is dropped too. Returns whether anything was dropped.
+        """
+        path = self._rows_file(category)
+        if not path.is_file():
+            return False
+        known = {(row.name, row.fingerprint): row for row in self.rows(category)}
+        kept = [known.pop(image) for image in images if image in known]
+        for file in (file for row in known.values() for file in self._files(row)):
+            file.unlink(missing_ok=True)
+        content = b"".join(map(_line, kept))
+        if content != path.read_bytes():
+            write_atomically(path, content)
+        return bool(known)
+
+    def copy_from(self, other: "PredictionStore") -> None:
+        """Take over the predictions of another store; maps on the same disk take no further room."""
+        for category in other.categories:
+            for row in other.rows(category):
+                for source in other._files(row):
+                    _link_or_copy(source, self.folder / source.relative_to(other.folder.resolve()))
+                if (self.folder / row.map_file).is_file():
+                    self._append(row)
+
+    @property
+    def map_type(self) -> type[np.floating]:
+        """The type of the stored maps: the run's `map_precision`."""
+        return PRECISIONS[(self.settings.get("protocol") or {}).get("map_precision", "float16")]
+
     def read_map(self, row: Row) -> np.ndarray:
-        """The anomaly map of a row, (height, width) float16.
+        """The anomaly map of a row, (height, width), of `map_type`.
 
         Raises:
             TrackInputError: the file is missing or does not decode.
@@ -140,7 +177,7 @@ class PredictionStore:
         path = below(self.folder, row.map_file)
         path.parent.mkdir(parents=True, exist_ok=True)
         encoded = io.BytesIO()
-        tifffile.imwrite(encoded, anomaly_map.astype(np.float16))
+        tifffile.imwrite(encoded, anomaly_map.astype(self.map_type))
         write_atomically(path, encoded.getvalue())
         self._mask_path(row).unlink(missing_ok=True)
         if mask is not None and (row.label != 0 or mask.any()):
@@ -153,13 +190,18 @@ class PredictionStore:
         """Where the map of an image goes, relative to the run folder; the image's suffix stays in the name."""
         return f"predictions/{shortened(category)}/{shortened(name)}.tiff"
 
+    def _files(self, row: Row) -> list[Path]:
+        """The map and mask of a row that are there, within the folder, whatever its text says."""
+        paths = ((self.folder / row.map_file).resolve(), self._mask_path(row).resolve())
+        return [path for path in paths if path.is_file() and path.is_relative_to(self.folder.resolve())]
+
     def _mask_path(self, row: Row) -> Path:
         return below(self.folder, row.map_file.removesuffix(".tiff") + ".mask.png")
 
     def _append(self, row: Row) -> None:
         path = self._rows_file(row.category)
         path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps(asdict(row)).encode() + b"\n"
+        line = _line(row)
         with path.open("ab") as file:
             if file.tell() and not _ends_with_newline(path):
                 line = b"\n" + line
@@ -177,6 +219,20 @@ def write_atomically(path: Path, content: bytes) -> None:
     os.replace(temporary, path)
 
 
+def _link_or_copy(source: Path, target: Path) -> None:
+    """A file that is replaced but never changed may share its bytes."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _line(row: Row) -> bytes:
+    return json.dumps(asdict(row)).encode() + b"\n"
+
+
 def _ends_with_newline(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
@@ -190,7 +246,12 @@ def _parse_row(line: bytes) -> Row | None:
         return None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
+    """The content of a run.json.
+
+    Raises:
+        TrackInputError: it is no JSON.
+    """
     try:
         return json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

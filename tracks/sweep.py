@@ -19,8 +19,9 @@ from omegaconf import DictConfig
 import tracks.config  # noqa: F401  (registers the schema)
 from eval.tables import over_seeds, sweep_table
 from tracks.cli import EXIT_BAD_INPUT, command, explain, run_main
+from tracks.run_folder import link_latest
 from tracks.store import write_atomically
-from tracks.track import link_latest, run_track
+from tracks.track import run_track
 
 log = logging.getLogger(__name__)
 CELL_FILE = "cell.json"

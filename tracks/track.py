@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,16 +21,17 @@ from tracks.datasets.sample import Dataset, Sample
 from tracks.decision import decision_lines, decision_table, decisions
 from tracks.device import pick_device
 from tracks.errors import TrackInputError
-from tracks.fingerprint import code_digest, settings_digest, weights_digest
+from tracks.fingerprint import code_digest, device_name, settings_digest, versions, weights_digest
 from tracks.kept_thresholds import KeptThresholds
 from tracks.legacy import LEGACY_IMAGE_SCORE
 from tracks.names import unknown
 from tracks.overlay import draw_overlays
 from tracks.references import resolve, write_manifest
-from tracks.resize import MAP_RULE, MASK_RULE
+from tracks.resize import MAP_RULE, MASK_RULES
+from tracks.run_folder import link_latest, run_folder, working_in
 from tracks.runner import RunnerOptions, fit_references, lacking, predict_category
-from tracks.scoring import RULES, counted_rows, score_category
-from tracks.store import PredictionStore, Row, write_atomically
+from tracks.scoring import RULES, score_category
+from tracks.store import PRECISIONS, PredictionStore, write_atomically
 from tracks.threshold import weights_threshold
 
 log = logging.getLogger(__name__)
@@ -54,35 +54,55 @@ def run_track(cfg: DictConfig, track: str) -> dict[str, Any]:
     announce_licence(dataset.name)
     categories = choose_categories(dataset, list(cfg.categories))
     references = choose_references(cfg, dataset, categories)
-    options = RunnerOptions(cfg.resolution, cfg.batch_size, cfg.workers, pick_device(cfg.device))
-    model: AnomalyModel = instantiate(cfg.model).to(options.device).eval()
+    samples = {name: samples_to_score(dataset, name, references.get(name, [])) for name in categories}
+    device = pick_device(cfg.device)
+    options = RunnerOptions(cfg.resolution, cfg.batch_size, cfg.workers, device, cfg.mask_resize)
+    model: AnomalyModel = instantiate(cfg.model).to(device).eval()
     settings = describe(cfg, track, dataset, categories, references, model)
     warn_of_own_data(str(settings["protocol"].get("adapter_trained_on", "")), dataset)
-    store = open_store(cfg, track, settings)
-    if references:
-        write_manifest(store.folder / "references.json", references, shots=cfg.shots, seed=cfg.seed)
+    with working_in(run_folder(cfg, track, settings), settings, fresh=cfg.fresh) as store:
+        drop_what_is_outdated(store, samples)
+        if references:
+            write_manifest(store.folder / "references.json", references, shots=cfg.shots, seed=cfg.seed)
+        tables, predicted = predict_and_score(cfg, model, samples, references, store, options, started)
+        known = known_of_run(store.folder) | (cost_so_far(started) if predicted else {})
+        results = summarise(settings, tables, cfg.image_score, known)
+        write_results(store.folder, results, cfg)
+        linked = link_latest(Path(cfg.outputs) / track, store.folder)
+    report(results, store.folder, predicted, linked)
+    return {**results, "folder": str(store.folder)}
+
+
+def drop_what_is_outdated(store: PredictionStore, samples: dict[str, list[Sample]]) -> None:
+    """Leave no row but those of the images of this run, and no result of an earlier one that had others."""
+    images = {name: [(sample.name, sample.fingerprint) for sample in each] for name, each in samples.items()}
+    dropped = [name for name in images if store.keep_only(name, images[name])]
+    if dropped or any(lacking(store, each, name) for name, each in samples.items()):
+        for suffix in ("json", "csv", "md"):
+            (store.folder / f"results.{suffix}").unlink(missing_ok=True)
+
+
+def predict_and_score(
+    cfg: DictConfig, model: AnomalyModel, samples: dict[str, list[Sample]], references: dict[str, list[Sample]],
+    store: PredictionStore, options: RunnerOptions, started: float,
+) -> tuple[dict[str, dict[str, Any]], int]:  # fmt: skip
+    """Category by category: fit, predict what is missing, score; returns the tables and how many were predicted."""
     kept, cost = KeptThresholds(store.folder, cfg.false_alarm_rate), CostLedger(store.folder, started)
-    tables, rows, predicted = {}, {}, 0
-    for category in categories:
-        samples = samples_to_score(dataset, category, references.get(category, []))
+    tables, predicted = {}, 0
+    for category, images in samples.items():
         if not references:
             kept.keep_known(category, weights_threshold(model))
-        elif lacking(store, samples, category) or category not in kept:
+        elif lacking(store, images, category) or category not in kept:
             with cost.fit(model):
                 fit_references(model, references[category], category, options.device)
             kept.keep_fitted(category, model)
-        predicted_now = predict_category(model, samples, category, store, options, cost.predicting)
+        predicted_now = predict_category(model, images, category, store, options, cost.predicting)
+        store.keep_only(category, [(sample.name, sample.fingerprint) for sample in images])  # their order
         predicted += predicted_now
-        tables[category] = score_category(samples, category, store, cfg.image_score, cfg.workers)
-        rows[category] = counted_rows(samples, category, store)
-        draw_overlays(store, samples, category, count=cfg.overlays)
+        tables[category] = score_category(images, category, store, cfg.image_score, cfg.workers)
+        draw_overlays(store, images, category, count=cfg.overlays)
         cost.keep(category, predicted_now)
-    known = known_of_run(store.folder, rows) | (cost_so_far(started) if predicted else {})
-    results = summarise(settings, tables, cfg.image_score, known)
-    write_results(store.folder, results, cfg)
-    link_latest(Path(cfg.outputs) / track, store.folder)
-    report(results, store.folder, predicted, Path(cfg.outputs) / track / "latest")
-    return {**results, "folder": str(store.folder)}
+    return tables, predicted
 
 
 def check_settings(cfg: DictConfig) -> None:
@@ -90,8 +110,10 @@ def check_settings(cfg: DictConfig) -> None:
     good = cfg.resolution == "native" or (isinstance(cfg.resolution, int) and cfg.resolution > 0)
     if not good:
         raise TrackInputError(f"expected resolution to be a number of pixels or native, got {cfg.resolution!r}")
-    if cfg.image_score not in IMAGE_SCORES:
-        raise unknown("image_score", cfg.image_score, IMAGE_SCORES)
+    choices = {"image_score": IMAGE_SCORES, "map_precision": tuple(PRECISIONS), "mask_resize": tuple(MASK_RULES)}
+    for key, known in choices.items():
+        if cfg[key] not in known:
+            raise unknown(key, cfg[key], known)
     if not 0 < cfg.false_alarm_rate < 1:
         raise TrackInputError(f"expected false_alarm_rate between 0 and 1, got {cfg.false_alarm_rate}; try 0.05")
     for key in ("batch_size", "workers"):
@@ -134,7 +156,8 @@ def describe(
     cfg: DictConfig, track: str, dataset: Dataset, categories: Sequence[str],
     references: dict[str, list[Sample]], model: AnomalyModel,
 ) -> dict[str, Any]:  # fmt: skip
-    """The settings that decide the predictions, as they stand in run.json."""
+    """The settings that decide the results, as they stand in run.json; the run folder is named after them."""
+    device = pick_device(cfg.device)
     chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
     protocol = {
         "setting": "inductive",
@@ -142,8 +165,8 @@ def describe(
         **model.protocol,
         "resolution": "each image's own" if cfg.resolution == "native" else f"{cfg.resolution} x {cfg.resolution}",
         "map_resize": MAP_RULE,
-        "mask_resize": MASK_RULE,
-        "map_precision": "float16",
+        "mask_resize": MASK_RULES[cfg.mask_resize],
+        "map_precision": cfg.map_precision,
     }
     return {
         "track": track,
@@ -154,12 +177,19 @@ def describe(
         "seed": cfg.seed,
         "categories": list(categories),
         "protocol": protocol,
+        "image_score": cfg.image_score,
+        "false_alarm_rate": cfg.false_alarm_rate,
         "batch_size": cfg.batch_size,
         "config": {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("model", "data")},
         "references": {category: [sample.name for sample in samples] for category, samples in references.items()},
+        "references_digest": settings_digest(
+            {category: [sample.fingerprint for sample in samples] for category, samples in references.items()}
+        ),
         "weights_digest": weights_digest(model),
         "code_digest": code_digest(),
-        "device": str(cfg.device),
+        "versions": versions(),
+        "device": device,
+        "device_name": device_name(device),
     }
 
 
@@ -169,15 +199,6 @@ def warn_of_own_data(trained_on: str, dataset: Dataset) -> None:
     names = {dataset.name, f"{dataset.name}:{split}"} if split else {dataset.name}
     if names & set(trained_on.split(", ")):
         log.warning("the weights were trained on %s, which is scored here: these are no zero-shot numbers", trained_on)
-
-
-def open_store(cfg: DictConfig, track: str, settings: dict[str, Any]) -> PredictionStore:
-    """The store of this run, in OUT or in a folder named after the settings."""
-    name = "{model}-{weights}-{data}-{shots}shot-seed{seed}".format(**settings)
-    folder = Path(cfg.out or Path(cfg.outputs) / track / f"{name}-{settings_digest(settings)}")
-    if cfg.fresh and (folder / "run.json").is_file():
-        shutil.rmtree(folder)
-    return PredictionStore.create(folder, settings)
 
 
 def summarise(
@@ -204,15 +225,15 @@ def cost_so_far(started: float) -> dict[str, float | None]:
     return {"seconds": seconds, "peak_memory_mb": peak_memory()["peak_memory_mb"]}
 
 
-def known_of_run(folder: Path, rows: dict[str, list[Row]] | None = None) -> dict[str, Any]:
+def known_of_run(folder: Path) -> dict[str, Any]:
     """What the maps of a run do not tell: what its thresholds decide, and the cost that earlier results state.
 
-    `rows` are the images that count, by category; all of the run if None. A cost that is not known is None.
+    A cost that is not known is None.
     """
     path = folder / "results.json"
     earlier = json.loads(path.read_text()) if path.is_file() else {}
     cost = {key: earlier.get(key) for key in ("seconds", "peak_memory_mb")}
-    return {**cost, "decision": decisions(PredictionStore(folder), rows)}
+    return {**cost, "decision": decisions(PredictionStore(folder))}
 
 
 def write_results(folder: Path, results: dict[str, Any], cfg: DictConfig | None) -> None:
@@ -225,18 +246,7 @@ def write_results(folder: Path, results: dict[str, Any], cfg: DictConfig | None)
         write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
 
 
-def link_latest(track_folder: Path, run_folder: Path) -> None:
-    """Let <outputs>/<track>/latest point to the run folder."""
-    track_folder.mkdir(parents=True, exist_ok=True)
-    link = track_folder / "latest"
-    inside = run_folder.resolve().parent == track_folder.resolve()
-    if link.exists() and not link.is_symlink():
-        return
-    link.unlink(missing_ok=True)
-    link.symlink_to(run_folder.name if inside else run_folder.resolve(), target_is_directory=True)
-
-
-def report(results: dict[str, Any], folder: Path, predicted: int, latest: Path) -> None:
+def report(results: dict[str, Any], folder: Path, predicted: int, latest: Path | None) -> None:
     """Print the table, the track score, what was decided, the cost (if anything was predicted), where the files are."""
     score = results["score"]
     shown = "none" if score is None else f"{100 * score:.1f}"
@@ -253,4 +263,5 @@ def report(results: dict[str, Any], folder: Path, predicted: int, latest: Path) 
         )
     else:
         print(f"0 images to predict: all {earlier} were there from an earlier run")
-    print(f"files: {folder} (also {latest}): results.json, results.csv, results.md, predictions/, overlays/")
+    also = f" (also {latest})" if latest else ""
+    print(f"files: {folder}{also}: results.json, results.csv, results.md, predictions/, overlays/")

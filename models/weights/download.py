@@ -4,22 +4,15 @@ While it arrives it is `<name>.part`, with `<name>.part.json` beside it. A broke
 content of another digest than recorded is deleted and named.
 """
 
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.locked import alone
 from models.weights.cache import offline_by
 from models.weights.digest import git_blob_of, sha256_of
 from models.weights.failures import REMEDIES, RETRIED, DownloadError, Failure, TransferError
 from models.weights.transfer import Note, Patience, transfer
-
-try:
-    import fcntl
-except ImportError:  # Windows has none: there, two downloads of one file at a time are not kept apart
-    fcntl = None  # type: ignore[assignment]
 
 PROGRESS_BYTES = 1 << 20
 """A try that brings this much more begins the count of tries anew."""
@@ -64,7 +57,7 @@ def download(wanted: Wanted, patience: Patience | None = None, show: bool = True
             f"{wanted.by_hand}",
         )
     wanted.path.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(wanted.path):
+    with alone(wanted.path.with_name(wanted.path.name + ".lock"), f"the download of {wanted.name}"):
         if not wanted.path.is_file():
             _from_any_address(wanted, patience or Patience(), show)
     return wanted.path
@@ -147,22 +140,3 @@ def _explained(wanted: Wanted, errors: list[tuple[str, TransferError]]) -> Downl
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Let one process at a time fetch a file; the others wait and then find it there."""
-    if fcntl is None:
-        yield
-        return
-    lock = path.with_name(path.name + ".lock")
-    while True:
-        with lock.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if not lock.exists() or os.stat(lock).st_ino != os.fstat(file.fileno()).st_ino:
-                continue  # whoever held it has deleted it: this lock is nobody's any more
-            try:
-                yield
-            finally:
-                lock.unlink(missing_ok=True)
-            return

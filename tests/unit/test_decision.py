@@ -132,13 +132,15 @@ def test_without_the_model_a_run_that_is_scored_again_decides_the_same(
 def test_another_target_rate_needs_neither_fit_nor_prediction(tmp_path, scored_references, monkeypatch):
     first = run_track(config(tmp_path, overlays=0, shots=3), "few_shot")
     assert scored_references == ["bolt", "nut"]
-    monkeypatch.setattr(BrightnessModel, "fit", lambda *_: pytest.fail("fitted again"))
+    for name in ("fit", "predict"):
+        monkeypatch.setattr(BrightnessModel, name, lambda *_: pytest.fail("done again"))
     second = run_track(config(tmp_path, overlays=0, shots=3, false_alarm_rate=0.25), "few_shot")
-    assert second["folder"] == first["folder"]
-    assert second["decision"]["target_rate"] == 0.25
+    assert second["folder"] != first["folder"]
+    assert [each["decision"]["target_rate"] for each in (first, second)] == [0.05, 0.25]
     for name, scores in LEFT_OUT.items():
         assert second["decision"]["categories"][name]["threshold"] == fit_threshold(np.float32(scores), 0.25).value
-    assert score_run(Path(first["folder"]), "model", tmp_path / "again", 1)["decision"] == second["decision"]
+    for each in (first, second):
+        assert score_run(Path(each["folder"]), "model", tmp_path / "again", 1)["decision"] == each["decision"]
 
 
 def test_what_a_threshold_rests_on_is_on_disk_before_the_first_prediction(tmp_path, scored_references, monkeypatch):

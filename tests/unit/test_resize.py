@@ -1,4 +1,6 @@
+import cv2
 import numpy as np
+import pytest
 import torch
 
 from tracks.resize import resize_map, resize_mask
@@ -32,3 +34,19 @@ def test_a_map_is_resized_once_to_height_and_width():
     assert resized.shape == (3, 8)
     assert resized.dtype == np.float16
     np.testing.assert_allclose(resized[0], [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3])
+
+
+@pytest.mark.parametrize("size", [(400, 400), (97, 211), (640, 480), (1, 3)])
+@pytest.mark.parametrize("shape", [(900, 700), (231, 500), (400, 33), (64, 64)])
+def test_nearest_takes_the_pixels_that_opencv_takes(shape, size):
+    mask = np.random.default_rng(0).random(shape) < 0.5
+    expected = cv2.resize(mask.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
+    if expected.any():
+        np.testing.assert_array_equal(resize_mask(mask, size, "nearest"), expected)
+
+
+def test_a_defect_that_nearest_misses_is_kept():
+    mask = np.zeros((100, 100), dtype=bool)
+    mask[51, 51] = True
+    assert not cv2.resize(mask.astype(np.uint8), (50, 50), interpolation=cv2.INTER_NEAREST).any()
+    assert np.argwhere(resize_mask(mask, (50, 50), "nearest")).tolist() == [[25, 25]]

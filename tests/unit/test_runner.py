@@ -1,5 +1,7 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ from omegaconf import OmegaConf
 from tests.fakes import BrightnessModel, FakeDataset
 from tests.unit.rows import row as row_of
 from tracks.errors import TrackInputError
+from tracks.run_folder import link_latest
 from tracks.runner import RunnerOptions, predict_category
+from tracks.score import score_run
 from tracks.scoring import score_category
 from tracks.store import PredictionStore
 from tracks.track import run_track
@@ -26,7 +30,8 @@ def config(tmp_path, **changed):
         "model": {"_target_": "tests.fakes.BrightnessModel"},
         "data": {"_target_": "tests.fakes.FakeDataset"},
         "shots": 0, "seed": 0, "run": 0, "references": None, "categories": [], "resolution": 32,
-        "image_score": "model", "false_alarm_rate": 0.05, "batch_size": 4, "workers": 2, "device": "cpu", "out": None,
+        "image_score": "model", "map_precision": "float16", "mask_resize": "bilinear", "false_alarm_rate": 0.05,
+        "batch_size": 4, "workers": 2, "device": "cpu", "out": None,
         "outputs": str(tmp_path / "outputs"), "overlays": 1, "fresh": False,
     }  # fmt: skip
     return OmegaConf.create({**values, **changed})
@@ -172,3 +177,175 @@ def test_legacy_image_score_is_labelled_and_follows_the_formula(tmp_path):
     results = run_track(config(tmp_path, image_score="legacy_minmax"), "zero_shot")
     assert results["protocol"]["setting"] == "transductive"
     assert "legacy" in results["protocol"]["image_score"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"image_score": "legacy_minmax"}, {"false_alarm_rate": 0.1}, {"map_precision": "float32"},
+        {"mask_resize": "nearest"}, {"resolution": 16},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_settings_that_change_a_result_change_the_folder(tmp_path, changed):
+    first = run_track(config(tmp_path), "zero_shot")
+    kept = (Path(first["folder"]) / "results.json").read_bytes()
+    other = run_track(config(tmp_path, **changed), "zero_shot")
+    assert other["folder"] != first["folder"]
+    assert (Path(first["folder"]) / "results.json").read_bytes() == kept
+    out = config(tmp_path, out=first["folder"], **changed)
+    with pytest.raises(TrackInputError, match="other settings"):
+        run_track(out, "zero_shot")
+
+
+def test_another_device_or_version_is_another_run_and_says_so(tmp_path, monkeypatch):
+    first = run_track(config(tmp_path), "zero_shot")
+    said = json.loads((Path(first["folder"]) / "run.json").read_text())
+    assert said["device"] == "cpu"
+    assert said["device_name"]
+    assert {"torch", "open_clip_torch"} <= said["versions"].keys()
+    monkeypatch.setattr("tracks.track.device_name", lambda device: "another processor")
+    second = run_track(config(tmp_path), "zero_shot")
+    monkeypatch.setattr("tracks.track.versions", lambda: {"torch": "1.0"})
+    third = run_track(config(tmp_path), "zero_shot")
+    assert len({first["folder"], second["folder"], third["folder"]}) == 3
+    with pytest.raises(TrackInputError, match=r"device_name there .*, here \"another processor\""):
+        run_track(config(tmp_path, out=first["folder"]), "zero_shot")
+
+
+def test_a_reference_that_changed_is_another_run(tmp_path, monkeypatch):
+    first = run_track(config(tmp_path, shots=2), "few_shot")
+    train = FakeDataset.train
+    monkeypatch.setattr(
+        FakeDataset, "train", lambda self, name: [replace(s, fingerprint="2") for s in train(self, name)]
+    )
+    assert run_track(config(tmp_path, shots=2), "few_shot")["folder"] != first["folder"]
+
+
+def test_an_image_taken_away_is_gone_from_every_later_reader(tmp_path, monkeypatch):
+    first = run_track(config(tmp_path), "zero_shot")
+    folder, test = Path(first["folder"]), FakeDataset.test
+    whole = [(row.name, row.map_file) for row in PredictionStore(folder).rows("bolt")]
+    monkeypatch.setattr(FakeDataset, "test", lambda self, category: test(self, category)[1:])
+    second = run_track(config(tmp_path), "zero_shot")
+    assert (first["images"], second["images"]) == (20, 18)
+    assert second["folder"] == first["folder"]
+    assert [row.name for row in PredictionStore(folder).rows("bolt")] == [name for name, _ in whole[1:]]
+    assert not (folder / whole[0][1]).exists()
+    again = score_run(folder, None, None, 1)
+    assert (again["images"], again["categories"]) == (18, second["categories"])
+    monkeypatch.setattr(FakeDataset, "test", test)
+    third = run_track(config(tmp_path), "zero_shot")
+    assert third["categories"] == first["categories"]
+    assert [(row.name, row.map_file) for row in PredictionStore(folder).rows("bolt")] == whole
+
+
+def test_rows_stand_in_the_order_of_the_images_also_after_a_break(tmp_path):
+    results = run_track(config(tmp_path, batch_size=2), "zero_shot")
+    store = PredictionStore(results["folder"])
+    rows = store.rows("bolt")
+    store.keep_only("bolt", [(row.name, row.fingerprint) for row in rows[4:]])
+    run_track(config(tmp_path, batch_size=2), "zero_shot")
+    assert store.rows("bolt") == rows
+
+
+def test_results_are_gone_while_a_run_is_unfinished(tmp_path, monkeypatch):
+    results = run_track(config(tmp_path), "zero_shot")
+    test = FakeDataset.test
+    monkeypatch.setattr(
+        FakeDataset, "test", lambda self, name: [*test(self, name), replace(test(self, name)[0], name="new.png")]
+    )
+    monkeypatch.setattr("tests.fakes.BrightnessModel.predict", lambda *_: pytest.fail("stopped"))
+    with pytest.raises(pytest.fail.Exception):
+        run_track(config(tmp_path), "zero_shot")
+    assert not list(Path(results["folder"]).glob("results.*"))
+
+
+def test_fresh_discards_the_run_and_spares_what_is_not_its_own(tmp_path):
+    folder = tmp_path / "mine"
+    run_track(config(tmp_path, out=str(folder)), "zero_shot")
+    (folder / "notes.txt").write_text("mine")
+    (folder / "report.html").write_text("of the old run")
+    run_track(config(tmp_path, out=str(folder), resolution=16, fresh=True), "zero_shot")
+    assert PredictionStore(folder).rows("bolt")[0].height == 16
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert not (folder / "report.html").exists()
+    (folder / "run.json").write_text('{"track": "predict"}')
+    with pytest.raises(TrackInputError, match="other settings"):
+        run_track(config(tmp_path, out=str(folder), fresh=True), "zero_shot")
+
+
+def test_another_image_score_of_a_finished_run_goes_beside_its_results(tmp_path):
+    results = run_track(config(tmp_path), "zero_shot")
+    folder = Path(results["folder"])
+    kept = (folder / "results.json").read_bytes()
+    legacy = score_run(folder, "legacy_minmax", None, 1)
+    assert (folder / "results.json").read_bytes() == kept
+    assert json.loads((folder / "legacy_minmax" / "results.json").read_text()) == legacy
+    assert legacy["protocol"]["setting"] == "transductive"
+    transductive = run_track(config(tmp_path, image_score="legacy_minmax"), "zero_shot")
+    assert score_run(Path(transductive["folder"]), None, None, 1)["protocol"]["setting"] == "transductive"
+
+
+def test_latest_moves_when_a_run_is_finished_and_as_a_whole(tmp_path, monkeypatch):
+    first = run_track(config(tmp_path), "zero_shot")
+    latest = tmp_path / "outputs" / "zero_shot" / "latest"
+    monkeypatch.setattr("tests.fakes.BrightnessModel.predict", lambda *_: pytest.fail("stopped"))
+    with pytest.raises(pytest.fail.Exception):
+        run_track(config(tmp_path, resolution=16), "zero_shot")
+    assert latest.resolve() == Path(first["folder"]).resolve()
+    with ThreadPoolExecutor(8) as pool:
+        links = list(pool.map(lambda i: link_latest(latest.parent, tmp_path / f"run{i % 4}"), range(200)))
+    assert set(links) == {latest}
+    assert sorted(path.name for path in latest.parent.iterdir() if path.is_symlink()) == ["latest"]
+
+
+def test_a_run_whose_latest_cannot_be_moved_is_finished_all_the_same(tmp_path, monkeypatch, caplog, capsys):
+    def refuse(*_, **__):
+        raise OSError("no links on this disk")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    results = run_track(config(tmp_path), "zero_shot")
+    assert (Path(results["folder"]) / "results.json").is_file()
+    assert "no links on this disk" in caplog.text
+    assert "(also" not in capsys.readouterr().out
+
+
+def test_a_folder_called_latest_is_left_alone(tmp_path, caplog):
+    latest = tmp_path / "outputs" / "zero_shot" / "latest"
+    latest.mkdir(parents=True)
+    run_track(config(tmp_path), "zero_shot")
+    assert not latest.is_symlink()
+    assert "was not moved" in caplog.text
+
+
+def test_float32_maps_are_stored_whole(tmp_path):
+    results = run_track(config(tmp_path, map_precision="float32"), "zero_shot")
+    store = PredictionStore(results["folder"])
+    sample, row = FakeDataset().test("bolt")[0], store.rows("bolt")[0]
+    stored = store.read_map(row)
+    assert stored.dtype == np.float32
+    np.testing.assert_array_equal(stored, BrightnessModel.preprocess(sample.load_image()).mean(0).numpy())
+    assert results["protocol"]["map_precision"] == "float32"
+
+
+@pytest.mark.parametrize(("key", "near"), [("map_precision", "float32"), ("mask_resize", "nearest")])
+def test_an_unknown_choice_names_the_near_one(tmp_path, key, near):
+    with pytest.raises(TrackInputError, match=near):
+        run_track(config(tmp_path, **{key: near[:-1]}), "zero_shot")
+
+
+def test_a_run_that_decides_no_other_map_takes_the_predictions_over_and_shares_nothing_that_changes(tmp_path):
+    first = run_track(config(tmp_path, shots=2), "few_shot")
+    own = PredictionStore(first["folder"])
+    before = own.rows("bolt")
+    second = run_track(config(tmp_path, shots=2, image_score="legacy_minmax"), "few_shot")
+    other = PredictionStore(second["folder"])
+    assert other.rows("bolt") == before
+    assert second["categories"]["bolt"]["auroc_seg"] == first["categories"]["bolt"]["auroc_seg"]
+    other.add(before[0], np.ones((32, 32)), np.ones((32, 32), dtype=bool))
+    assert other.read_map(before[0]).min() == 1
+    assert own.read_map(before[0]).max() < 1
+    assert not own.read_mask(before[0]).any()
+    third = run_track(config(tmp_path, shots=2, resolution=16), "few_shot")
+    assert PredictionStore(third["folder"]).rows("bolt")[0].height == 16
