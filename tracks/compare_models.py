@@ -24,14 +24,17 @@ from tracks.compare_models_cells import Cell, run_all, track_of, weight_stamps
 from tracks.compare_models_published import published
 from tracks.compare_models_table import footnotes, rows_of, summary, to_csv, to_markdown
 from tracks.datasets.registry import announce_licence
+from tracks.device import pick_device
 from tracks.errors import TrackInputError
-from tracks.fingerprint import code_digest, settings_digest
+from tracks.fingerprint import code_digest, device_name, settings_digest, versions
 from tracks.names import unknown
 from tracks.run_folder import link_latest
 from tracks.store import write_atomically
 from tracks.track import choose_categories
 
-GIVEN_ON = ("data", "weights", "categories", "resolution", "batch_size", "workers", "device")
+GIVEN_ON = (
+    "data", "weights", "categories", "resolution", "map_precision", "mask_resize", "batch_size", "workers", "device",
+)  # fmt: skip
 DECIDES_NOTHING = ("out", "outputs", "workers", "overlays", "fresh")
 
 
@@ -124,14 +127,17 @@ def _top_key(word: str) -> str:
 
 
 def _digest(words: Sequence[str], shots: int) -> str:
-    """Of all settings of a run, of the code, and of the weight files as they lie there."""
+    """Of all settings of a run, the code, the weight files as they lie there, the device and the versions."""
     composed = compose("few_shot" if shots else "zero_shot", list(words))
     try:
         config: Any = OmegaConf.to_container(composed, resolve=True)
     except OmegaConfBaseException:  # a setting that these weights lack: the run itself says which
         config = OmegaConf.to_container(composed, resolve=False)
     decides = {key: value for key, value in config.items() if key not in DECIDES_NOTHING}
-    return settings_digest({"config": decides, "code": code_digest(), "weights": weight_stamps(decides)})
+    return settings_digest({
+        "config": decides, "code": code_digest(), "weights": weight_stamps(decides), "versions": versions(),
+        "device": device_name(pick_device(composed.device)),
+    })  # fmt: skip
 
 
 def _as_words(settings: Any, prefix: str) -> list[str]:

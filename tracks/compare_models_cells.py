@@ -1,6 +1,5 @@
 """The cells of `make compare`: one model, one number of shots, one seed, each a run of a track in its own process."""
 
-import fcntl
 import json
 import os
 import re
@@ -9,13 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from models.baselines.by_category import FEW_SHOT, ZERO_SHOT
+from models.locked import alone
 from models.weights.registry import catalogue
 from tracks.cli import EXIT_BAD_INPUT
 from tracks.cost import read_cost
@@ -114,11 +113,11 @@ def line_of(outcome: Outcome, started: float) -> str:
 def run_cell(cell: Cell, logs: Path) -> Outcome:
     """Run a cell in a process of its own, unless it was finished before; waits where another command is at it."""
     logs.mkdir(parents=True, exist_ok=True)
-    with _alone(logs / f"{cell.folder.name}.lock") as lock:
+    with alone(logs / f"{cell.folder.name}.lock", f"the run of {cell.name}"):
         if (earlier := _finished(cell)) is not None:
             return earlier
         log = logs / f"{cell.folder.name}.log"
-        code = _run_child(cell, log, lock)
+        code = _run_child(cell, log)
         if code:
             return _failed(cell, code, log)
         write_atomically(cell.folder / CELL_FILE, json.dumps(_mark(cell)).encode())
@@ -127,15 +126,15 @@ def run_cell(cell: Cell, logs: Path) -> Outcome:
     return outcome
 
 
-def _run_child(cell: Cell, log: Path, lock: int) -> int:
-    """Exit code of the track's command; the child holds the lock too, so that it is kept if this process dies."""
+def _run_child(cell: Cell, log: Path) -> int:
+    """Exit code of the track's command, which locks its folder itself, should this process die before it."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     place = {"OUT": str(cell.folder), OUTPUTS: str(cell.folder.parent)}
     environment = {**os.environ, **place, "PYTHONPATH": os.pathsep.join(paths)}
     where = ("out=${oc.env:OUT}", f"outputs=${{oc.env:{OUTPUTS}}}")
     with log.open("wb") as file:
         command = [sys.executable, "-m", cell.module, *cell.overrides, *where]
-        child = subprocess.Popen(command, stdout=file, stderr=file, env=environment, pass_fds=(lock,))
+        child = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
         try:
             return child.wait()
         except BaseException:
@@ -183,18 +182,6 @@ def _failed(cell: Cell, code: int, log: Path) -> Outcome:
         return Outcome(cell, error=f"the process was ended by {name}{hint}; see {log}", crashed=True)
     last = next((line for line in reversed(text.splitlines()) if line.strip()), "nothing was printed")
     return Outcome(cell, error=f"exit code {code}: {last.strip()} (all of it: {log})", crashed=True)
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[int]:
-    """Hold a lock, as the file descriptor given; says so when it has to wait for another process."""
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"another command is at {path.stem}; waiting for it", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield file.fileno()
 
 
 def _texts(node: Any) -> Iterator[str]:

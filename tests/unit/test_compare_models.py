@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_dir
 import tracks.config  # noqa: F401  (registers the schema)
 from eval.published.registry import load
 from eval.tables import COLUMNS
+from models.locked import alone
 from tracks import compare_models_cells as cells
 from tracks.cli import CONF
 from tracks.compare_models import choose_models, plan, shared_words
@@ -91,6 +92,17 @@ def test_the_folder_follows_what_decides_numbers_and_nothing_else(conf):
     assert len({folder(), folder("resolution=64"), folder("categories=[denim]"), folder("data.seed=1")}) == 4
 
 
+def test_another_device_or_version_is_another_run(conf, monkeypatch):
+    def folder():
+        return planned(conf("models=[constant]"), WORDS, [0], [0])[0].folder
+
+    first = folder()
+    monkeypatch.setattr("tracks.compare_models.device_name", lambda device: "another processor")
+    second = folder()
+    monkeypatch.setattr("tracks.compare_models.versions", lambda: {"torch": "1.0"})
+    assert len({first, second, folder()}) == 3
+
+
 def test_a_weight_file_that_changed_is_another_run(tmp_path):
     file = tmp_path / "own.safetensors"
     file.write_bytes(b"1234")
@@ -134,9 +146,8 @@ class Child:
     def __init__(self, code=0, printed=""):
         self.code, self.printed, self.ran = code, printed, []
 
-    def __call__(self, cell, log, lock):
+    def __call__(self, cell, log):
         self.ran.append(cell.folder.name)
-        os.fstat(lock)
         log.write_text(self.printed)
         if not self.code:
             cell.folder.mkdir(exist_ok=True)
@@ -203,17 +214,17 @@ def test_a_crash_is_told_from_a_refusal(tmp_path, child, code, printed, expected
     assert expected in outcome.error
 
 
-def test_two_commands_never_run_the_same_cell_at_once(tmp_path, child, capsys):
+def test_two_commands_never_run_the_same_cell_at_once(tmp_path, child, caplog):
     made, cell, logs = child(), cell_in(tmp_path), tmp_path / "logs"
     logs.mkdir()
-    with cells._alone(logs / f"{cell.folder.name}.lock"):
+    with alone(logs / f"{cell.folder.name}.lock", "the test"):
         other = threading.Thread(target=run_cell, args=(cell, logs))
         other.start()
         time.sleep(0.2)
         assert made.ran == []
     other.join(timeout=10)
     assert made.ran == [cell.folder.name]
-    assert "waiting" in capsys.readouterr().err
+    assert "another process is at the run of 1-shot spade seed 0; waiting" in caplog.text
 
 
 def outcome(model, shots=1, seed=0, value=0.5, cost=None, **changed):
