@@ -10,8 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from models.locked import alone
 from tracks.errors import TrackInputError
 from tracks.fingerprint import settings_digest
@@ -27,10 +25,10 @@ WRITTEN_BY_A_TRACK = (
 )  # fmt: skip
 
 
-def run_folder(cfg: DictConfig, track: str, settings: Mapping[str, Any]) -> Path:
+def run_folder(out: str | None, track_folder: Path, settings: Mapping[str, Any]) -> Path:
     """OUT, or a folder named after the settings."""
     name = "{model}-{weights}-{data}-{shots}shot-seed{seed}".format(**settings)
-    return Path(cfg.out or Path(cfg.outputs) / track / f"{name}-{settings_digest(settings)}")
+    return Path(out or track_folder / f"{name}-{settings_digest(settings)}")
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from tracks.paths import below, shortened
 
 SETTINGS_FILE = "run.json"
 LOCK_FILE = ".lock"
-PRECISIONS = {"float16": np.float16, "float32": np.float32}
+PRECISIONS: dict[str, type[np.floating]] = {"float16": np.float16, "float32": np.float32}
 """What `map_precision` may be: how maps are stored, and so scored."""
 
 

@@ -60,7 +60,8 @@ def run_track(cfg: DictConfig, track: str) -> dict[str, Any]:
     model: AnomalyModel = instantiate(cfg.model).to(device).eval()
     settings = describe(cfg, track, dataset, categories, references, model)
     warn_of_own_data(str(settings["protocol"].get("adapter_trained_on", "")), dataset)
-    with working_in(run_folder(cfg, track, settings), settings, fresh=cfg.fresh) as store:
+    track_folder = Path(cfg.outputs) / track
+    with working_in(run_folder(cfg.out, track_folder, settings), settings, fresh=cfg.fresh) as store:
         drop_what_is_outdated(store, samples)
         if references:
             write_manifest(store.folder / "references.json", references, shots=cfg.shots, seed=cfg.seed)
@@ -68,7 +69,7 @@ def run_track(cfg: DictConfig, track: str) -> dict[str, Any]:
         known = known_of_run(store.folder) | (cost_so_far(started) if predicted else {})
         results = summarise(settings, tables, cfg.image_score, known)
         write_results(store.folder, results, cfg)
-        linked = link_latest(Path(cfg.outputs) / track, store.folder)
+        linked = link_latest(track_folder, store.folder)
     report(results, store.folder, predicted, linked)
     return {**results, "folder": str(store.folder)}
 
