@@ -115,21 +115,26 @@ class PredictionStore:
             return False
         known = {(row.name, row.fingerprint): row for row in self.rows(category)}
         kept = [known.pop(image) for image in images if image in known]
-        for file in (file for row in known.values() for file in self._files(row)):
-            file.unlink(missing_ok=True)
+        for row in known.values():
+            self._map_path(row).unlink(missing_ok=True)
+            self._mask_path(row).unlink(missing_ok=True)
         content = b"".join(map(_line, kept))
         if content != path.read_bytes():
             write_atomically(path, content)
         return bool(known)
 
     def copy_from(self, other: "PredictionStore") -> None:
-        """Take over the predictions of another store; maps on the same disk take no further room."""
+        """Take over the predictions of another store; maps on the same disk take no further room.
+
+        Raises:
+            OSError: the other is changing just now; what was taken over until then is whole.
+        """
         for category in other.categories:
             for row in other.rows(category):
-                for source in other._files(row):
-                    _link_or_copy(source, self.folder / source.relative_to(other.folder.resolve()))
-                if (self.folder / row.map_file).is_file():
-                    self._append(row)
+                _link_or_copy(other._map_path(row), self._map_path(row))
+                if row.has_mask and (row.label != 0 or other._mask_path(row).is_file()):
+                    _link_or_copy(other._mask_path(row), self._mask_path(row))
+                self._append(row)
 
     @property
     def map_type(self) -> type[np.floating]:
@@ -142,7 +147,7 @@ class PredictionStore:
         Raises:
             TrackInputError: the file is missing or does not decode.
         """
-        path = below(self.folder, row.map_file)
+        path = self._map_path(row)
         try:
             return tifffile.imread(path)
         except Exception as error:
@@ -174,7 +179,7 @@ class PredictionStore:
 
         The mask of a normal image needs no file: the row says that it is known.
         """
-        path = below(self.folder, row.map_file)
+        path = self._map_path(row)
         path.parent.mkdir(parents=True, exist_ok=True)
         encoded = io.BytesIO()
         tifffile.imwrite(encoded, anomaly_map.astype(self.map_type))
@@ -190,10 +195,8 @@ class PredictionStore:
         """Where the map of an image goes, relative to the run folder; the image's suffix stays in the name."""
         return f"predictions/{shortened(category)}/{shortened(name)}.tiff"
 
-    def _files(self, row: Row) -> list[Path]:
-        """The map and mask of a row that are there, within the folder, whatever its text says."""
-        paths = ((self.folder / row.map_file).resolve(), self._mask_path(row).resolve())
-        return [path for path in paths if path.is_file() and path.is_relative_to(self.folder.resolve())]
+    def _map_path(self, row: Row) -> Path:
+        return below(self.folder, row.map_file)
 
     def _mask_path(self, row: Row) -> Path:
         return below(self.folder, row.map_file.removesuffix(".tiff") + ".mask.png")
