@@ -17,6 +17,7 @@ from tracks.ahead import cut, load_ahead
 from tracks.batch import as_batch
 from tracks.datasets.sample import Sample
 from tracks.errors import TrackInputError
+from tracks.input_size import mention_small_input
 from tracks.overlay import category_scale, count_pixels, render_overlay
 from tracks.paths import below, shortened
 from tracks.resize import resize_map
@@ -116,6 +117,7 @@ class Judge:
 def _load(model: AnomalyModel, sample: Sample) -> Loaded:
     try:
         image = sample.load_image()
+        mention_small_input(model.protocol, sample, image)
         return Loaded(sample, model.preprocess(image), (image.height, image.width))
     except (TrackInputError, ModelInputError) as error:
         return Loaded(sample, reason=str(error))

@@ -15,6 +15,7 @@ from models.references import MAX_REFERENCES, Prepared
 from tracks.ahead import cut, load_ahead
 from tracks.batch import as_batch
 from tracks.datasets.sample import Sample
+from tracks.input_size import mention_small_input
 from tracks.resize import resize_map, resize_mask
 from tracks.store import PredictionStore, Row
 
@@ -111,6 +112,7 @@ def map_size(size: tuple[int, int], resolution: int | str) -> tuple[int, int]:
 
 def _load(model: AnomalyModel, sample: Sample, options: RunnerOptions) -> Loaded:
     image = sample.load_image()
+    mention_small_input(model.protocol, sample, image)
     mask = sample.load_mask()
     size = (image.height, image.width)
     target = map_size(size, options.resolution)
