@@ -61,7 +61,7 @@ def tree(tmp_path: Path) -> Path:
 
 def test_names_labels_and_order(tree: Path) -> None:
     dataset: Dataset = MVTec(tree)
-    assert dataset.name == "mvtec"
+    assert dataset.name == "parts"
     assert list(dataset.categories) == ["bolt", "nut"]
     assert dataset.protocol == {"mask_rule": "> 0"}
     samples: list[Sample] = list(dataset.test("nut"))
@@ -366,8 +366,9 @@ def test_tiles_without_normal_ones_can_be_tested_on(tiles: Path) -> None:
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     root = tmp_path / "photos"
-    for name in ("b 10.png", "b 2.JPG", "more/ä.png", "good/1.png", "outputs/run/overlay.png", ".trash/x.png"):
+    for name in ("b 10.png", "b 2.JPG", "more/ä.png", "good/1.png", "results/run/overlays/1.png", ".trash/x.png"):
         save(root / name)
+    (root / "results/run/run.json").write_text('{"track": "predict"}')
     (root / "notes.txt").write_text("x")
     return root
 
@@ -384,7 +385,17 @@ def test_photos_are_unlabelled_and_outputs_are_passed_over(photos: Path) -> None
     assert {(sample.label, sample.defect_type, sample.load_mask()) for sample in samples} == {(None, "", None)}
     assert names(Photos(photos, recursive=False).test("object")) == ["b 2.JPG", "b 10.png"]
     assert names(Photos(photos, exclude=[photos / "more"]).test("object")) == ["b 2.JPG", "b 10.png", "good/1.png"]
-    assert names(Photos(photos / "outputs").test("object")) == ["run/overlay.png"]
+
+
+def test_only_a_run_folder_is_passed_over_whatever_others_are_called(photos: Path) -> None:
+    save(photos / "outputs/run/1.png")
+    (photos / "outputs/run/run.json").write_text('{"engine": "runs on diesel"}')
+    assert "outputs/run/1.png" in names(Photos(photos).test("object"))
+    (photos / "good.json").write_text('{"format": "mvtec_ad2", "maps": "as they are"}')
+    assert "good/1.png" not in names(Photos(photos).test("object"))
+    for inside in ("results/run", "results/run/overlays", "good"):
+        with pytest.raises(TrackInputError, match=r"what a command of this project wrote"):
+            Photos(photos / inside)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`FileSample`, a sample whose image and mask are files, and what every reader of folders needs."""
 
 import filecmp
+import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,11 @@ from tracks.datasets.masks import Oddity, defects, level_oddities, read_levels
 from tracks.datasets.notices import notice
 from tracks.errors import TrackInputError
 from tracks.names import missing_path, unknown
+
+RUN_KEYS = frozenset(("track", "trained_on"))
+"""One of them stands in every run.json of a track, of predict or of a training."""
+SUBMISSION_KEYS = frozenset(("format", "maps"))
+"""Both stand in the record of every submission that holds pictures."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +89,24 @@ def _once(paths: Iterable[Path]) -> list[Path]:
 
 
 def list_folders(folder: Path) -> list[Path]:
-    """The folders directly in a folder, hidden ones left out, in natural order."""
+    """The folders directly in a folder, hidden ones and those of runs of ours left out, in natural order."""
     folders = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return sorted(folders, key=natural_key)
+    return sorted((path for path in folders if not is_run_folder(path)), key=natural_key)
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether a command of this project wrote the folder: its run.json tells, or a submission's record beside it."""
+    run, submission = _keys(folder / "run.json"), _keys(Path(f"{folder}.json"))
+    return not RUN_KEYS.isdisjoint(run) or submission >= SUBMISSION_KEYS
+
+
+def _keys(path: Path) -> set[str]:
+    """The keys of a JSON object; none if there is no such file, or another content."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError):
+        return set()
+    return set(content) if isinstance(content, dict) else set()
 
 
 def natural_key(path: Path) -> tuple[list[tuple[bool, int, str]], str]:
@@ -98,6 +119,12 @@ def existing_folder(kind: str, folder: str | Path) -> Path:
     """The folder as a path; TrackInputError with the nearest name if there is none."""
     path = Path(folder).expanduser()
     if path.is_dir():
+        run = next((place for place in (path, *path.resolve().parents) if is_run_folder(place)), None)
+        if run is not None:
+            raise TrackInputError(
+                f"expected {kind}, got {path}, which holds what a command of this project wrote (to {run}); give "
+                "another folder"
+            )
         return path
     if path.exists():
         raise TrackInputError(f"expected {kind} at {path}, got a file; give the folder that holds it")

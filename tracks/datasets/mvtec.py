@@ -8,7 +8,7 @@
 Bergmann et al., "MVTec AD: A Comprehensive Real-World Dataset for Unsupervised Anomaly Detection", CVPR 2019.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tracks.datasets.files import (
@@ -19,19 +19,26 @@ from tracks.datasets.files import (
     mask_rule,
     unique_stems,
 )
+from tracks.datasets.layout import MASK_FOLDERS, LeftOut, images_below, inner_folder, with_images
 from tracks.errors import TrackInputError
-from tracks.names import unknown
+from tracks.names import listed, unknown
 
 NORMAL_FOLDERS = ("good", "ok", "normal")
 """Names, in any case, of the folder of normal images: "good" is MVTec's, the others stand in sets built like it."""
 LAYOUT = "<category>/test/good, <category>/test/<defect>, <category>/ground_truth/<defect>, <category>/train/good"
+MVTEC_AD = frozenset((
+    "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw", "tile",
+    "toothbrush", "transistor", "wood", "zipper",
+))  # fmt: skip
+"""The categories of MVTec AD itself."""
 
 
 class MVTec:
     """A data set in MVTec layout: `root` holds categories, or is itself one (its folder name is then the category).
 
     Masks are matched by name. A defect folder without a `ground_truth` folder has no masks: its images count for
-    image metrics only. `train` may be missing as long as nobody asks for references.
+    image metrics only. `train` may be missing as long as nobody asks for references. Folders may be spelled otherwise
+    (`Ground_Truth`), and images lie deeper in their folder; what is left out is said in one line.
     """
 
     def __init__(
@@ -39,35 +46,55 @@ class MVTec:
         root: str | Path,
         categories: Sequence[str] | None = None,
         mask_above: float = 0,
-        name: str = "mvtec",
+        name: str | None = None,
         bit_depth: int | None = None,
+        normal_folders: Sequence[str] | None = None,
     ) -> None:
         """List the test images of the chosen categories (all if None or empty).
 
+        `name` is by default "mvtec" for categories of MVTec AD, for others that of the folder. `normal_folders` are the
+        folders of `test` and `train` that hold normal images, good, ok or normal by default; all others in `test` hold
+        defects.
+
         Raises:
-            TrackInputError: no such folder, another layout, an unknown or empty category, masks that do not fit.
+            TrackInputError: no such folder, another layout, an unknown or empty category, masks that do not fit,
+                folders of `test` none of which is called like normal images.
         """
-        self.name = name
         self.protocol: dict[str, str | int | float | bool] = {"mask_rule": mask_rule(mask_above)}
         if bit_depth is not None:
             self.protocol["bit_depth"] = bit_depth
         self._mask_above, self._bit_depth = mask_above, bit_depth
-        self._folders = find_categories(existing_folder("the data set's folder", root))
+        self._root = existing_folder("the data set's folder", root)
+        self._folders = find_categories(self._root)
         for category in categories or ():
             if category not in self._folders:
                 raise unknown("category", category, self._folders)
         self.categories = tuple(dict.fromkeys(categories or self._folders))
+        self.name = name or _name_of(self._root, self.categories)
+        self._told = None if normal_folders is None else tuple(normal_folders)
+        self._left_out = LeftOut()
+        if not categories and self._root not in self._folders.values():
+            strangers = [folder for folder in list_folders(self._root) if folder not in self._folders.values()]
+            self._left_out.add("folders without test or train", with_images(strangers))
         self._test = {category: self._list_test(category) for category in self.categories}
+        self._check_told()
+        self._left_out.say(self._root)
 
     def train(self, category: str) -> list[FileSample]:
         """The normal images of `train/good`; TrackInputError if there are none."""
-        folder = self._folder(category) / "train"
-        samples = [sample for kind in _kinds(folder) if _is_normal(kind) for sample in self._normal(category, kind)]
+        folder, left_out = inner_folder(self._folder(category), "train"), LeftOut()
+        kinds = [kind for kind in _kinds(folder) if self._is_normal(kind) or is_called_normal(kind)]
+        samples = [sample for kind in kinds for sample in self._normal(category, kind, left_out)]
+        straight = list_images(folder) if folder.is_dir() else []
         if not samples:
             raise TrackInputError(
                 f"expected normal images of {category} in {folder / 'good'}, from which references are drawn, "
-                "got none; put them there, or run the zero-shot track (shots=0)"
+                f"got none{' but images straight in train' if straight else ''}; put them there, or run the zero-shot "
+                "track (shots=0)"
             )
+        left_out.add("images straight in train", straight)
+        left_out.add("folders of train not called normal", with_images(k for k in _kinds(folder) if k not in kinds))
+        left_out.say(self._root)
         return samples
 
     def test(self, category: str) -> list[FileSample]:
@@ -81,45 +108,101 @@ class MVTec:
         return self._folders[category]
 
     def _list_test(self, category: str) -> list[FileSample]:
-        folder = self._folders[category] / "test"
+        folder = inner_folder(self._folders[category], "test")
+        kinds = _kinds(folder)
+        if self._told is None:
+            check_normal_is_told(with_images(kinds), folder)
         samples: list[FileSample] = []
-        for kind in _kinds(folder):
-            samples += self._normal(category, kind) if _is_normal(kind) else self._anomalous(category, kind)
+        for kind in kinds:
+            normal = self._is_normal(kind)
+            samples += self._normal(category, kind, self._left_out) if normal else self._anomalous(category, kind)
+        straight = list_images(folder) if folder.is_dir() else []
         if not samples:
             other = _other_reader(self._folders[category])
             remedy = f"{other}, or name" if other else "put them there, or name"
             raise TrackInputError(
                 f"expected test images of category {category} in folders of {folder} (good and one for each kind of "
-                f"defect), got none; {remedy} the categories to use"
+                f"defect), got {'images without a folder' if straight else 'none'}; {remedy} the categories to use"
             )
+        self._left_out.add("images straight in test, where no folder says what they show", straight)
+        self._left_out.look_at([folder])
+        self._note_masks_without_folder(category, kinds)
         return samples
 
-    def _normal(self, category: str, folder: Path) -> list[FileSample]:
-        return [self._sample(category, path, 0, "good", None) for path in list_images(folder)]
+    def _note_masks_without_folder(self, category: str, kinds: Sequence[Path]) -> None:
+        truth = inner_folder(self._folders[category], *MASK_FOLDERS)
+        if not truth.is_dir():
+            return
+        used = [inner_folder(truth, kind.name) for kind in kinds]
+        others = [folder for folder in list_folders(truth) if folder not in used]
+        self._left_out.add("folders of masks without one of images", with_images(others))
+        self._left_out.add("masks straight in the folder of masks", list_images(truth))
+        without = [k for k, own in zip(kinds, used, strict=True) if not self._is_normal(k) and not own.is_dir()]
+        self._left_out.add("folders of defects without masks, which count for image metrics only", with_images(without))
+
+    def _is_normal(self, kind: Path) -> bool:
+        return is_called_normal(kind) if self._told is None else kind.name in self._told
+
+    def _check_told(self) -> None:
+        """Refuse a normal folder that no category has."""
+        seen = {kind.name: kind for folder in self._folders.values() for kind in _kinds(inner_folder(folder, "test"))}
+        for name in self._told or ():
+            if name not in seen:
+                raise unknown("each of data.normal_folders", name, seen)
+
+    def _normal(self, category: str, folder: Path, left_out: LeftOut) -> list[FileSample]:
+        images = images_below(_pictures(folder), left_out)
+        return [self._sample(category, path, 0, "good", None) for path in images]
 
     def _anomalous(self, category: str, folder: Path) -> list[FileSample]:
-        masks = match_masks(list_images(folder), self._folders[category] / "ground_truth" / folder.name)
-        return [self._sample(category, path, 1, folder.name, mask) for path, mask in masks.items()]
+        pictures = _pictures(folder)
+        truth = inner_folder(self._folders[category], *MASK_FOLDERS)
+        masks = folder / "gt" if pictures != folder else inner_folder(truth, folder.name)
+        matched = match_masks(images_below(pictures, self._left_out), masks, pictures, self._left_out)
+        return [self._sample(category, path, 1, folder.name, mask) for path, mask in matched.items()]
 
     def _sample(self, category: str, path: Path, label: int, kind: str, mask: Path | None) -> FileSample:
         name = path.relative_to(self._folders[category]).as_posix()
         return FileSample(name, category, label, kind, path, mask, self._mask_above, self._bit_depth)
 
 
-def match_masks(images: Sequence[Path], folder: Path) -> dict[Path, Path | None]:
+def match_masks(
+    images: Sequence[Path], folder: Path, beside: Path | None = None, left_out: LeftOut | None = None
+) -> dict[Path, Path | None]:
     """Each image's mask, `<stem>_mask` or `<stem>` with any image suffix; None for all if there is no such folder.
+
+    Images deeper in the folder `beside` have their masks equally deep in `folder`, or straight in it.
 
     Raises:
         TrackInputError: an image without a mask beside others with one, two masks for an image, or the reverse.
     """
     if not folder.is_dir():
         return dict.fromkeys(images)
-    masks = unique_stems(list_images(folder), "mask")
-    unique_stems(images, "image")
-    return {image: _mask_of(image, masks, folder) for image in images}
+    left_out = left_out or LeftOut()
+    masks: dict[Path, dict[str, Path]] = {}
+    by_place: dict[Path, list[Path]] = {}
+    for image in images:
+        by_place.setdefault(image.parent.relative_to(beside or image.parent), []).append(image)
+    for place, there in by_place.items():
+        unique_stems(there, "image")
+        masks[place] = unique_stems(list_images(folder / place), "mask") if (folder / place).is_dir() else {}
+        left_out.look_at([folder / place])
+    straight = unique_stems(list_images(folder), "mask") if len(_stems(images)) == len(images) else {}
+    matched = {
+        image: _mask_of(image, masks[place] or straight, folder)
+        for place, there in by_place.items()
+        for image in there
+    }  # fmt: skip
+    everything = dict.fromkeys(path for of in (*masks.values(), straight) for path in of.values())
+    left_out.add("masks without an image", [path for path in everything if path not in matched.values()])
+    return {image: matched[image] for image in images}
 
 
-def _mask_of(image: Path, masks: dict[str, Path], folder: Path) -> Path:
+def _stems(paths: Iterable[Path]) -> set[str]:
+    return {path.stem for path in paths}
+
+
+def _mask_of(image: Path, masks: Mapping[str, Path], folder: Path) -> Path:
     found = [masks[stem] for stem in (f"{image.stem}_mask", image.stem) if stem in masks]
     if not found:
         several = (folder / image.stem).is_dir()
@@ -131,6 +214,51 @@ def _mask_of(image: Path, masks: dict[str, Path], folder: Path) -> Path:
     if len(found) > 1:
         raise TrackInputError(f"expected one mask for {image}, got {found[0]} and {found[1]}; remove one")
     return found[0]
+
+
+def is_called_normal(folder: Path) -> bool:
+    """Whether a folder of images has one of the names of normal ones."""
+    return folder.name.casefold() in NORMAL_FOLDERS
+
+
+def check_normal_is_told(kinds: Sequence[Path], folder: Path) -> None:
+    """Ask which folders hold normal images where their names do not tell, rather than count good parts as missed.
+
+    A single folder may stand alone if its name is a word: a set of one kind of defect.
+
+    Raises:
+        TrackInputError: none of the folders is called like normal images, or one begins like them ("good_2").
+    """
+    names = [kind.name for kind in kinds]
+    doubtful = [name for name in names if any(_begins_like(name, normal) for normal in NORMAL_FOLDERS)]
+    alone = len(names) == 1 and len(names[0]) > 2 and names[0][0].isalpha()
+    if not names or ((alone or any(is_called_normal(kind) for kind in kinds)) and not doubtful):
+        return
+    what = f"{doubtful[0]!r}, which may be one of them too" if doubtful else listed(names)
+    raise TrackInputError(
+        f"expected to know which folders of {folder} hold normal images (one called {', '.join(NORMAL_FOLDERS)}), got "
+        f"{what}; name them with ARGS='data.normal_folders=[{doubtful[0] if doubtful else names[0]}]' if that is right "
+        "(all others are then defects), or with data.normal_folders=[] if all hold defects"
+    )
+
+
+def _begins_like(name: str, normal: str) -> bool:
+    rest = name.casefold().removeprefix(normal)
+    return 0 < len(rest) < len(name) and not rest[0].isalpha()
+
+
+def _name_of(root: Path, categories: Sequence[str]) -> str:
+    """What a set is called in tables: only MVTec AD's own categories are MVTec AD, and carry its licence."""
+    if MVTEC_AD.issuperset(categories):
+        return "mvtec"
+    name = root.resolve().name or "folder"
+    return "mvtec_layout" if name.casefold() == "mvtec" else name
+
+
+def _pictures(kind: Path) -> Path:
+    """The folder of a kind's pictures; in MVTec 3D-AD they lie in `rgb`, beside their masks and depths."""
+    has_depth = (kind / "rgb").is_dir() and ((kind / "gt").is_dir() or (kind / "xyz").is_dir())
+    return kind / "rgb" if has_depth else kind
 
 
 def find_categories(root: Path) -> dict[str, Path]:
@@ -181,12 +309,13 @@ def _other_reader(folder: Path) -> str | None:
 
 
 def _is_category(folder: Path) -> bool:
-    return (folder / "test").is_dir() or (folder / "train").is_dir()
+    return any(inner_folder(folder, part).is_dir() for part in ("test", "train")) and not _is_another_set(folder)
+
+
+def _is_another_set(folder: Path) -> bool:
+    """Whether `Train` and `Test` are those of DAGM or of the packs of VAND 2023."""
+    return any((folder / part / "Label").is_dir() for part in ("Test", "Train")) or any(folder.glob("Test/*/Images"))
 
 
 def _kinds(folder: Path) -> list[Path]:
     return list_folders(folder) if folder.is_dir() else []
-
-
-def _is_normal(folder: Path) -> bool:
-    return folder.name.casefold() in NORMAL_FOLDERS

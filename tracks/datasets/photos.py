@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tracks.copies import distinct, warn_of_judged_references
-from tracks.datasets.files import FileSample, existing_folder, list_images, natural_key
+from tracks.datasets.files import FileSample, existing_folder, is_run_folder, list_images, natural_key
 from tracks.datasets.formats import IMAGE_SUFFIXES, endings, passed_over
 from tracks.datasets.images import common_bit_depth
 from tracks.errors import TrackInputError
@@ -15,8 +15,6 @@ from tracks.names import unknown
 
 log = logging.getLogger(__name__)
 
-OUTPUT_FOLDERS = ("outputs",)
-"""Folders inside the photos' folder that hold what this project wrote."""
 REFERENCE_PREFIX = "references/"
 """Stands before the names of reference images, so that they never equal a photo's."""
 
@@ -26,7 +24,7 @@ class Photos:
 
     `references` is a folder of photos of good parts; it may lie inside `root` and is then not judged itself. Copies
     among the references count once, photos that are copies of references are mentioned.
-    Hidden folders, folders named outputs and those in `exclude` are passed over. Without `bit_depth` all 16-bit photos,
+    Hidden folders, run folders of this project and those in `exclude` are passed over. Without `bit_depth` all 16-bit photos,
     references among them, are read by the one depth that the largest of their values needs.
     """
 
@@ -100,7 +98,7 @@ def find_images(
 
 
 def walk(folder: Path, recursive: bool = True, skipped: Sequence[Path] = ()) -> Iterator[Path]:
-    """The folder and, if `recursive`, those below it: not hidden ones, those of this project, those in `skipped`.
+    """The folder and, if `recursive`, those below it: not hidden ones, run folders, those in `skipped`.
 
     A link to a folder is followed, unless it leads to one that is walked anyway.
     """
@@ -121,6 +119,6 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def _is_open(folder: Path, root: Path) -> bool:
-    if folder.name.startswith(".") or folder.name in OUTPUT_FOLDERS:
+    if folder.name.startswith(".") or is_run_folder(folder):
         return False
     return not (folder.is_symlink() and folder.resolve().is_relative_to(root))
