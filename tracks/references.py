@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -61,7 +62,8 @@ def choose(samples: Sequence[Sample], shots: int, seed: int, category: str) -> l
     _check_enough(samples, shots, category)
 
     def place(sample: Sample) -> tuple[bytes, str]:
-        return hashlib.sha256(f"{seed}\n{category}\n{sample.name}".encode()).digest(), sample.name
+        text = f"{seed}\n{category}\n{sample.name}"
+        return hashlib.sha256(text.encode(errors="surrogateescape")).digest(), sample.name
 
     return sorted(samples, key=place)[:shots]
 
@@ -77,7 +79,8 @@ def write_manifest(path: str | Path, references: Mapping[str, Sequence[Sample]],
             for category, samples in references.items()
         },
     }
-    write_atomically(Path(path), (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(Path(path), text.encode(errors="backslashreplace"))  # of a name that is no UTF-8, JSON's escapes
 
 
 def read_manifest(path: str | Path) -> dict[str, dict[str, str | None]]:
@@ -213,7 +216,7 @@ def _first(names: list[str], shots: int, category: str, path: Path) -> list[str]
 
 def _match(tokens: Sequence[str], samples: Sequence[Sample], path: Path) -> list[Sample]:
     """The sample that each token names: by its name, the end of it, its stem, or a longer path that ends in it."""
-    chosen = [_match_one(token, samples, path) for token in tokens]
+    chosen = [_match_one(posixpath.normpath(token), samples, path) for token in tokens]
     _check_different([sample.name for sample in chosen], str(path))
     return chosen
 

@@ -101,9 +101,12 @@ def test_files_that_others_wrote(bottles: Path) -> None:
         ([entry("bottle/test/good/9.png")], r"image of .*meta\.json \(test, bottle\) at .*good/9\.png"),
         ([entry("bottle/test/crack/0.png", 1, "bottle/no.png")], r"mask of .*meta\.json.*at .*bottle/no\.png"),
         ([entry("bottle/test/good/0.png", 2)], r"anomaly 0 or 1 in .*meta\.json, got 2 for bottle/test/good/0\.png"),
+        ([entry("bottle/test/good/0.png", 0.9)], r"anomaly 0 or 1 in .*, got 0\.9 for"),  # type: ignore[arg-type]
+        ([entry("bottle/test/good/0.png", "no")], r"anomaly 0 or 1 in .*, got 'no' for"),  # type: ignore[arg-type]
+        ([], r"test images of bottle in .*meta\.json"),
         ([{"path": "a"}], r"expected img_path, .*got \{'path': 'a'\} \(test, bottle\)"),
         (["a.png"], r"got a\.png \(test, bottle\)"),
-        ([entry("bottle/test/good/0.png")] * 2, r"every image once in .*meta\.json, got test/good/0\.png twice"),
+        ([entry("bottle/test/good/0.png"), entry("bottle//test/good/0.png", 1)], r"to be one in .*anomaly 0 and 1"),
         ("none", "expected img_path"),
         (7, r"meta\.json to be .*TypeError"),
     ],
@@ -112,6 +115,39 @@ def test_lists_that_do_not_fit(bottles: Path, test: object, message: str) -> Non
     write(bottles, test)
     with pytest.raises(TrackInputError, match=message):
         MetaJson(bottles)
+
+
+def test_an_image_counts_once_however_its_path_is_spelled(bottles: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spellings = [
+        "bottle/test/good/0.png",
+        "bottle//test/good/0.png",
+        "bottle/test/../test/good/0.png",
+        "./bottle/test/good/0.png",
+    ]
+    spellings.append(str((bottles / spellings[0]).resolve()))
+    write(bottles, [entry(spelling) for spelling in spellings])
+    assert [sample.name for sample in MetaJson(bottles).test("bottle")] == ["test/good/0.png"]
+    assert caplog.messages == [
+        f"passed over in {bottles / 'meta.json'}: 4 images listed again ({bottles}/bottle/test/good/0.png first)"
+    ]
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_images_outside_the_root_are_called_by_names_that_stay_inside(bottles: Path, absolute: bool) -> None:
+    listed = bottles.parent / "listed"
+    listed.mkdir()
+    way = str(bottles.resolve()) if absolute else f"../{bottles.name}"
+    write(listed, [entry(f"{way}/bottle/test/crack/0.png", 1, f"{way}/bottle/ground_truth/crack/0_mask.png")])
+    (sample,) = MetaJson(listed).test("bottle")
+    assert sample.name == "sets/bottle/test/crack/0.png"
+    assert marked(sample.load_mask()) == {(5, 5)}
+
+
+def test_a_mask_that_is_missing_beside_others_is_said(bottles: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with_mask = entry("bottle/test/crack/0.png", 1, "bottle/ground_truth/crack/0_mask.png")
+    write(bottles, [with_mask, entry("bottle/train/good/1.png", 1)])
+    assert [sample.mask_path is None for sample in MetaJson(bottles).test("bottle")] == [False, True]
+    assert "1 masks of anomalous images" in caplog.text
 
 
 def test_no_list_no_json_and_no_test_images(bottles: Path) -> None:

@@ -32,7 +32,8 @@ def test_names_are_those_of_the_configurations() -> None:
         node = yaml.safe_load((CONF / f"{name}.yaml").read_text())
         place, _, reader = node["_target_"].rpartition(".")
         default = inspect.signature(getattr(import_module(place), reader)).parameters.get("name")
-        assert node.get("name", default.default if default else name) == name
+        expected = None if name == "mvtec" else name  # found by its categories, as others share its layout
+        assert node.get("name", default.default if default else name) == expected
 
 
 def test_entries_are_complete() -> None:

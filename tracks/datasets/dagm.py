@@ -3,6 +3,7 @@
 Wieler and Hahn, "Weakly supervised learning for industrial optical inspection", DAGM symposium, 2007.
 """
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +19,12 @@ from tracks.datasets.files import (
     references_of,
     unique_stems,
 )
+from tracks.datasets.layout import LeftOut
 from tracks.errors import TrackInputError
 
-MASK_ENDING = "_label"
+log = logging.getLogger(__name__)
+
+MASK_ENDING, LABELS = "_label", "Labels.txt"
 LABEL_LINE = re.compile(r"\s*\d+\s+([01])\s+(\S+)\s+\S+\s+\S+\s*")
 """`<number> <1 if defective> <image> <1 if defective> <mask or 0>`, the lines of Label/Labels.txt after the first."""
 
@@ -29,7 +33,7 @@ class DAGM:
     """Ten drawn textures. An image is anomalous if it has a mask: a coarse ellipse around the defect, not its outline.
 
     Where `Labels.txt` lies beside the masks it must name the same images; so a mask that got lost does not turn its
-    image into a normal one.
+    image into a normal one. Where it is missing, that is said.
     """
 
     def __init__(
@@ -45,12 +49,14 @@ class DAGM:
             "mask_rule": mask_rule(mask_above),
             "mask_shape": "coarse ellipses",
         }
-        self._mask_above = mask_above
-        self._folders = _find_categories(existing_folder("the DAGM set", root))
+        self._mask_above, self._left_out = mask_above, LeftOut()
+        root = existing_folder("the DAGM set", root)
+        self._folders = _find_categories(root)
         self.categories = chosen_categories(categories, self._folders)
         listed = {category: self._list(category, "Train") for category in self.categories}
         self._train = {key: [sample for sample in samples if sample.label == 0] for key, samples in listed.items()}
         self._test = {category: self._list(category, "Test") for category in self.categories}
+        self._left_out.say(root)
         for category, samples in self._test.items():
             if not samples:
                 raise TrackInputError(
@@ -72,6 +78,11 @@ class DAGM:
             return []
         images = unique_stems(list_images(folder), "image")
         masks = _masks(folder / "Label", images)
+        self._left_out.look_at([folder])
+        if not (folder / "Label" / LABELS).is_file():
+            log.warning(
+                "%s: no %s in %s, so an image whose mask got lost counts as normal", self.name, LABELS, folder / "Label"
+            )
         return [self._sample(category, f"{part}/{path.name}", path, masks.get(path.stem)) for path in images.values()]
 
     def _sample(self, category: str, name: str, path: Path, mask: Path | None) -> FileSample:
@@ -93,7 +104,7 @@ def _masks(folder: Path, images: dict[str, Path]) -> dict[str, Path]:
         raise TrackInputError(
             f"expected an image for the mask {without[0]} in {folder.parent}, got none; copy it again"
         )
-    for stem in _defective(folder / "Labels.txt"):
+    for stem in _defective(folder / LABELS):
         if stem not in masks:
             raise TrackInputError(
                 f"expected the mask {stem}{MASK_ENDING}.PNG in {folder}, as Labels.txt there calls that image "

@@ -4,6 +4,7 @@ The keys are those of anomalib's `Folder`. Two things differ: masks belong to im
 normal images are never divided at random; without `normal_test_dir` those that are not handed out are tested on.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,8 +17,10 @@ from tracks.datasets.files import (
     references_of,
 )
 from tracks.datasets.formats import IMAGE_SUFFIXES, endings
-from tracks.datasets.photos import find_images
+from tracks.datasets.layout import LeftOut
+from tracks.datasets.photos import find_images, walk
 from tracks.errors import TrackInputError
+from tracks.paths import name_below
 
 Folders = str | Path | Sequence[str | Path] | None
 """One folder, several, or none; absolute or below the root."""
@@ -56,15 +59,17 @@ class Folder:
         self._suffixes = _suffixes(extensions)
         self._category, self._mask_above, self._bit_depth = category, mask_above, bit_depth
         self._given = {
-            "normal_dir": self._folders(normal_dir), "abnormal_dir": self._folders(abnormal_dir),
-            "normal_test_dir": self._folders(normal_test_dir), "mask_dir": self._folders(mask_dir),
+            "normal_dir": _once(self._folders(normal_dir)), "abnormal_dir": self._folders(abnormal_dir),
+            "normal_test_dir": _once(self._folders(normal_test_dir)), "mask_dir": self._folders(mask_dir),
         }  # fmt: skip
         self._check_given()
         self.protocol: dict[str, str | int | float | bool] = {"mask_rule": mask_rule(mask_above)}
         if bit_depth is not None:
             self.protocol["bit_depth"] = bit_depth
+        self._left_out = LeftOut()
         self._train = self._list("normal_dir", 0)
         self._test = self._list_test()
+        self._left_out.say(self._root)
         _check_no_image_twice(self._test if normal_test_dir is None else self._train + self._test)
 
     def train(self, category: str) -> list[FileSample]:
@@ -118,18 +123,24 @@ class Folder:
 
     def _samples(self, folder: Path, label: int | None, kind: str, mask_dir: Path | None) -> list[FileSample]:
         masks = None if mask_dir is None else Masks(mask_dir, folder)
-        return [
+        samples = [
             FileSample(
                 self._name(path, folder), self._category, label, _kind(path, folder, label, kind), path,
                 None if masks is None else masks.of(path), self._mask_above, self._bit_depth,
             )
             for path in self._images(folder, masks)
         ]  # fmt: skip
+        if masks is not None and len(self._given["mask_dir"]) == len(self._given["abnormal_dir"]):
+            used = {sample.mask_path for sample in samples}
+            self._left_out.add("masks without an image", [path for path in masks.files if path not in used])
+        return samples
 
     def _images(self, folder: Path, masks: "Masks | None") -> list[Path]:
         """The images of a folder without those of the other folders inside it and without masks beside them."""
         others = [other for group in self._given.values() for other in group if other.resolve() != folder.resolve()]
         paths = find_images(folder, skipped=others, suffixes=self._suffixes)
+        if self._suffixes == IMAGE_SUFFIXES:
+            self._left_out.look_at(walk(folder, skipped=others))
         if masks is not None and masks.beside:
             paths = [path for path in paths if not path.stem.endswith("_mask")]
         if not paths:
@@ -141,8 +152,8 @@ class Folder:
 
     def _name(self, path: Path, folder: Path) -> str:
         """The path below the root, or below the folder's parent for a folder elsewhere."""
-        inside = path.is_relative_to(self._root)
-        return path.relative_to(self._root if inside else folder.parent).as_posix()
+        inside = Path(os.path.abspath(folder)).is_relative_to(os.path.abspath(self._root))
+        return name_below(path, self._root if inside else folder.parent)
 
 
 class Masks:
@@ -154,7 +165,9 @@ class Masks:
         self.beside = mask_dir.resolve() == image_dir.resolve()
         self._endings = ("_mask",) if self.beside else ("_mask", "")
         self._by_place: dict[Path, list[Path]] = {}
-        for path in find_images(mask_dir):
+        found = find_images(mask_dir)
+        self.files = [path for path in found if path.stem.endswith("_mask")] if self.beside else found
+        for path in found:
             self._by_place.setdefault(path.relative_to(mask_dir).with_suffix(""), []).append(path)
 
     def of(self, image: Path) -> Path:
@@ -181,6 +194,11 @@ def _kind(path: Path, folder: Path, label: int | None, kind: str) -> str:
     """The kind of a defect: the folder below the one that was given, or that itself."""
     below = path.relative_to(folder).parent.as_posix()
     return below if label == 1 and below != "." else kind
+
+
+def _once(folders: Sequence[Path]) -> list[Path]:
+    """The folders without those named again in another spelling."""
+    return list({folder.resolve(): folder for folder in reversed(folders)}.values())[::-1]
 
 
 def _suffixes(extensions: str | Iterable[str] | None) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from tracks.datasets.files import (
     references_of,
     unique_stems,
 )
+from tracks.datasets.layout import LeftOut, with_images
 from tracks.errors import TrackInputError
 
 CATEGORY = "electrical_commutator"
@@ -46,7 +47,10 @@ class KSDD:
         }
         self._mask_above = mask_above
         self._root = existing_folder("the KolektorSDD set", root)
-        self._pairs = {image: mask for folder in self._folders() for image, mask in _pairs(folder).items()}
+        left_out, folders = LeftOut(), self._folders()
+        self._pairs = {image: mask for folder in folders for image, mask in _pairs(folder, left_out).items()}
+        left_out.add("folders without masks", with_images(f for f in list_folders(self._root) if f not in folders))
+        left_out.say(self._root)
         self._test: list[FileSample] = []
 
     def train(self, category: str) -> list[FileSample]:
@@ -79,9 +83,12 @@ class KSDD:
         return folders
 
 
-def _pairs(folder: Path) -> dict[Path, Path]:
+def _pairs(folder: Path, left_out: LeftOut) -> dict[Path, Path]:
     """Each image's mask in one folder, in natural order; TrackInputError names an image without."""
     stems = unique_stems(list_images(folder), "file")
+    masks = [path for stem, path in stems.items() if stem.endswith(MASK_ENDING)]
+    left_out.add("masks without an image", [path for path in masks if path.stem.removesuffix(MASK_ENDING) not in stems])
+    left_out.look_at([folder])
     images = [path for stem, path in stems.items() if not stem.endswith(MASK_ENDING)]
     for image in images:
         if f"{image.stem}{MASK_ENDING}" not in stems:

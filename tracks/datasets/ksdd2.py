@@ -20,6 +20,7 @@ from tracks.datasets.files import (
     references_of,
     unique_stems,
 )
+from tracks.datasets.layout import LeftOut
 from tracks.errors import TrackInputError
 from tracks.names import listed, unknown
 
@@ -95,6 +96,9 @@ class KSDD2:
         """Each image's mask in one of the two folders, in natural order."""
         folder = self._root / part
         files = list_images(folder) if folder.is_dir() else []
+        left_out = LeftOut()
+        left_out.look_at([folder])
+        left_out.say(folder)
         if not files:
             if needed:
                 raise self._other_layout(folder)

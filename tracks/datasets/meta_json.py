@@ -7,7 +7,6 @@ Paths are relative to the folder of the data set; `mask_path` is "" where there 
 """
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,24 @@ from tracks.datasets.files import (
     mask_rule,
     references_of,
 )
+from tracks.datasets.layout import LeftOut
 from tracks.datasets.sample import Dataset, Sample
 from tracks.errors import TrackInputError
 from tracks.names import missing_path
+from tracks.paths import leads_out, name_below
 from tracks.store import write_atomically
 
 META = "meta.json"
+LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1}
+"""What `anomaly` may be, as it reads in Python."""
 
 
 class MetaJson:
-    """The data set that a `meta.json` lists; a `mask_path` that is a folder stands for all masks in it."""
+    """The data set that a `meta.json` lists; a `mask_path` that is a folder stands for all masks in it.
+
+    Images may lie outside the root; in a run they are called by the way to them without its steps up. An image that is
+    listed again under another spelling of its path counts once.
+    """
 
     def __init__(
         self,
@@ -43,7 +50,8 @@ class MetaJson:
         """List the images of the chosen categories (all if None or empty); `meta` is relative to `root`.
 
         Raises:
-            TrackInputError: no such file, another content, an image or mask that is not there or listed twice.
+            TrackInputError: no such file, another content, an image or mask that is not there, an image listed as two
+                things, a category without images.
         """
         self.name = name
         self.protocol: dict[str, str | int | float | bool] = {"mask_rule": mask_rule(mask_above)}
@@ -51,9 +59,12 @@ class MetaJson:
         self._meta, self._mask_above = self._root / Path(meta).expanduser(), mask_above
         parts = _read(self._meta)
         self.categories = chosen_categories(categories, parts["test"])
+        self._left_out = LeftOut()
         self._test = {category: self._list("test", category, parts) for category in self.categories}
+        self._check_categories()
         train = {category: self._list("train", category, parts) for category in self.categories}
         self._train = {key: [sample for sample in samples if sample.label == 0] for key, samples in train.items()}
+        self._left_out.say(self._meta)
 
     def train(self, category: str) -> list[FileSample]:
         """The normal images of "train"; TrackInputError if there are none."""
@@ -65,29 +76,54 @@ class MetaJson:
 
     def _list(self, part: str, category: str, parts: Mapping[str, Any]) -> list[FileSample]:
         entries = parts[part].get(category, [])
-        samples = [self._sample(entry, category, f"{part}, {category}") for entry in entries]
-        twice = [name for name, count in Counter(sample.name for sample in samples).items() if count > 1]
-        if twice:
+        samples: dict[str, FileSample] = {}
+        for sample in (self._sample(entry, category, f"{part}, {category}") for entry in entries):
+            known = samples.setdefault(sample.name, sample)
+            if known is not sample:
+                self._check_same(known, sample, f"{part}, {category}")
+                self._left_out.add("images listed again", [sample.path])
+        without = [sample.path for sample in samples.values() if sample.label == 1 and sample.mask_path is None]
+        if len(without) < sum(sample.label == 1 for sample in samples.values()):
+            what = "masks of anomalous images, which count for image metrics only while others have one"
+            self._left_out.add(what, without)
+        return list(samples.values())
+
+    def _check_same(self, one: FileSample, other: FileSample, place: str) -> None:
+        """Refuse two entries of one name that are not one image with one label and mask."""
+        same = one.path.resolve() == other.path.resolve() and one.label == other.label
+        if not same or _resolved(one.mask_path) != _resolved(other.mask_path):
             raise TrackInputError(
-                f"expected every image once in {self._meta}, got {twice[0]} twice ({part}, {category})"
+                f"expected every image of one name to be one in {self._meta}, got {one.path} and {other.path} with "
+                f"anomaly {one.label} and {other.label} ({place}); take one of the two entries away"
             )
-        return samples
+
+    def _check_categories(self) -> None:
+        for category, samples in self._test.items():
+            if leads_out(category):
+                raise TrackInputError(f"expected names of categories in {self._meta}, got {category!r}; write it again")
+            if not samples:
+                raise TrackInputError(
+                    f'expected test images of {category} in {self._meta} ("test"), got none; list them, or name the '
+                    "categories to use"
+                )
 
     def _sample(self, entry: Any, category: str, place: str) -> FileSample:
         try:
             image, mask = _slashes(entry["img_path"]), _slashes(entry.get("mask_path") or "")
-            label, kind = int(entry["anomaly"]), str(entry.get("specie_name") or "")
+            anomaly, kind = entry["anomaly"], str(entry.get("specie_name") or "")
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise TrackInputError(
                 f"expected img_path, mask_path, specie_name and anomaly for every image in {self._meta}, got "
                 f"{str(entry)[:120]} ({place}); write the file again"
             ) from error
-        if label not in (0, 1):
-            raise TrackInputError(f"expected anomaly 0 or 1 in {self._meta}, got {label} for {image} ({place})")
+        if (label := LABELS.get(str(anomaly))) is None:
+            raise TrackInputError(
+                f"expected anomaly 0 or 1 in {self._meta}, got {anomaly!r} for {image} ({place}); write the file again"
+            )
         path = self._root / image
         if not path.is_file():
             raise missing_path(f"an image of {self._meta} ({place})", path)
-        name = image.removeprefix(f"{category}/")
+        name = name_below(path, self._root).removeprefix(f"{category}/")
         if label == 0:
             return FileSample(name, category, 0, "good", path)
         masks = self._masks(mask, place) if mask else []
@@ -119,7 +155,7 @@ def write_meta_json(dataset: Dataset, root: str | Path, path: str | Path | None 
         parts["train"][category] = [_entry(sample, folder) for sample in normal]
         parts["test"][category] = [_entry(sample, folder) for sample in test]
     target = Path(path).expanduser() if path else folder / META
-    write_atomically(target, (json.dumps(parts, indent=4, ensure_ascii=False) + "\n").encode())
+    write_atomically(target, (json.dumps(parts, indent=4, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
     return target
 
 
@@ -181,6 +217,10 @@ def _read(path: Path) -> dict[str, dict[str, list[Any]]]:
     if not parts["test"]:
         raise TrackInputError(f'expected test images in {path} ("test"), got none; write the file again')
     return parts
+
+
+def _resolved(path: Path | None) -> Path | None:
+    return None if path is None else path.resolve()
 
 
 def _slashes(path: object) -> str:

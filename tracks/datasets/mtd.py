@@ -16,6 +16,7 @@ from tracks.datasets.files import (
     mask_rule,
     unique_stems,
 )
+from tracks.datasets.layout import LeftOut
 from tracks.errors import TrackInputError
 from tracks.names import unknown
 
@@ -53,7 +54,9 @@ class MTD:
         self.categories = (CATEGORY,)
         self._root = existing_folder("the magnetic tile set", root)
         self._mask_above, self._unmarked_are_normal = mask_above, unmarked == "normal"
+        self._left_out = LeftOut()
         samples = [sample for folder in self._folders() for sample in self._list(folder)]
+        self._left_out.say(self._root)
         self._test = [sample for sample in samples if sample.path.stem not in UNMARKED or self._unmarked_are_normal]
         num_unmarked = sum(sample.path.stem in UNMARKED for sample in samples)
         self.protocol: dict[str, str | int | float | bool] = {
@@ -95,6 +98,10 @@ class MTD:
     def _list(self, folder: Path) -> list[FileSample]:
         images = unique_stems(list_images(folder / "Imgs", SUFFIXES), "image")
         masks = {path.stem: path for path in list_images(folder / "Imgs", (".png",))}
+        used = {*images.values(), *masks.values()}
+        self._left_out.look_at([folder / "Imgs"])
+        self._left_out.add("images that are no .jpg", [p for p in list_images(folder / "Imgs") if p not in used])
+        self._left_out.add("masks without an image", [path for stem, path in masks.items() if stem not in images])
         return [self._sample(path, folder, masks) for path in images.values()]
 
     def _sample(self, path: Path, folder: Path, masks: dict[str, Path]) -> FileSample:

@@ -234,11 +234,11 @@ def check_normal_is_told(kinds: Sequence[Path], folder: Path) -> None:
     alone = len(names) == 1 and len(names[0]) > 2 and names[0][0].isalpha()
     if not names or ((alone or any(is_called_normal(kind) for kind in kinds)) and not doubtful):
         return
-    what = f"{doubtful[0]!r}, which may be one of them too" if doubtful else listed(names)
+    what = f"{doubtful[0]!r}, which may be one of them too" if doubtful else f"no such one but {listed(names)}"
     raise TrackInputError(
         f"expected to know which folders of {folder} hold normal images (one called {', '.join(NORMAL_FOLDERS)}), got "
-        f"{what}; name them with ARGS='data.normal_folders=[{doubtful[0] if doubtful else names[0]}]' if that is right "
-        "(all others are then defects), or with data.normal_folders=[] if all hold defects"
+        f"{what}; name those of normal images with ARGS='data.normal_folders=[name,name]' (all others are then defects), "
+        "or say data.normal_folders=[] if all hold defects"
     )
 
 

@@ -22,6 +22,7 @@ from tracks.datasets.files import (
     mask_rule,
     references_of,
 )
+from tracks.datasets.layout import LeftOut
 from tracks.datasets.mvtec import match_masks
 from tracks.errors import TrackInputError
 from tracks.names import unknown
@@ -54,11 +55,13 @@ class MVTecAD2:
         self.protocol: dict[str, str | int | float | bool] = {"mask_rule": mask_rule(mask_above), "split": split}
         if split in PRIVATE:
             self.protocol["labels"] = "none"
-        self._split, self._mask_above = split, mask_above
-        self._folders = _find_categories(existing_folder("the MVTec AD 2 set", root))
+        self._split, self._mask_above, self._left_out = split, mask_above, LeftOut()
+        root = existing_folder("the MVTec AD 2 set", root)
+        self._folders = _find_categories(root)
         self.categories = chosen_categories(categories, self._folders)
         self._train = {category: self._normal(category, "train") for category in self.categories}
         self._test = {category: self._list_test(category) for category in self.categories}
+        self._left_out.say(root)
 
     def train(self, category: str) -> list[FileSample]:
         """The images of `train/good`, not those for validation; TrackInputError if there are none."""
@@ -70,11 +73,13 @@ class MVTecAD2:
 
     def _normal(self, category: str, part: str) -> list[FileSample]:
         folder = self._folders[category] / part / NORMAL
+        self._left_out.look_at([folder])
         paths = list_images(folder) if folder.is_dir() else []
         return [self._sample(category, path, 0, NORMAL) for path in paths]
 
     def _list_test(self, category: str) -> list[FileSample]:
         folder = self._folders[category] / self._split
+        self._left_out.look_at([folder])
         if self._split in PRIVATE:
             paths = list_images(folder) if folder.is_dir() else []
             samples = [self._sample(category, path, None, "") for path in paths]
@@ -89,7 +94,11 @@ class MVTecAD2:
 
     def _bad(self, category: str, folder: Path) -> list[FileSample]:
         kinds = [kind for kind in list_folders(folder) if kind.name not in (NORMAL, MASKS)] if folder.is_dir() else []
-        masks = [(kind.name, match_masks(list_images(kind), folder / MASKS / kind.name)) for kind in kinds]
+        self._left_out.look_at(kinds)
+        masks = [
+            (kind.name, match_masks(list_images(kind), folder / MASKS / kind.name, left_out=self._left_out))
+            for kind in kinds
+        ]
         return [self._sample(category, path, 1, kind, mask) for kind, of in masks for path, mask in of.items()]
 
     def _sample(self, category: str, path: Path, label: int | None, kind: str, mask: Path | None = None) -> FileSample:

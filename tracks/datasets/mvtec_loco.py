@@ -21,7 +21,8 @@ from tracks.datasets.files import (
     mask_rule,
     references_of,
 )
-from tracks.datasets.mvtec import find_categories
+from tracks.datasets.layout import LeftOut, inner_folder
+from tracks.datasets.mvtec import check_normal_is_told, find_categories
 from tracks.errors import TrackInputError
 
 NORMAL = "good"
@@ -51,11 +52,13 @@ class MVTecLOCO:
             "mask_rule": f"{mask_rule(mask_above)} in any of an image's masks",
             "saturation": "none (PRO, not the set's own sPRO)",
         }
-        self._mask_above = mask_above
-        self._folders = find_categories(existing_folder("the MVTec LOCO set", root))
+        self._mask_above, self._left_out = mask_above, LeftOut()
+        root = existing_folder("the MVTec LOCO set", root)
+        self._folders = find_categories(root)
         self.categories = chosen_categories(categories, self._folders)
         self._train = {category: self._list_train(category) for category in self.categories}
         self._test = {category: self._list_test(category) for category in self.categories}
+        self._left_out.say(root)
 
     def train(self, category: str) -> list[FileSample]:
         """The images of `train/good`; TrackInputError if there are none."""
@@ -66,14 +69,18 @@ class MVTecLOCO:
         return listed_samples(self._test, category)
 
     def _list_train(self, category: str) -> list[FileSample]:
-        folder = self._folders[category] / "train" / NORMAL
+        folder = inner_folder(inner_folder(self._folders[category], "train"), NORMAL)
+        self._left_out.look_at([folder])
         return [self._sample(category, path, None) for path in list_images(folder)] if folder.is_dir() else []
 
     def _list_test(self, category: str) -> list[FileSample]:
-        folder = self._folders[category] / "test"
+        folder = inner_folder(self._folders[category], "test")
         kinds = list_folders(folder) if folder.is_dir() else []
+        self._left_out.look_at([folder, *kinds])
+        self._left_out.add("images straight in test", list_images(folder) if folder.is_dir() else [])
+        check_normal_is_told([kind for kind in kinds if list_images(kind)], folder)
         samples = [
-            self._sample(category, path, None if kind.name == NORMAL else kind.name)
+            self._sample(category, path, None if kind.name.casefold() == NORMAL else kind.name)
             for kind in kinds
             for path in list_images(kind)
         ]
@@ -88,7 +95,7 @@ class MVTecLOCO:
         name = path.relative_to(self._folders[category]).as_posix()
         if kind is None:
             return FileSample(name, category, 0, NORMAL, path)
-        masks = self._masks(path, self._folders[category] / "ground_truth" / kind)
+        masks = self._masks(path, inner_folder(inner_folder(self._folders[category], "ground_truth"), kind))
         first = masks[0] if masks else None
         return FileSample(name, category, 1, kind, path, first, self._mask_above, more_masks=tuple(masks[1:]))
 

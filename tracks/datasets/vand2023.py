@@ -20,6 +20,7 @@ from tracks.datasets.files import (
     references_of,
     unique_stems,
 )
+from tracks.datasets.layout import LeftOut
 from tracks.errors import TrackInputError
 
 
@@ -35,10 +36,12 @@ class VAND2023:
         self.name = name
         self.protocol: dict[str, str | int | float | bool] = {"labels": "none"}
         self._root = existing_folder("the VAND 2023 pack", root)
+        self._left_out = LeftOut()
         known = [folder.name for folder in _categories(self._root)]
         self.categories = chosen_categories(categories, known)
         self._train = {category: self._list("Train", category, 0) for category in self.categories}
         self._test = {category: self._list("Test", category, None) for category in self.categories}
+        self._left_out.say(self._root)
         for category, samples in self._test.items():
             if not samples:
                 raise TrackInputError(
@@ -56,6 +59,7 @@ class VAND2023:
 
     def _list(self, part: str, category: str, label: int | None) -> list[FileSample]:
         folder = self._root / part / category / "Images"
+        self._left_out.look_at([folder])
         images = unique_stems(list_images(folder), "image") if folder.is_dir() else {}
         kind = "" if label is None else "good"
         return [

@@ -27,7 +27,9 @@ from tracks.datasets.files import (
     natural_key,
     references_of,
 )
+from tracks.datasets.layout import LeftOut
 from tracks.datasets.mvtec import MVTec
+from tracks.datasets.photos import find_images
 from tracks.errors import TrackInputError
 from tracks.names import listed, missing_path
 
@@ -70,6 +72,7 @@ class VisA:
             self._train = {category: everything["train"][category] for category in self.categories}
             self._test = {category: everything["test"][category] for category in self.categories}
             self._converted = None
+            _say_what_is_not_listed(self._root, self.categories, everything)
         else:
             self._converted = MVTec(self._root, categories, mask_above, name)
             self.categories = self._converted.categories
@@ -120,6 +123,18 @@ def read_split_file(root: Path, mask_above: float = 0) -> dict[str, dict[str, li
         samples.sort(key=lambda sample: natural_key(Path(sample.name)))
         _check_no_name_twice(samples, split_file)
     return {name: {category: part[category] for category in sorted(part)} for name, part in parts.items()}
+
+
+def _say_what_is_not_listed(
+    root: Path, categories: Sequence[str], parts: Mapping[str, Mapping[str, Sequence[FileSample]]]
+) -> None:
+    left_out = LeftOut()
+    for category in categories:
+        known = {sample.path.resolve() for part in parts.values() for sample in part[category]}
+        images = root / category / "Data" / "Images"
+        found = find_images(images) if images.is_dir() else []
+        left_out.add(f"images that {SPLIT_FILE} does not name", [path for path in found if path.resolve() not in known])
+    left_out.say(root)
 
 
 def _rows(split_file: Path) -> Iterator[tuple[int, dict[str, str]]]:
