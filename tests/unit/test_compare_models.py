@@ -333,7 +333,7 @@ def test_the_target_hands_on_its_variables():
     words = " ".join(ran.stdout.decode().replace("\\\n", " ").split())
     expected = (
         "-m tracks.compare_models data=mtd 'data.root=${oc.env:ROOT}' 'models=[a,b]' 'shots=[0,1]' 'seeds=[0]' "
-        "'categories=[x]' resolution=64"
+        "'categories=${env_words:CATEGORIES}' resolution=64"
     )
     assert expected in words
 

@@ -237,8 +237,8 @@ def check_normal_is_told(kinds: Sequence[Path], folder: Path) -> None:
     what = f"{doubtful[0]!r}, which may be one of them too" if doubtful else f"no such one but {listed(names)}"
     raise TrackInputError(
         f"expected to know which folders of {folder} hold normal images (one called {', '.join(NORMAL_FOLDERS)}), got "
-        f"{what}; name those of normal images with ARGS='data.normal_folders=[name,name]' (all others are then defects), "
-        "or say data.normal_folders=[] if all hold defects"
+        f"{what}; name those of normal images with ARGS='data.normal_folders=[name]', all others are then defects, "
+        "or say ARGS='data.normal_folders=[]' if all hold defects"
     )
 
 

@@ -24,8 +24,8 @@ class Photos:
 
     `references` is a folder of photos of good parts; it may lie inside `root` and is then not judged itself. Copies
     among the references count once, photos that are copies of references are mentioned.
-    Hidden folders, run folders of this project and those in `exclude` are passed over. Without `bit_depth` all 16-bit photos,
-    references among them, are read by the one depth that the largest of their values needs.
+    Hidden folders, run folders of this project and those in `exclude` are passed over. Without `bit_depth` all 16-bit
+    photos, references among them, are read by the one depth that the largest of their values needs.
     """
 
     def __init__(
