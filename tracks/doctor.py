@@ -16,8 +16,17 @@ from tracks.cli import command, run_main
 from tracks.datasets.files import existing_folder
 from tracks.datasets.registry import registry
 from tracks.datasets.sample import Dataset
-from tracks.doctor_checks import Row, check_counts, check_files, count, look_at
-from tracks.doctor_files import find_files, from_reader
+from tracks.doctor_checks import (
+    Row,
+    check_counts,
+    check_files,
+    check_pictures,
+    check_references,
+    count,
+    duplicates,
+    look_at,
+)
+from tracks.doctor_files import Found, find_files, from_reader, united
 from tracks.doctor_machine import check_folders, check_torch, check_weights
 from tracks.errors import TrackInputError
 
@@ -28,12 +37,21 @@ def examine_data(
     root: Path, name: str, mask_above: float, workers: int, reader: Dataset | TrackInputError
 ) -> list[Row]:
     """The rows on a data set: its files, its counts, and what its reader says of it."""
-    found = find_files(root)
-    if not found.layouts and not isinstance(reader, TrackInputError):
-        found = from_reader(reader)
-    seen = look_at(found, mask_above, workers)
-    counted = check_counts(count(found, seen), registry().get(name))
-    return [_reader_row(reader), *check_files(found, seen, name in ("visa", "mtd")), counted]
+    found, listed = find_files(root), Found()
+    if not isinstance(reader, TrackInputError):
+        try:
+            listed = from_reader(reader)
+        except TrackInputError as error:  # some masks are only read when the images are asked for
+            reader = error
+    is_read = not isinstance(reader, TrackInputError)
+    counts = count(found.pictures or listed.pictures)
+    if is_read:
+        found = united(listed, found)
+    seen = look_at(found.pictures, mask_above, workers)
+    rows = [_reader_row(reader), *check_files(found, seen, is_read)]
+    if is_read:
+        rows += [check_pictures(listed, seen), check_references(listed.references)]
+    return [*rows, *duplicates(seen), check_counts(counts, registry().get(name))]
 
 
 def _reader_row(reader: Dataset | TrackInputError) -> Row:

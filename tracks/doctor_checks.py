@@ -2,17 +2,16 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from tqdm import tqdm
 
-from tracks.datasets.images import image_size, read_image
-from tracks.datasets.masks import mask_levels
+from tracks.datasets.images import read_image
+from tracks.datasets.masks import Oddity, defects
 from tracks.datasets.mtd import UNMARKED
 from tracks.datasets.registry import DatasetEntry
 from tracks.doctor_files import Found, Picture
@@ -20,8 +19,14 @@ from tracks.errors import TrackInputError
 
 SHOWN = 3
 """How many files a row names."""
-SOFT_MASKS = ("visa", "visa as downloaded", "mtd")
-"""Sets whose masks hold more than two levels as published: numbers of kinds, soft edges."""
+SHOTS = 4
+"""References that few-shot draws by default (conf/few_shot.yaml)."""
+USUAL = {
+    "empty": "every mask of a defect marks something",
+    "of another size": "all as their pictures",
+    "not binary": "all black and one level",
+}
+"""What is said of masks without the oddities that are always looked for."""
 
 
 @dataclass(frozen=True)
@@ -39,97 +44,122 @@ class Seen:
 
     picture: Picture
     digest: str = ""
-    unreadable: list[Path] = field(default_factory=list)
-    empty: list[Path] = field(default_factory=list)
-    other_size: list[Path] = field(default_factory=list)
-    not_binary: list[Path] = field(default_factory=list)
+    readable: bool = True
+    oddities: list[Oddity] = field(default_factory=list)
 
 
-def look_at(found: Found, mask_above: float, workers: int) -> list[Seen]:
-    """Decode every picture and mask once; nothing raises."""
+def look_at(pictures: Sequence[Picture], mask_above: float, workers: int) -> list[Seen]:
+    """Decode every picture and mask once, as a run would; nothing raises."""
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        looks = pool.map(lambda picture: _look(picture, mask_above), found.pictures)
-        return list(tqdm(looks, desc="looking", total=len(found.pictures), disable=None, leave=False))
+        looks = pool.map(lambda picture: _look(picture, mask_above), pictures)
+        return list(tqdm(looks, desc="looking", total=len(pictures), disable=None, leave=False))
 
 
 def _look(picture: Picture, mask_above: float) -> Seen:
     seen = Seen(picture)
-    size = None
     try:
-        image = read_image(picture.path)
-        size = image_size(picture.path)
+        image = read_image(picture.path, picture.bit_depth)
         seen.digest = hashlib.blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=16).hexdigest()
+        if picture.masks and picture.label != 0:
+            _, seen.oddities = defects(picture.path, picture.masks, mask_above)
     except TrackInputError:
-        seen.unreadable.append(picture.path)
-    marked = 0
-    for mask in picture.masks if picture.label != 0 else ():
-        try:
-            levels = mask_levels(mask)
-        except TrackInputError:
-            seen.unreadable.append(mask)
-            marked += 1
-            continue
-        marked += bool((levels > mask_above).any())
-        if size is not None and levels.shape != size:
-            seen.other_size.append(mask)
-        if np.count_nonzero(levels) and (levels[levels > 0] != levels.max()).any():
-            seen.not_binary.append(mask)
-    if picture.label == 1 and picture.masks and not marked:
-        seen.empty.append(picture.masks[0])
+        seen.readable = False
+    if picture.label is None:  # the mask tells, so an empty one says that the picture is normal
+        seen.oddities = [oddity for oddity in seen.oddities if oddity.kind != "empty"]
     return seen
 
 
-def check_files(found: Found, seen: Sequence[Seen], soft_masks: bool) -> list[Row]:
-    """The rows on layouts, pictures, masks and duplicates."""
-    masks = sum(len(one.picture.masks) for one in seen)
-    soft = soft_masks or any(layout in SOFT_MASKS for layout in found.layouts)
-    empty = [path for one in seen for path in one.empty]
-    known = [path for path in empty if path.stem in UNMARKED]
+def check_files(found: Found, seen: Sequence[Seen], is_read: bool) -> list[Row]:
+    """The rows on layouts, pictures and masks; what a reader made do with (`is_read`) is only noted."""
+    if not seen:
+        return [_layout_row(found, is_read), Row("pictures", "problem", "not one was found")]
+    unreadable = [one.picture.path for one in seen if not one.readable]
+    unreadable += [oddity.path for one in seen for oddity in one.oddities if oddity.kind == "unreadable"]
+    rows = [_layout_row(found, is_read), _row("unreadable files", unreadable, f"{len(seen):,} pictures decode")]
     lacking = [one.picture.path for one in seen if one.picture.lacks_mask]
-    without = sum(one.picture.label == 1 and not one.picture.masks and not one.picture.lacks_mask for one in seen)
-    rows = [
-        _layout_row(found),
-        _row("unreadable files", [path for one in seen for path in one.unreadable], f"{len(seen):,} pictures decode"),
-        _row("masks missing", lacking, f"{masks:,} masks, none is missing"),
-        _row("masks extra", found.extra_masks, "every mask belongs to a picture"),
-        _row("masks empty", [path for path in empty if path not in known], "every mask of a defect marks something"),
-        _row("masks of another size", [path for one in seen for path in one.other_size], "all as their pictures"),
-        _row(
-            "masks not binary",
-            [path for one in seen for path in one.not_binary],
-            "all black and one level",
-            "note" if soft else "problem",
-        ),
-        duplicates(seen),
-    ]
-    if known:
-        rows.append(Row("masks empty as published", "note", _named(known)))
-    if without:
+    masks = sum(len(one.picture.masks) for one in seen)
+    state: Literal["note", "problem"] = "note" if is_read else "problem"
+    if masks or lacking or found.extra_masks:
+        rows += [
+            _row("masks missing", lacking, f"{masks:,} masks, none is missing", state),
+            _row("masks extra", found.extra_masks, "every mask belongs to a picture", state),
+            *_mask_rows([oddity for one in seen for oddity in one.oddities]),
+        ]
+    else:
+        rows.append(Row("masks", "skipped", "there are none"))
+    if without := sum(one.picture.label == 1 and not one.picture.masks and not one.picture.lacks_mask for one in seen):
         rows.append(
             Row("pictures without masks", "note", f"{without:,} anomalous pictures count for image metrics only")
         )
     return rows
 
 
-def duplicates(seen: Iterable[Seen]) -> Row:
-    """Pictures with the same pixels in train and test: whoever draws them as references has seen the test."""
-    parts: dict[str, dict[str, Path]] = {"train": {}, "test": {}}
+def _mask_rows(oddities: Sequence[Oddity]) -> Iterator[Row]:
+    """A row for each kind of oddity that was met, and for the usual ones in any case."""
+    by_kind: dict[str, list[Oddity]] = {kind: [] for kind in USUAL}
+    for oddity in oddities:
+        if oddity.kind != "unreadable":
+            known = oddity.kind == "empty" and oddity.path.stem in UNMARKED
+            by_kind.setdefault("empty as published" if known else oddity.kind, []).append(oddity)
+    for kind, alike in by_kind.items():
+        check = f"masks {kind}"
+        if not alike:
+            yield Row(check, "ok", USUAL[kind])
+        elif kind in USUAL or kind == "empty as published":
+            state: Literal["note", "problem"] = "problem" if alike[0].refused and kind in USUAL else "note"
+            yield Row(check, state, _named([oddity.path for oddity in alike]))
+        else:
+            state = "problem" if alike[0].refused else "note"
+            yield Row(check, state, f"{_named([oddity.path for oddity in alike])}; {alike[0].text}")
+
+
+def check_pictures(listed: Found, seen: Sequence[Seen]) -> Row:
+    """Which of the pictures a run would read."""
+    read = {picture.path for picture in listed.pictures}
+    others = [one.picture.path for one in seen if one.picture.path not in read]
+    if not read:
+        return Row("pictures read", "problem", "a run would read none")
+    return Row(
+        "pictures read",
+        "note" if others else "ok",
+        f"{len(read):,}" + (f"; passed over {_named(others)}" if others else ""),
+    )
+
+
+def check_references(references: Mapping[str, int]) -> Row:
+    """Whether there are normal pictures enough to draw few-shot references from, by category."""
+    none = [category for category, number in references.items() if not number]
+    few = [f"{category} ({number})" for category, number in references.items() if 0 < number < SHOTS]
+    said = [f"no normal pictures to draw from, so zero-shot only, in {_named(none)}"] if none else []
+    said += [f"fewer than the {SHOTS} that few-shot draws unless told otherwise, in {_named(few)}"] if few else []
+    if said:
+        return Row("references", "note", "; ".join(said))
+    return Row("references", "ok", f"{min(references.values(), default=0):,} normal pictures or more in each category")
+
+
+def duplicates(seen: Iterable[Seen]) -> list[Row]:
+    """Pictures with the same pixels, in any layout.
+
+    Whoever draws those in train and test as references has seen the test; where there is but one pool, both.
+    """
+    places: dict[str, dict[str, list[Path]]] = {}
     for one in seen:
-        if one.digest and one.picture.part in parts:
-            parts[one.picture.part].setdefault(one.digest, one.picture.path)
-    if not all(parts.values()):
-        return Row("duplicates, train and test", "skipped", "there are not both a training and a test part")
-    both = [
-        f"{parts['train'][digest]} = {parts['test'][digest]}" for digest in parts["train"] if digest in parts["test"]
-    ]
-    return _row("duplicates, train and test", both, "no picture is in both")
+        if one.digest:
+            places.setdefault(one.digest, {}).setdefault(one.picture.part, []).append(one.picture.path)
+    both = [f"{parts['train'][0]} = {parts['test'][0]}" for parts in places.values() if {"train", "test"} <= {*parts}]
+    within = [f"{paths[0]} = {paths[1]}" for parts in places.values() for paths in parts.values() if len(paths) > 1]
+    parts = {part for of in places.values() for part in of}
+    check, others = "duplicates, train and test", _row("duplicates", within, "no picture is there twice", "note")
+    if not {"train", "test"} <= parts:
+        return [Row(check, "skipped", "there are not both a training and a test part"), others]
+    return [_row(check, both, "no picture is in both"), others]
 
 
-def count(found: Found, seen: Sequence[Seen]) -> dict[str, Counter[str]]:
+def count(pictures: Iterable[Picture]) -> dict[str, Counter[str]]:
     """Pictures of each category by part and label: "train", "test_normal", "test_anomalous", "test", "all"."""
     counts: dict[str, Counter[str]] = {}
-    for one in seen:
-        picture, here = one.picture, counts.setdefault(one.picture.category, Counter())
+    for picture in pictures:
+        here = counts.setdefault(picture.category, Counter())
         here[picture.part] += 1
         if picture.part == "test" and picture.label is not None:
             here["test_anomalous" if picture.label else "test_normal"] += 1
@@ -156,13 +186,17 @@ def check_counts(counts: Mapping[str, Counter[str]], entry: DatasetEntry | None)
     return Row("counts", "note", f"{there}, of {entry.categories} categories of {entry.title}: not the whole set")
 
 
-def _layout_row(found: Found) -> Row:
+def _layout_row(found: Found, is_read: bool) -> Row:
     if not found.layouts:
         return Row("layout", "problem", "nothing is laid out like a set that is known here")
     listed = "; ".join(f"{layout}: {len(names)} categories" for layout, names in found.layouts.items())
     if len(found.layouts) > 1:
         both = "; ".join(f"{layout}: {', '.join(names[:SHOWN])}" for layout, names in found.layouts.items())
-        return Row("layout", "problem", f"mixed layouts: {both}; move one of them into a folder of its own")
+        return Row(
+            "layout",
+            "note" if is_read else "problem",
+            f"mixed layouts: {both}; move one of them into a folder of its own",
+        )
     return Row("layout", "ok", listed)
 
 

@@ -22,7 +22,8 @@ JPEG = (".jpg", ".jpeg")
 class Picture:
     """One image file: its category, its part ("train", "test", "all"), and its masks.
 
-    `label` is 1 anomalous, 0 normal, None where only the mask tells. `lacks_mask` says that one belongs to it.
+    `label` is 1 anomalous, 0 normal, None where only the mask tells. `lacks_mask` says that one belongs to it;
+    `bit_depth` is as in `FileSample`.
     """
 
     path: Path
@@ -31,15 +32,20 @@ class Picture:
     label: int | None
     masks: tuple[Path, ...] = ()
     lacks_mask: bool = False
+    bit_depth: int | None = None
 
 
 @dataclass
 class Found:
-    """All that was found: layouts by name with their categories, pictures, and masks without a picture."""
+    """All that was found: layouts by name with their categories, pictures, and masks without a picture.
+
+    `references` are the numbers of normal images to draw from, by category, where a reader tells.
+    """
 
     layouts: dict[str, list[str]] = field(default_factory=dict)
     pictures: list[Picture] = field(default_factory=list)
     extra_masks: list[Path] = field(default_factory=list)
+    references: dict[str, int] = field(default_factory=dict)
 
     def add(self, layout: str, category: str, pictures: Iterable[Picture], extra: Iterable[Path]) -> None:
         """Note what one category holds."""
@@ -66,7 +72,7 @@ def find_files(root: Path) -> Found:
 
 
 def from_reader(dataset: Dataset) -> Found:
-    """What a reader lists: for layouts that only the configuration knows."""
+    """What a reader lists, which is what a run reads."""
     found = Found()
     for category in dataset.categories:
         parts = {"test": dataset.test(category)}
@@ -74,15 +80,32 @@ def from_reader(dataset: Dataset) -> Found:
             parts["train"] = dataset.train(category)
         except ValueError:
             parts["train"] = []
+        found.references[category] = len(parts["train"])
         tested = {getattr(sample, "path", None) for sample in parts["test"]}
         pictures = [
-            Picture(sample.path, category, part, sample.label, _masks_of(sample))
+            Picture(
+                sample.path,
+                category,
+                part,
+                sample.label,
+                _masks_of(sample),
+                bit_depth=getattr(sample, "bit_depth", None),
+            )
             for part, samples in parts.items()
             for sample in samples
             if hasattr(sample, "path") and (part == "test" or sample.path not in tested)
         ]
         found.add(dataset.name, category, pictures, [])
     return found
+
+
+def united(listed: Found, found: Found) -> Found:
+    """What a reader lists, and what else lies there; layouts are those found, where it is laid out as known."""
+    read = {picture.path: picture for picture in listed.pictures}
+    masks = {mask for picture in listed.pictures for mask in picture.masks}
+    others = [picture for picture in found.pictures if picture.path not in read]
+    extra = [mask for mask in found.extra_masks if mask not in masks]
+    return Found(found.layouts or listed.layouts, [*read.values(), *others], extra, listed.references)
 
 
 def _masks_of(sample: object) -> tuple[Path, ...]:
@@ -97,7 +120,10 @@ def _with_root(root: Path) -> list[Path]:
 
 
 def _list_mvtec(folder: Path) -> tuple[list[Picture], list[Path]]:
-    """`<part>/<kind>/<image>` with `ground_truth/<kind>/<stem>_mask.png`, `<stem>.png` or `<stem>/<any>.png`."""
+    """`<part>/<kind>/<image>` with `ground_truth/<kind>/<stem>_mask.png`, `<stem>.png` or `<stem>/<any>.png`.
+
+    In MVTec 3D-AD it is `<part>/<kind>/rgb/<image>` with `<part>/<kind>/gt/<stem>.png`.
+    """
     pictures: list[Picture] = []
     extra: list[Path] = []
     places = [("train", "train", ""), ("validation", "train", ""), ("test", "test", "ground_truth")]
@@ -107,10 +133,12 @@ def _list_mvtec(folder: Path) -> tuple[list[Picture], list[Path]]:
         kinds = list_folders(folder / name) if (folder / name).is_dir() else []
         for kind in (kind for kind in kinds if kind.name != "ground_truth"):
             normal = part == "train" or kind.name.casefold() in NORMAL_FOLDERS
-            masks = _by_stem(masks_below / kind.name)
-            for path in list_images(kind):
+            is_3d = (kind / "rgb").is_dir()
+            beside = kind / "gt" if is_3d else masks_below / kind.name
+            masks = {} if is_3d and normal else _by_stem(beside)
+            for path in list_images(kind / "rgb" if is_3d else kind):
                 own = masks.pop(path.stem, [])
-                lacks = not normal and not own and masks_below.is_dir()
+                lacks = not normal and not own and (beside if is_3d else masks_below).is_dir()
                 pictures.append(Picture(path, folder.resolve().name, part, 0 if normal else 1, tuple(own), lacks))
             extra += [mask for several in masks.values() for mask in several]
         if truth and masks_below.is_dir():
@@ -218,13 +246,18 @@ def _is_mvtec(folder: Path) -> bool:
     return any((folder / part).is_dir() for part in ("train", "test", "test_public")) and not _is_dagm(folder)
 
 
+def _is_mvtec_3d(folder: Path) -> bool:
+    return any(folder.glob("test/*/rgb")) or any(folder.glob("train/*/rgb"))
+
+
 def _is_dagm(folder: Path) -> bool:
     return any((folder / part / "Label").is_dir() for part in ("Train", "Test"))
 
 
 LAYOUTS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], tuple[list[Picture], list[Path]]]]] = {
     "visa as downloaded": (lambda folder: (folder / "Data/Images").is_dir(), _list_visa),
-    "mvtec": (_is_mvtec, _list_mvtec),
+    "mvtec": (lambda folder: _is_mvtec(folder) and not _is_mvtec_3d(folder), _list_mvtec),
+    "mvtec 3d-ad": (_is_mvtec_3d, _list_mvtec),
     "mtd": (lambda folder: folder.name.startswith("MT_") and (folder / "Imgs").is_dir(), _list_mtd),
     "dagm": (_is_dagm, _list_dagm),
     "ksdd": (lambda folder: any(folder.glob("*_label.*")), _list_ksdd),

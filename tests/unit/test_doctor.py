@@ -3,20 +3,29 @@
 import sys
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
+import tifffile
 import torch
+from omegaconf import OmegaConf
 
 from models.weights import registry
 from tracks import doctor, doctor_machine
-from tracks.cli import run_main
+from tracks.cli import CONF, run_main
+from tracks.datasets.dagm import DAGM
+from tracks.datasets.ksdd import KSDD
+from tracks.datasets.ksdd2 import KSDD2
 from tracks.datasets.mtd import MTD, UNMARKED
 from tracks.datasets.mvtec import MVTec
+from tracks.datasets.mvtec_ad2 import MVTecAD2
+from tracks.datasets.mvtec_loco import MVTecLOCO
 from tracks.datasets.registry import registry as registry_of_sets
-from tracks.doctor_checks import check_counts
+from tracks.datasets.visa import VisA
+from tracks.doctor_checks import SHOTS, check_counts
 from tracks.doctor_files import find_files
 from tracks.errors import TrackInputError
 
@@ -110,12 +119,30 @@ def mvtec_ad2(root: Path) -> Path:
     return root
 
 
-LAYOUTS = [mvtec, visa, mtd, ksdd2, ksdd, dagm, loco, mvtec_ad2]
-WELL = MTD.__new__(MTD)
-WELL.name, WELL.categories = "stand-in", ("one",)
+def mvtec_3d(root: Path) -> Path:
+    for part, kind in (("train", "good"), ("test", "good"), ("test", "hole")):
+        for index in range(3):
+            picture(root / f"cake/{part}/{kind}/rgb/{index:03}.png")
+            mask(root / f"cake/{part}/{kind}/gt/{index:03}.png", levels=(255,) if kind == "hole" else ())
+            places = root / f"cake/{part}/{kind}/xyz/{index:03}.tiff"
+            places.parent.mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(places, np.ones((4, 4, 3), np.float32), photometric="rgb")
+    return root
 
 
-def examine(root, name="none", reader=WELL, mask_above=0.0):
+READERS = {
+    mvtec: MVTec, visa: VisA, mtd: partial(MTD, mask_above=0), ksdd2: KSDD2, ksdd: KSDD, dagm: DAGM, loco: MVTecLOCO,
+    mvtec_ad2: MVTecAD2, mvtec_3d: MVTec,
+}  # fmt: skip
+LAYOUTS = list(READERS)
+
+
+def examine(root, make=mvtec, name="none", mask_above=0.0, reader=None):
+    """The rows by their names, with the reader of a layout."""
+    try:
+        reader = reader or READERS[make](root, mask_above=mask_above)
+    except TrackInputError as error:
+        reader = error
     rows = doctor.examine_data(root, name, mask_above, 2, reader)
     return {row.check: row for row in rows}
 
@@ -126,11 +153,13 @@ def problems(rows):
 
 @pytest.mark.parametrize("make", LAYOUTS, ids=lambda make: make.__name__)
 def test_a_healthy_set_has_no_problem(tmp_path, make):
-    rows = examine(make(tmp_path))
+    rows = examine(make(tmp_path), make)
     assert problems(rows) == {}
     assert rows["unreadable files"].seen.endswith("pictures decode")
     assert rows["masks missing"].seen != "0 masks, none is missing"
-    assert rows["masks not binary"].state == ("note" if make in (visa, mtd) else "ok")
+    assert rows["masks not binary"].state == ("note" if make == mtd else "ok")  # as published: a soft edge
+    assert rows["duplicates"].state == "ok"
+    assert rows["pictures read"].state == ("note" if make in (mvtec_ad2, ksdd2, dagm) else "ok")
 
 
 def test_what_is_found_has_its_part_label_and_masks(tmp_path):
@@ -145,49 +174,120 @@ def test_what_is_found_has_its_part_label_and_masks(tmp_path):
     assert found.layouts == {"mvtec": ["nut"]}
 
 
+def painted(background, defect, channels=1, size=SIZE):
+    """A mask of two colours, as a picture."""
+    values = np.full((size[1], size[0], channels), background, dtype=np.uint8)
+    values[4:6, 4:7] = defect
+    return PIL.Image.fromarray(values.squeeze())
+
+
+PAINTED = {
+    "masks empty": painted(0, 0), "masks of another size": painted(0, 255, size=SIZE[::-1]),
+    "masks that mark everything": painted(255, 255), "masks inverted": painted(255, 0),
+    "masks not on black": painted((68, 1, 84), (253, 231, 37), 3),
+}  # fmt: skip
+
+
 def plant(root, fault):
     """Plant one fault into an MVTec tree; returns the path that the doctor must name."""
     nut = root / "nut"
+    path = nut / "ground_truth/crack/001_mask.png"
+    if fault in PAINTED:
+        PAINTED[fault].save(path)
     match fault:
         case "unreadable files":
             path = nut / "test/crack/001.png"
             path.write_bytes(path.read_bytes()[:200])
         case "unreadable mask":
-            path = nut / "ground_truth/crack/001_mask.png"
             path.write_bytes(b"no picture")
         case "masks missing":
+            path.unlink()
             path = nut / "test/crack/001.png"
-            (nut / "ground_truth/crack/001_mask.png").unlink()
         case "masks extra":
             path = mask(nut / "ground_truth/crack/009_mask.png")
         case "masks extra of a kind":
             path = mask(nut / "ground_truth/hole/000_mask.png")
-        case "masks empty":
-            path = mask(nut / "ground_truth/crack/001_mask.png", levels=())
-        case "masks of another size":
-            path = mask(nut / "ground_truth/crack/001_mask.png", size=SIZE[::-1])
         case "masks not binary":
-            path = mask(nut / "ground_truth/crack/001_mask.png", levels=(255, 200, 3))
-        case "duplicates, train and test":
-            path = nut / "test/good/001.png"
+            mask(path, levels=(255, 200, 3))
+        case "masks with noise":
+            path.unlink()
+            path = path.with_suffix(".jpg")
+            painted(0, 255).save(path, quality=30)
+        case "duplicates, train and test" | "duplicates":
+            path = nut / ("train/good/001.png" if fault == "duplicates" else "test/good/001.png")
             PIL.Image.open(nut / "train/good/002.png").save(path, compress_level=1)
     return path
 
 
-FAULTS = [
-    "unreadable files", "unreadable mask", "masks missing", "masks extra", "masks extra of a kind", "masks empty",
-    "masks of another size", "masks not binary", "duplicates, train and test",
-]  # fmt: skip
+def run_refuses(root, make=mvtec, mask_above=0.0):
+    """Whether a few-shot run that reads every image and mask would end in an error."""
+    try:
+        reader = READERS[make](root, mask_above=mask_above)
+        for category in reader.categories:
+            for sample in [*reader.train(category), *reader.test(category)]:
+                sample.load_image()
+                sample.load_mask()
+    except TrackInputError:
+        return True
+    return False
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_each_planted_fault_is_found_and_named_alone(tmp_path, fault):
+REFUSED = ["unreadable files", "unreadable mask", "masks missing", "masks empty", "masks of another size",
+           "masks with noise"]  # fmt: skip
+NOTED = ["masks extra", "masks extra of a kind", "masks not binary", "masks that mark everything", "masks inverted",
+         "masks not on black", "duplicates"]  # fmt: skip
+ROWS = {"unreadable mask": "unreadable files", "masks extra of a kind": "masks extra"}
+
+
+@pytest.mark.parametrize("fault", [*REFUSED, *NOTED])
+def test_each_planted_fault_is_named_alone_and_judged_as_by_a_run(tmp_path, fault):
     path = plant(mvtec(tmp_path), fault)
-    row = {"unreadable mask": "unreadable files", "masks extra of a kind": "masks extra"}.get(fault, fault)
+    rows, row = examine(tmp_path), ROWS.get(fault, fault)
+    assert run_refuses(tmp_path) == (fault in REFUSED)
+    assert rows[row].state == ("problem" if fault in REFUSED else "note")
+    assert rows[row].seen.startswith("1: ")
+    assert str(path) in rows[row].seen
+    assert set(problems(rows)) - {"reader"} == ({row} if fault in REFUSED else set())
+    others = {check for check, one in rows.items() if one.state == "note"} - {row, "references"}
+    assert others == set()
+
+
+def test_a_picture_in_train_and_test_is_a_problem_of_its_own(tmp_path):
+    path = plant(mvtec(tmp_path), "duplicates, train and test")
     found = problems(examine(tmp_path))
-    assert set(found) == {row}
-    assert found[row].startswith("1: ")
-    assert str(path) in found[row]
+    assert set(found) == {"duplicates, train and test"}
+    assert str(path) in found["duplicates, train and test"]
+
+
+@pytest.mark.parametrize(("make", "name"), [(mtd, "MT_Uneven/Imgs/one.jpg"), (ksdd, "kos01/Part1.jpg")])
+def test_copies_are_found_where_there_is_but_one_pool(tmp_path, make, name):
+    path = make(tmp_path) / name
+    other = next(one for one in find_files(tmp_path).pictures if one.path != path)
+    path.write_bytes(other.path.read_bytes())
+    row = examine(tmp_path, make)["duplicates"]
+    assert row.state == "note"
+    assert str(path) in row.seen
+
+
+def test_nothing_to_read_is_a_problem(tmp_path):
+    (tmp_path / "nut/test/crack").mkdir(parents=True)
+    (tmp_path / "nut/train/good").mkdir(parents=True)
+    found = problems(examine(tmp_path))
+    assert set(found) == {"reader", "pictures"}
+    assert found["pictures"] == "not one was found"
+    assert set(problems(examine(tmp_path / "nut/train"))) >= {"reader", "layout", "pictures"}
+
+
+def test_references_are_counted(tmp_path):
+    rows = examine(mvtec(tmp_path))
+    assert rows["references"].state == "note"
+    assert rows["references"].seen == "fewer than the 4 that few-shot draws unless told otherwise, in 1: nut (3)"
+    picture(tmp_path / "nut/train/good/003.png")
+    assert examine(tmp_path)["references"].seen == "4 normal pictures or more in each category"
+    for path in (tmp_path / "nut/train/good").iterdir():
+        path.unlink()
+    assert examine(tmp_path)["references"].seen.startswith("no normal pictures to draw from, so zero-shot only, in 1: ")
+    assert OmegaConf.load(CONF / "few_shot.yaml").shots == SHOTS
 
 
 @pytest.mark.parametrize(
@@ -200,7 +300,9 @@ def test_a_missing_mask_is_found_in_every_layout(tmp_path, make, gone):
     path = make(tmp_path) / gone
     for file in path.iterdir() if path.is_dir() else [path]:
         file.unlink()
-    assert set(problems(examine(tmp_path))) == {"masks missing"}
+    assert "masks missing" in problems(examine(tmp_path, make))
+    assert set(problems(examine(tmp_path, make))) <= {"masks missing", "reader"}
+    assert run_refuses(tmp_path, make)
 
 
 @pytest.mark.parametrize(
@@ -212,12 +314,17 @@ def test_a_missing_mask_is_found_in_every_layout(tmp_path, make, gone):
 )  # fmt: skip
 def test_an_extra_mask_is_found_in_every_layout(tmp_path, make, extra):
     path = mask(make(tmp_path) / extra)
-    assert problems(examine(tmp_path)) == {"masks extra": f"1: {path}"}
+    row = examine(tmp_path, make)["masks extra"]
+    assert row.seen == f"1: {path}"
+    assert row.state == ("problem" if run_refuses(tmp_path, make) else "note")
 
 
 def test_visa_as_downloaded_mixed_with_converted_is_a_problem(tmp_path):
     mvtec(visa(tmp_path), "candle_converted")
-    assert "mixed layouts: visa as downloaded: candle; mvtec: candle_converted" in problems(examine(tmp_path))["layout"]
+    assert (
+        "mixed layouts: visa as downloaded: candle; mvtec: candle_converted"
+        in problems(examine(tmp_path, visa))["layout"]
+    )
 
 
 def test_many_faults_are_counted_and_the_first_are_named(tmp_path):
@@ -232,15 +339,15 @@ def test_many_faults_are_counted_and_the_first_are_named(tmp_path):
 def test_the_masks_that_were_published_empty_are_only_noted(tmp_path):
     picture(mtd(tmp_path) / f"MT_Uneven/Imgs/{UNMARKED[0]}.jpg")
     mask(tmp_path / f"MT_Uneven/Imgs/{UNMARKED[0]}.png", levels=())
-    rows = examine(tmp_path)
+    rows = examine(tmp_path, mtd)
     assert problems(rows) == {}
     assert rows["masks empty as published"].state == "note"
 
 
 def test_faint_masks_are_judged_by_the_rule_of_the_set(tmp_path):
     mask(mtd(tmp_path) / "MT_Crack/Imgs/one.png", levels=(100,))
-    assert problems(examine(tmp_path, mask_above=0)) == {}
-    assert set(problems(examine(tmp_path, mask_above=127))) == {"masks empty"}
+    assert problems(examine(tmp_path, mtd, mask_above=0)) == {}
+    assert set(problems(examine(tmp_path, mtd, mask_above=127))) == {"masks empty"}
 
 
 def test_a_category_without_masks_is_noted(tmp_path):
@@ -278,7 +385,7 @@ def test_a_part_of_the_categories_is_noted_but_each_is_counted():
 
 @pytest.mark.parametrize(("make", "name", "total"), [(mtd, "mtd", "1,344 all"), (ksdd2, "ksdd2", "2,331 train")])
 def test_a_set_of_one_category_is_held_against_its_registry_entry(tmp_path, make, name, total):
-    assert f"in all: expected {total}, got " in problems(examine(make(tmp_path), name))["counts"]
+    assert f"in all: expected {total}, got " in problems(examine(make(tmp_path), make, name))["counts"]
 
 
 def test_what_the_reader_says_stands_in_the_table(tmp_path):
@@ -293,7 +400,7 @@ def test_what_the_reader_says_stands_in_the_table(tmp_path):
 def test_copies_in_the_archive_of_ksdd2_are_no_pictures(tmp_path):
     picture(ksdd2(tmp_path) / "train/00001 (copy).png")
     mask(tmp_path / "train/00001_GT (copy).png")
-    assert problems(examine(tmp_path)) == {}
+    assert problems(examine(tmp_path, ksdd2)) == {}
     assert len(find_files(tmp_path).pictures) == 4
 
 
@@ -304,8 +411,10 @@ def test_a_layout_that_only_the_reader_knows_is_taken_from_it(tmp_path):
     mask(tmp_path / "marks/0.png", levels=())
     good.with_name("1.png").write_bytes(bad.read_bytes())
     reader = Folder(tmp_path, "fine", "broken", "marks", normal_test_dir=None)
-    assert "masks empty" in problems(examine(tmp_path, "folder", reader))
-    assert problems(examine(tmp_path, "folder", TrackInputError("unreadable")))["layout"].startswith("nothing is laid")
+    assert "masks empty" in problems(examine(tmp_path, name="folder", reader=reader))
+    assert problems(examine(tmp_path, name="folder", reader=TrackInputError("unreadable")))["layout"].startswith(
+        "nothing is laid"
+    )
 
 
 def test_damaged_and_missing_weights_are_named(tmp_path, monkeypatch):
