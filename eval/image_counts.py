@@ -54,15 +54,45 @@ def choose_groups(curves: ScoreCurves, num_groups: int = NUM_GROUPS) -> ValueGro
     """
     if curves.pixel is None or curves.pro is None:
         return ValueGroups(np.zeros(_PATTERNS.size, dtype=np.uint16), np.zeros((2, 1)))
-    ranking, (rate, overlap) = curves.pixel, curves.pro
-    defects, normals = (np.diff(of, prepend=0) for of in (ranking.true_positives, ranking.false_positives))
-    groups = _cut(defects / ranking.num_positive + np.diff(rate) + np.diff(overlap), num_groups)
+    ranking = curves.pixel
+    groups, defects, normals = _groups(curves, num_groups)
     finite = np.isfinite(_PATTERNS)
     ranks = pattern_ranks(ranking.thresholds.astype(np.float16))
     place = np.searchsorted(ranks, pattern_ranks(_PATTERNS[finite]))  # a value that does not occur: the next lower one
     of_pattern = np.zeros(_PATTERNS.size, dtype=np.uint16)
     of_pattern[finite] = groups[np.minimum(place, groups.size - 1)]
     return ValueGroups(of_pattern, np.stack([_share_below(defects, of, groups) for of in (defects, normals)]))
+
+
+def level_groups(curves: ScoreCurves, num_groups: int = NUM_GROUPS) -> tuple[ValueGroups, np.ndarray]:
+    """The same for maps of more values than float16 has: groups of their `levels`, and what these are cut at, (K - 1,).
+
+    A level is a whole number up to 2048, which float16 holds.
+    """
+    if curves.pixel is None or curves.pro is None:
+        return choose_groups(curves), np.zeros(0)
+    groups, defects, normals = _groups(curves, num_groups)
+    lowest = np.flatnonzero(np.diff(groups, append=-1))  # of each group, falling
+    of_pattern = np.zeros(_PATTERNS.size, dtype=np.uint16)
+    whole = np.isfinite(_PATTERNS) & (_PATTERNS >= 0) & (lowest.size > _PATTERNS)
+    of_pattern[whole] = lowest.size - 1 - _PATTERNS[whole].astype(np.int64)
+    below = np.stack([_share_below(defects, of, groups) for of in (defects, normals)])
+    return ValueGroups(of_pattern, below), curves.pixel.thresholds[lowest[:-1]][::-1]
+
+
+def levels(anomaly_map: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """In which of the groups that `level_groups` cut each value of a map lies, 0 the lowest: float16 of its shape."""
+    return np.searchsorted(edges, anomaly_map, side="right").astype(np.float16)
+
+
+def _groups(curves: ScoreCurves, num_groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The group of each threshold, and how many defect and normal pixels lie at each; (V,)."""
+    assert curves.pixel is not None
+    assert curves.pro is not None
+    ranking, (rate, overlap) = curves.pixel, curves.pro
+    defects, normals = (np.diff(of, prepend=0) for of in (ranking.true_positives, ranking.false_positives))
+    weights = defects / ranking.num_positive + np.diff(rate) + np.diff(overlap)
+    return _cut(weights, num_groups), defects, normals
 
 
 def _share_below(defects: np.ndarray, pixels: np.ndarray, groups: np.ndarray) -> np.ndarray:

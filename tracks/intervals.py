@@ -12,18 +12,19 @@ To put intervals beside the metrics of `tracks.scoring`, keep the scorer of each
 import zlib
 from collections.abc import Sequence
 
+import numpy as np
 from tqdm import tqdm
 
 from eval.bootstrap import Resampled, resample
-from eval.image_counts import ImageCounts, choose_groups
+from eval.image_counts import ImageCounts, choose_groups, level_groups, levels
 from eval.scorer import Scorer
-from tracks.scoring import image_scores, scorer_of
+from tracks.scoring import WholeScores, image_scores, scorer_of
 from tracks.store import PredictionStore, Row
 
 
 def resample_rows(
-    scorer: Scorer, rows: Sequence[Row], category: str, store: PredictionStore, image_score: str = "model",
-    resamples: int = 1000, seed: int = 0,
+    scorer: Scorer | WholeScores, rows: Sequence[Row], category: str, store: PredictionStore,
+    image_score: str = "model", resamples: int = 1000, seed: int = 0,
 ) -> Resampled:  # fmt: skip
     """All metrics of a category on draws of its images; `scorer` was given the same rows.
 
@@ -33,11 +34,14 @@ def resample_rows(
     Raises:
         TrackInputError: a map or mask of the store is missing or broken.
     """
-    counts = ImageCounts(choose_groups(scorer.curves()), scorer.region_f1)
+    curves = scorer.curves()
+    groups, edges = (choose_groups(curves), None) if store.map_type is np.float16 else level_groups(curves)
+    counts = ImageCounts(groups, scorer.region_f1)
     scores = image_scores(rows, image_score)
     bar = tqdm(zip(rows, scores, strict=True), f"{category}: resample", len(rows), unit="image", leave=False)
     for row, score in bar:
-        counts.add(store.read_map(row), store.read_mask(row), score, row.label, f"{row.category}/{row.name}")
+        values = store.read_map(row) if edges is None else levels(store.read_map(row), edges)
+        counts.add(values, store.read_mask(row), score, row.label, f"{row.category}/{row.name}")
     return resample(counts, resamples, (seed, zlib.crc32(category.encode())), scorer.pro_fpr_limit)
 
 

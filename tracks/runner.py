@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from eval.rounding import RoundingSample
 from models.base import AnomalyModel, Images, Prediction
 from models.references import MAX_REFERENCES, Prepared
 from tracks.ahead import cut, load_ahead
@@ -61,13 +62,14 @@ def lacking(store: PredictionStore, samples: Sequence[Sample], category: str) ->
 
 def predict_category(
     model: AnomalyModel, samples: Sequence[Sample], category: str, store: PredictionStore, options: RunnerOptions,
-    watch: AbstractContextManager | None = None,
+    watch: AbstractContextManager | None = None, unrounded: RoundingSample | None = None,
 ) -> int:  # fmt: skip
     """Predict the images of a category that the store lacks; returns how many that were.
 
     Batches are cut from the whole list, whatever is there already, so that an image is always
     computed in the same company: a run that was killed ends in the same numbers, bit for bit.
-    `watch` is entered around each call of the model's `predict`.
+    `watch` is entered around each call of the model's `predict`; `unrounded` is given the maps before the store rounds
+    them.
     """
     watch = watch or nullcontext()
     stale = lacking(store, samples, category)
@@ -80,15 +82,20 @@ def predict_category(
                 prediction = model.predict(images, [category] * len(batch))
             for index, loaded in enumerate(batch):
                 if loaded.sample.name in stale:
-                    _keep(store, loaded, prediction, index, options)
+                    _keep(store, loaded, prediction, index, options, unrounded)
                     bar.update()
     return len(stale)
 
 
-def _keep(store: PredictionStore, loaded: Loaded, prediction: Prediction, index: int, options: RunnerOptions) -> None:
+def _keep(
+    store: PredictionStore, loaded: Loaded, prediction: Prediction, index: int, options: RunnerOptions,
+    unrounded: RoundingSample | None,
+) -> None:  # fmt: skip
     sample = loaded.sample
     size = map_size(loaded.size, options.resolution)
-    anomaly_map = resize_map(prediction.anomaly_maps[index], size, store.map_type)
+    anomaly_map = resize_map(prediction.anomaly_maps[index], size, np.float32)
+    if unrounded is not None and store.map_type is np.float16:
+        unrounded.add(anomaly_map, loaded.mask)
     row = Row(
         name=sample.name,
         category=sample.category,

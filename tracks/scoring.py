@@ -6,15 +6,18 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from tqdm import tqdm
 
-from eval.category import CategoryScores
+from eval.category import CategoryScores, Evidence, ScoreCurves
 from eval.errors import ScoringInputError
+from eval.exact import exact_evidence
 from eval.scorer import Scorer
 from tracks.datasets.sample import Sample
 from tracks.errors import TrackInputError
@@ -73,16 +76,61 @@ def as_table(category: str, result: CategoryScores) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class WholeScores:
+    """What `Scorer` tells of a category, from maps that were stored unrounded."""
+
+    evidence: Evidence
+    region_f1: bool = True
+
+    @property
+    def pro_fpr_limit(self) -> float:
+        """PRO's largest false positive rate."""
+        return self.evidence.pro_fpr_limit
+
+    def compute(self) -> CategoryScores:
+        """The metrics."""
+        return self.evidence.scores()
+
+    def curves(self) -> ScoreCurves:
+        """The curves behind the metrics."""
+        return self.evidence.curves()
+
+
 def scorer_of(
     rows: Sequence[Row], category: str, store: PredictionStore, image_score: str = "model", processes: int = 1
-) -> Scorer:
+) -> Scorer | WholeScores:
     """A scorer that was given all of the rows, which are of one category; see `score_category`."""
     scores = image_scores(rows, image_score)
+    if store.map_type is not np.float16:
+        return _score_whole(rows, scores, store, processes)
     shards = _cut(rows, processes)
     with tqdm(total=len(rows), desc=f"{category}: score", unit="image", leave=False) as bar:
         if len(shards) == 1:
             return _add_rows(Scorer(), rows, scores, store, bar)
         return _score_apart(shards, scores, store, bar)
+
+
+def _score_whole(rows: Sequence[Row], scores: Sequence[float], store: PredictionStore, threads: int) -> WholeScores:
+    """Score maps as they are: each file is read when it is its turn, twice in all."""
+    maps, masks = _Read(rows, store.read_map), _Read(rows, store.read_mask)
+    return WholeScores(exact_evidence(
+        maps, masks, scores, [row.label for row in rows], names=[f"{row.category}/{row.name}" for row in rows],
+        defect_types=[row.defect_type for row in rows], threads=threads,
+    ))  # fmt: skip
+
+
+class _Read(Sequence[Any]):
+    """A file of each row, read whenever it is asked for."""
+
+    def __init__(self, rows: Sequence[Row], read: Callable[[Row], Any]) -> None:
+        self._rows, self._read = rows, read
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._read(self._rows[index])
 
 
 def image_scores(rows: Sequence[Row], image_score: str) -> list[float]:

@@ -182,7 +182,8 @@ class PredictionStore:
         path = self._map_path(row)
         path.parent.mkdir(parents=True, exist_ok=True)
         encoded = io.BytesIO()
-        tifffile.imwrite(encoded, anomaly_map.astype(self.map_type))
+        with np.errstate(over="ignore"):  # a map beyond float16 is refused where it is scored
+            tifffile.imwrite(encoded, anomaly_map.astype(self.map_type))
         write_atomically(path, encoded.getvalue())
         self._mask_path(row).unlink(missing_ok=True)
         if mask is not None and (row.label != 0 or mask.any()):

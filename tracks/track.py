@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from eval.rounding import RoundingSample, rank_loss
 from eval.tables import mean_over_categories, to_csv, to_markdown, track_score
 from models.base import AnomalyModel
 from tracks.copies import distinct, warn_of_judged_references
@@ -97,10 +98,14 @@ def predict_and_score(
             with cost.fit(model):
                 fit_references(model, references[category], category, options.device)
             kept.keep_fitted(category, model)
-        predicted_now = predict_category(model, images, category, store, options, cost.predicting)
+        unrounded = RoundingSample()
+        predicted_now = predict_category(model, images, category, store, options, cost.predicting, unrounded)
         store.keep_only(category, [(sample.name, sample.fingerprint) for sample in images])  # their order
         predicted += predicted_now
         tables[category] = score_category(images, category, store, cfg.image_score, cfg.workers)
+        if loss := rank_loss(unrounded.change()):
+            log.warning("%s: %s. Run again with map_precision=float32", category, loss)
+            tables[category]["rounding"] = loss
         draw_overlays(store, images, category, count=cfg.overlays)
         cost.keep(category, predicted_now)
     return tables, predicted

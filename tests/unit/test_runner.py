@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from sklearn.metrics import average_precision_score
 
+from models.base import Prediction
 from tests.fakes import BrightnessModel, FakeDataset
 from tests.unit.rows import row as row_of
 from tracks.errors import TrackInputError
@@ -349,3 +351,28 @@ def test_a_run_that_decides_no_other_map_takes_the_predictions_over_and_shares_n
     assert not own.read_mask(before[0]).any()
     third = run_track(config(tmp_path, shots=2, resolution=16), "few_shot")
     assert PredictionStore(third["folder"]).rows("bolt")[0].height == 16
+
+
+def test_rounding_that_costs_rank_is_said_in_the_run_and_float32_mends_it(tmp_path, monkeypatch, caplog):
+    noise = np.random.default_rng(0)
+
+    def on_a_thousand(self, images, categories):
+        maps = 1000 + torch.from_numpy(noise.random(images[:, 0].shape)).float() + images.mean(1)
+        return Prediction(maps, maps.amax(dim=(1, 2)), {})
+
+    plain = run_track(config(tmp_path), "zero_shot")
+    assert "float16" not in caplog.text
+    assert all("rounding" not in table for table in plain["categories"].values())
+    monkeypatch.setattr(BrightnessModel, "predict", on_a_thousand)
+    rounded = run_track(config(tmp_path, out=str(tmp_path / "rounded")), "zero_shot")
+    assert "nut: Rounding to float16 makes distinct values" in caplog.text
+    assert "map_precision=float32" in caplog.text
+    assert "costs their ranking" in rounded["categories"]["nut"]["rounding"]
+    caplog.clear()
+    whole = run_track(config(tmp_path, out=str(tmp_path / "whole"), map_precision="float32"), "zero_shot")
+    assert "float16" not in caplog.text
+    assert whole["categories"]["nut"]["ap_seg"] > rounded["categories"]["nut"]["ap_seg"] + 0.05
+    store = PredictionStore(whole["folder"])
+    pairs = [(store.read_mask(row).ravel(), store.read_map(row).ravel()) for row in store.rows("nut")]
+    masks, maps = (np.concatenate(each) for each in zip(*pairs, strict=True))
+    assert whole["categories"]["nut"]["ap_seg"] == pytest.approx(average_precision_score(masks, maps), abs=1e-9)

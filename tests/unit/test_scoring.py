@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from eval.errors import ScoringInputError
 from eval.scorer import Scorer, score_arrays
 from tracks import scoring
+from tracks.intervals import category_intervals
 from tracks.scoring import score_category, scorer_of
 from tracks.store import PredictionStore, Row
 
@@ -68,3 +70,45 @@ def test_a_broken_map_is_named(store, monkeypatch, processes):
     store.add(row, spoilt, store.read_mask(row))
     with pytest.raises(ScoringInputError, match=r"nut/8\.png: expected a finite anomaly map, got 1 of 600"):
         score_category(None, "nut", store, processes=processes)
+
+
+@pytest.fixture
+def distorted(tmp_path) -> PredictionStore:
+    """A float32 store of maps whose ranking float16 cannot hold, as some models give them: small steps on 1000."""
+    settings = {"categories": ["nut"], "protocol": {"map_precision": "float32"}}
+    store = PredictionStore.create(tmp_path / "whole", settings)
+    rng = np.random.default_rng(1)
+    for i in range(12):
+        mask = np.zeros((30, 20), dtype=bool)
+        mask[4 : 4 + i, 3:9] = i % 2
+        anomaly_map = (1000 + rng.random((30, 20)) + 0.4 * mask).astype(np.float32)
+        row = Row(
+            f"{i}.png", "nut", i % 2, "dent" if i % 2 else "", float(anomaly_map.max()), 30, 20,
+            store.map_file("nut", f"{i}.png"), True, "",
+        )  # fmt: skip
+        store.add(row, anomaly_map, mask)
+    return store
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_float32_maps_are_scored_as_they_are(distorted, processes):
+    rows = distorted.rows("nut")
+    maps, masks = [distorted.read_map(row) for row in rows], [distorted.read_mask(row) for row in rows]
+    assert maps[0].dtype == np.float32
+    table = score_category(None, "nut", distorted, processes=processes)
+    labels, values = np.concatenate([mask.ravel() for mask in masks]), np.concatenate([each.ravel() for each in maps])
+    assert table["ap_seg"] == pytest.approx(average_precision_score(labels, values), abs=1e-9)
+    assert table["auroc_seg"] == pytest.approx(roc_auc_score(labels, values), abs=1e-9)
+    rounded = values.astype(np.float16)
+    assert table["ap_seg"] > average_precision_score(labels, rounded) + 0.1, "float16 would not do here"
+    assert scorer_of(rows, "nut", distorted).compute().metrics["pro_seg"] == table["pro_seg"]
+
+
+def test_intervals_of_float32_maps_surround_their_metrics(distorted):
+    table = score_category(None, "nut", distorted)
+    intervals = category_intervals(distorted, "nut", resamples=200)
+    for metric in ("auroc_seg", "ap_seg", "f1_seg", "pro_seg"):
+        low, high = intervals[metric]
+        assert low <= table[metric] + 0.001
+        assert high >= table[metric] - 0.001
+        assert 0 < high - low < 0.5

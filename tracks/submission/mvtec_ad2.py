@@ -113,7 +113,7 @@ class Submission:
         return validate(archive, self.counts, thresholded=self.options.thresholded)
 
     def _map(self, image: StoredImage) -> np.ndarray:
-        values = image.store.read_map(image.row)
+        values = image.store.read_map(image.row).astype(np.float16)
         if self.options.downscale > 1:
             height, width = (max(1, side // self.options.downscale) for side in values.shape)
             values = resize_map(torch.from_numpy(values).float(), (height, width))

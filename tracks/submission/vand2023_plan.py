@@ -85,7 +85,8 @@ class Entry:
 
     def read_map(self, size: int) -> np.ndarray:
         """Its map as (size, size) float32, unscaled."""
-        return resize_map(torch.from_numpy(self.store.read_map(self.row)).float(), (size, size)).astype(np.float32)
+        stored = torch.from_numpy(self.store.read_map(self.row)).float()
+        return resize_map(stored, (size, size), self.store.map_type).astype(np.float32)
 
 
 def plan(stores: Sequence[PredictionStore], options: Options, run_number: int | None = None) -> list[Entry]:
