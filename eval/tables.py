@@ -72,19 +72,20 @@ def to_markdown(results: Mapping[str, Any]) -> str:
 def sweep_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """A pipe table with a row for each result of `over_seeds`: what was run, then the means over its categories.
 
-    Percent with one decimal, mean ± sample standard deviation (n - 1) over the seeds. Where the protocols of the rows
-    differ, a last column says in what.
+    Percent with one decimal, mean ± sample standard deviation (n - 1) over the seeds. What a row holds under `swept`,
+    {setting: value}, has a column each; where the protocols of the rows differ, a last column says in what.
     """
+    axes = list(dict.fromkeys(key for row in rows for key in row.get("swept") or {}))
     protocols = [row.get("protocol") or {} for row in rows]
     keys = sorted({key for protocol in protocols for key in protocol})
     unlike = [key for key in keys if len({repr(protocol.get(key)) for protocol in protocols}) > 1]
     lines = []
     for row, protocol in zip(rows, protocols, strict=True):
-        run = [str(row.get(key, "")) for key in RUN_KEYS]
+        run = [str(row.get(key, "")) for key in RUN_KEYS] + [str((row.get("swept") or {}).get(key, "")) for key in axes]
         run += [" ".join(str(seed) for seed in row["seeds"]), str(len(row["categories"]))]
         differs = [", ".join(f"{key} {protocol.get(key, 'not stated')}" for key in unlike)] if unlike else []
         lines.append([*run, *_percents(row["mean"]), *differs])
-    return _pipe_table([*RUN_KEYS, "seeds", "categories"], lines, ["protocol"] if unlike else [])
+    return _pipe_table([*RUN_KEYS, *axes, "seeds", "categories"], lines, ["protocol"] if unlike else [])
 
 
 def interval_table(results: Mapping[str, Any]) -> str:

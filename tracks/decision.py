@@ -53,8 +53,8 @@ def decision_lines(decision: Mapping[str, Any]) -> str:
     if total["categories"]:
         target = "" if decision["target_rate"] is None else f"; target {decision['target_rate']:.1%}"
         lines.append(
-            f"decided by threshold: false alarms {_percent(total['false_alarm_rate'])} ({total['false_alarms']} of "
-            f"{total['normal']} normal images{target}), recall {_percent(total['recall'])} ({total['found']} of "
+            f"decided by threshold: false alarms {percent(total['false_alarm_rate'])} ({total['false_alarms']} of "
+            f"{total['normal']} normal images{target}), recall {percent(total['recall'])} ({total['found']} of "
             f"{total['anomalous']} anomalous images)"
         )
     for source, members in grouped(categories, "source").items():
@@ -123,10 +123,11 @@ def _label(store: PredictionStore, row: Row) -> int | None:
 def _cells(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
     value = "" if entry["threshold"] is None else f"{entry['threshold']:.4f}"
     counts = {key: "" if entry[key] is None else str(entry[key]) for key in COUNTS}
-    alarms, recall = (_percent(entry[key], "", "") for key in ("false_alarm_rate", "recall"))
+    alarms, recall = (percent(entry[key], "", "") for key in ("false_alarm_rate", "recall"))
     shown = (counts["false_alarms"], counts["normal"], alarms, counts["found"], counts["anomalous"], recall)
     return name.replace("|", "\\|"), value, *shown
 
 
-def _percent(share: float | None, unit: str = "%", blank: str = "none") -> str:
+def percent(share: float | None, unit: str = "%", blank: str = "none") -> str:
+    """A share in percent with one decimal; `blank` where there is none."""
     return blank if share is None else f"{100 * share:.1f}{unit}"
