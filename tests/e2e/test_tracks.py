@@ -132,6 +132,16 @@ def test_a_sweep_runs_on_other_launchers(launcher, tmp_path):
     assert "2 of 2 cells finished" in run("tracks.sweep", *settings)
 
 
+def test_cells_side_by_side_that_differ_in_a_rate_alone_have_folders_and_rows_of_their_own(tmp_path):
+    settings = [*SMALL, "categories=[marble]", "model=constant", "weights=none", "shots=2", f"outputs={tmp_path}"]
+    axes = ["false_alarm_rate=0.05,0.3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    assert "| false_alarm_rate | false alarms | recall |" in run("tracks.sweep", *settings, *axes)
+    found = [json.loads(path.read_text()) for path in (tmp_path / "few_shot").glob("[!l]*/results.json")]
+    assert sorted(each["decision"]["target_rate"] for each in found) == [0.05, 0.3]
+    rows = json.loads((tmp_path / "sweep" / "latest" / "table.json").read_text())
+    assert [row["swept"]["false_alarm_rate"] for row in rows] == ["0.05", "0.3"]
+
+
 def test_own_photos_get_a_verdict_each(tmp_path):
     photos, good = tmp_path / "my photos, new", tmp_path / "good"
     photos.mkdir()
