@@ -279,6 +279,11 @@ def damaged_metadata(folder: Path) -> Path:
     picture.save(folder / "profile.png", icc_profile=bytes(2_000_000))
     picture.save(folder / "checksum.png", pnginfo=words)
     (folder / "checksum.png").write_bytes((folder / "checksum.png").read_bytes().replace(b"hello", b"jello"))
+    picture.save(folder / "tag.tif", exif=tags, compression="tiff_lzw")
+    tiff = bytearray((folder / "tag.tif").read_bytes())
+    at = tiff.index(struct.pack("<HHI", 271, 2, 6))
+    tiff[at + 2 : at + 8] = struct.pack("<HI", 5, 6)  # six fractions in the place of a maker's name
+    (folder / "tag.tif").write_bytes(tiff)
     picture.save(folder / "profile.jpg", quality=100)
     jpg = (folder / "profile.jpg").read_bytes()
     (folder / "profile.jpg").write_bytes(jpg[:2] + b"\xff\xe2\0\x0eICC_PROFILE\0" + jpg[2:])

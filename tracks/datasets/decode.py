@@ -5,6 +5,7 @@ Colour profiles are not applied. Damaged metadata do not matter.
 
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ from tracks.names import missing_path
 Result = TypeVar("Result")
 # Pillow warns from 89 million pixels on, where large photographs begin; _check_size refuses above the number here.
 PIL.Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+warnings.filterwarnings("ignore", module=r"PIL\.")  # on metadata that no pixel depends on
 
 UNREADABLE = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, RuntimeError,
@@ -138,7 +140,7 @@ def _decode_tiff(stream: BinaryIO, bit_depth: int | None, page: int | None, path
     if (wide := _load_tiff(stream, pages[0], path, only_wide=True)) is not None:
         return wide
     try:
-        return _decode(stream, bit_depth, pages[0], path)
+        return _undamaged(stream, lambda source: _decode(source, bit_depth, pages[0], path))
     except TrackInputError:
         raise
     except UNREADABLE:

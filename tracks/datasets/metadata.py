@@ -15,6 +15,12 @@ PNG_LAST = b"IEND"
 WEBP_DROPPED = (b"XMP ", b"ICCP")
 JPEG_DROPPED = (*range(0xE1, 0xEE), 0xEF, 0xFE)
 """Comments and the application's segments, save those of JFIF and Adobe."""
+TIFF_MAGICS = {b"II*\0": "<", b"MM\0*": ">"}
+TIFF_KEPT = (
+    *range(254, 260), 262, 266, 273, 274, *range(277, 282), 284, *range(290, 294), *range(317, 321),
+    *range(322, 326), 330, 332, 338, 339, 340, 341, 342, 347, *range(512, 522), *range(529, 533),
+)  # fmt: skip
+"""Tags of TIFF 6.0 and its supplements that the pixels depend on."""
 JPEG_SCAN, JPEG_EXIF = 0xDA, b"Exif\0\0"
 
 
@@ -30,6 +36,8 @@ def without_metadata(data: bytes) -> bytes | None:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         content = b"WEBP" + b"".join(_webp_chunks(data))
         return b"RIFF" + struct.pack("<I", len(content)) + content
+    if data[:4] in TIFF_MAGICS:
+        return _bare_tiff(data)
     if data[4:8] == b"ftyp":  # AVIF and HEIF name their items before the pixels; a decoder passes unknown ones over
         names, separator, pixels = data.partition(b"mdat")
         return names.replace(b"Exif", b"none") + separator + pixels
@@ -78,3 +86,19 @@ def _webp_chunks(data: bytes) -> Iterator[bytes]:
         if kind not in WEBP_DROPPED:
             yield data[at:end]
         at = end
+
+
+def _bare_tiff(data: bytes) -> bytes:
+    """The same file with shorter directories: entries of other tags are taken out, the rest moves up in its place."""
+    order, bare, places = TIFF_MAGICS[data[:4]], bytearray(data), set()
+    (at,) = struct.unpack_from(f"{order}I", data, 4)
+    while at and at not in places and at + 2 <= len(data):
+        places.add(at)
+        (number,) = struct.unpack_from(f"{order}H", data, at)
+        entries = [data[start : start + 12] for start in range(at + 2, at + 2 + 12 * number, 12)]
+        following = data[at + 2 + 12 * number :][:4]
+        kept = [entry for entry in entries if struct.unpack_from(f"{order}H", entry)[0] in TIFF_KEPT]
+        directory = struct.pack(f"{order}H", len(kept)) + b"".join(kept) + following
+        bare[at : at + len(directory)] = directory
+        at = struct.unpack(f"{order}I", following)[0] if len(following) == 4 else 0
+    return bytes(bare)
