@@ -16,6 +16,7 @@ import numpy as np
 import PIL.Image
 from PIL.Image import Image, Transpose
 
+import tracks.datasets.formats  # noqa: F401  (makes Pillow know the formats of installed plugins)
 from tracks.datasets.metadata import PNG_MAGIC, without_metadata
 from tracks.datasets.tiff import (
     MAX_PIXELS,

@@ -112,11 +112,12 @@ def level_oddities(levels: MaskLevels, path: Path, above: float) -> Iterator[Odd
 def _page_levels(picture: Image | Wide, path: Path) -> MaskLevels:
     if isinstance(picture, Wide):
         return _grey_levels(_wide_levels(picture, path), path)
-    rgba = np.asarray(picture.convert("RGBA"))
-    colours, alpha = rgba[..., :3], rgba[..., 3]
-    if (colours.max(axis=-1) - colours.min(axis=-1))[alpha > 0].max(initial=0) <= GREY_TOLERANCE:
-        return _grey_levels(np.minimum(colours.max(axis=-1), alpha), path)
-    return _colour_levels(colours, alpha, names_kinds=picture.mode == "P", path=path)
+    *bands, alpha = (np.asarray(band) for band in picture.convert("RGBA").split())
+    high = np.maximum.reduce(bands)
+    is_grey = high - np.minimum.reduce(bands) <= GREY_TOLERANCE
+    if is_grey.all() or is_grey[alpha > 0].all():
+        return _grey_levels(np.minimum(high, alpha), path)
+    return _colour_levels(np.stack(bands, axis=-1), alpha, names_kinds=picture.mode == "P", path=path)
 
 
 def _grey_levels(values: np.ndarray, path: Path) -> MaskLevels:
