@@ -153,7 +153,11 @@ def _settings() -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=1200, help="most seconds for one side of one case")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON file to write")
-    return parser.parse_args()
+    settings = parser.parse_args()
+    names = sorted({name for sides in SIDES.values() for name in sides})
+    if not any(settings.only in name for name in names):
+        parser.error(f"--only: expected part of one of the names {'; '.join(names)}; got {settings.only!r}")
+    return settings
 
 
 if __name__ == "__main__":

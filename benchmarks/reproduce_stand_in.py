@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.metrics.table import machine
-from benchmarks.stand_in_trees import write_tree
+from benchmarks.stand_in_trees import WRITERS, write_tree
 from eval.published.registry import load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -129,7 +129,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", nargs="+", default=list(TABLES), help="names of eval/published/index.yaml")
     parser.add_argument("--weights", default="random", help="random, or a name of conf/weights such as tiny")
-    parser.add_argument("--only", nargs="+", default=[], help="of these data sets, where a table needs several")
+    parser.add_argument(
+        "--only", nargs="+", default=[], choices=list(WRITERS), help="of these data sets, where a table needs several"
+    )
     parser.add_argument("--models", nargs="+", default=[], help="of those that a table compares")
     parser.add_argument("--refiner", choices=("vit_b", "vit_l", "vit_h"), default="vit_b", help="random SAM")
     parser.add_argument("--quick", action="store_true", help="cheaper settings of SAA+, the same networks")

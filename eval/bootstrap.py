@@ -92,7 +92,8 @@ def resample(
     known = {metric: float(rows[0]) for metric, rows in estimates.items()}
     if smallest < FEWEST_IMAGES:
         kinds = " and ".join(f"{np.sum(labels == label)} {kind}" for label, kind in ((1, "anomalous"), (0, "normal")))
-        return Resampled({}, known, {}, dict.fromkeys(known, f"{kinds} images: fewer than {FEWEST_IMAGES} of a kind"))
+        reason = f"{kinds} images, an interval needs {FEWEST_IMAGES} of each"
+        return Resampled({}, known, {}, dict.fromkeys(known, reason))
     blocks = [
         _metrics(counts, _draw(labels, min(_RESAMPLES_AT_ONCE, resamples - start), rng), pro_fpr_limit)
         for start in range(0, resamples, _RESAMPLES_AT_ONCE)

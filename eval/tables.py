@@ -89,11 +89,26 @@ def sweep_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def interval_table(results: Mapping[str, Any]) -> str:
-    """A pipe table of the intervals that a results dict holds, [low, high] in percent; blank where there is none."""
-    categories = results["categories"]
-    rows = [[name, *_intervals(scores.get("intervals") or {})] for name, scores in categories.items()]
-    rows.append(["mean", *_intervals(results.get("mean_intervals") or {})])
-    return _pipe_table([f"{100 * results['interval_level']:g} % interval"], rows)
+    """A pipe table of the intervals that a results dict holds, [low, high] in percent; below it, why some are blank."""
+    ends = {name: scores.get("intervals") or {} for name, scores in results["categories"].items()}
+    why = {
+        name: (scores.get("blank_because") or {}) | (scores.get("intervals_blank_because") or {})
+        for name, scores in results["categories"].items()
+    }
+    ends["mean"], why["mean"] = results.get("mean_intervals") or {}, results.get("mean_intervals_blank_because") or {}
+    table = _pipe_table(
+        [f"{100 * results['interval_level']:g} % interval"], [[name, *_intervals(of)] for name, of in ends.items()]
+    )
+    return table + "".join(f"\n{note}\n" for name in ends for note in _why_blank(name, ends[name], why[name]))
+
+
+def _why_blank(name: str, ends: Mapping[str, object], why: Mapping[str, str]) -> list[str]:
+    """A sentence for each reason why metrics of a row have no interval."""
+    blank: dict[str, list[str]] = {}
+    for metric, shown in METRICS.items():
+        if metric in why and ends.get(metric) is None:
+            blank.setdefault(why[metric], []).append(shown)
+    return [f"{name}: no interval of {', '.join(metrics)}: {reason}." for reason, metrics in blank.items()]
 
 
 def _intervals(ends: Mapping[str, Sequence[float] | None]) -> list[str]:

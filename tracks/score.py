@@ -42,10 +42,14 @@ def score_run(
         if bootstrap:
             draws[category] = resample_rows(scorer, rows, category, store, image_score, bootstrap, seed)
             tables[category]["intervals"] = draws[category].intervals(INTERVAL_LEVEL)
+            tables[category]["intervals_blank_because"] = draws[category].reasons
     results = summarise(store.settings, tables, image_score, known_of_run(folder))
     if bootstrap:
-        of_means = mean_over(draws).intervals(INTERVAL_LEVEL)
-        results |= {"mean_intervals": of_means, "interval_level": INTERVAL_LEVEL, "interval_draws": bootstrap}
+        of_means = mean_over(draws)
+        results |= {
+            "mean_intervals": of_means.intervals(INTERVAL_LEVEL), "mean_intervals_blank_because": of_means.reasons,
+            "interval_level": INTERVAL_LEVEL, "interval_draws": bootstrap,
+        }  # fmt: skip
     target.mkdir(parents=True, exist_ok=True)
     write_results(target, results, cfg=None)
     report(results, target, predicted=0, latest=None)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.metrics.compare import compare, run_child
+from benchmarks.metrics.implementations import IMPLEMENTATIONS
 from benchmarks.metrics.scaling import check_merge
 from benchmarks.metrics.table import LEGEND, machine, to_markdown
 
@@ -41,7 +42,11 @@ def _settings() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--check-merge", action="store_true", help="instead: 8 shards in 8 processes against one pass")
     parser.add_argument("--stream", type=int, nargs="+", metavar="N", help="instead: peak memory over so many images")
-    return parser.parse_args()
+    settings = parser.parse_args()
+    names = [one.name for one in IMPLEMENTATIONS]
+    if not any(settings.only in name for name in names):
+        parser.error(f"--only: expected part of one of the names {'; '.join(names)}; got {settings.only!r}")
+    return settings
 
 
 def _without_paths(settings: argparse.Namespace) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import baselines, reproduce_stand_in
+from benchmarks.metrics import __main__ as metrics_command
 from benchmarks.metrics import scaling
 from benchmarks.metrics.child import measure
 from benchmarks.metrics.compare import compare, run_child
@@ -158,3 +160,17 @@ def test_streaming_counts_every_image() -> None:
     assert found["images"] == 3
     assert found["seconds"] > 0
     assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("program", "known"),
+    [(metrics_command, "scikit-learn"), (baselines, "vandkit, 1536 channels"), (reproduce_stand_in, "ksdd2")],
+)
+def test_only_a_name_that_none_has_is_refused(program, known, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--only", "scikit-lern"])
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert "scikit-lern" in error
+    assert known in error

@@ -277,7 +277,7 @@ def test_too_few_images_of_a_kind_have_no_interval_and_a_reason():
     drawn = resample(counts_of(category(12, normal=4, anomalous=30)), 100)
     assert drawn.samples == {}
     assert set(drawn.intervals().values()) == {None}
-    assert drawn.reasons["pro_seg"] == "30 anomalous and 4 normal images: fewer than 5 of a kind"
+    assert drawn.reasons["pro_seg"] == "30 anomalous and 4 normal images, an interval needs 5 of each"
     assert set(drawn.estimates) == set(RESAMPLED)
 
 

@@ -6,8 +6,10 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from eval.errors import ScoringInputError
 from eval.scorer import Scorer, score_arrays
+from tests.unit.report_stand_ins import finished_run
 from tracks import scoring
 from tracks.intervals import category_intervals
+from tracks.score import score_run
 from tracks.scoring import score_category, scorer_of
 from tracks.store import PredictionStore, Row
 
@@ -112,3 +114,16 @@ def test_intervals_of_float32_maps_surround_their_metrics(distorted):
         assert low <= table[metric] + 0.001
         assert high >= table[metric] - 0.001
         assert 0 < high - low < 0.5
+
+
+def test_too_few_images_for_intervals_are_said_below_the_table(tmp_path, capsys):
+    finished_run(tmp_path / "run")
+    results = score_run(tmp_path / "run", "model", tmp_path / "out", 1, bootstrap=100)
+    few = "3 anomalous and 4 normal images, an interval needs 5 of each"
+    assert set(results["categories"]["bolt"]["intervals_blank_because"].values()) == {few}
+    printed = capsys.readouterr().out
+    ranked = "AUROC cls, F1-max cls, AP cls, AUROC seg, F1-max seg, AP seg, PRO seg, F1-max region, F1 harmonic"
+    assert f"\nbolt: no interval of {ranked}: {few}.\n" in printed
+    assert "\nmean: no interval of AUROC cls" in printed
+    assert "too few images in bolt" in printed
+    assert "good only: no interval of AUROC cls, F1-max cls, AP cls: no anomalous image among 3." in printed
