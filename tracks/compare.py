@@ -16,6 +16,7 @@ from eval.paired import Difference, adjust, compare
 from tracks.cli import command, run_main
 from tracks.compare_tables import footer, header, tables
 from tracks.errors import TrackInputError
+from tracks.given_runs import open_run
 from tracks.intervals import resample_rows
 from tracks.names import unknown
 from tracks.pairing import RUN_KEYS, Pairs, check_same_masks, differing_settings, pair_rows
@@ -148,7 +149,7 @@ def _open_runs(a: str | None, b: str | None) -> tuple[PredictionStore, Predictio
             f"expected two finished runs to compare, got A={a or ''} and B={b or ''}; name both folders, for example "
             "`make compare-runs A=outputs/zero_shot/latest B=outputs/few_shot/latest`"
         )
-    stores = PredictionStore(Path(a).expanduser()), PredictionStore(Path(b).expanduser())
+    stores = open_run(a, "A"), open_run(b, "B")
     if stores[0].folder.resolve() == stores[1].folder.resolve():
         raise TrackInputError(f"expected two different runs, got {stores[0].folder.resolve()} twice; name another as B")
     return stores

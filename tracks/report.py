@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from tracks.cli import command, explain, run_main
+from tracks.given_runs import open_run
 from tracks.report_page.choice import Choice
 from tracks.report_page.page import PageOptions, render_page, write_page
 from tracks.report_page.photos import Photos
@@ -54,7 +55,7 @@ def _targets(node: Any) -> Iterator[str]:
 
 def report(cfg: DictConfig) -> Path:
     """`write_report` with the settings of conf/report.yaml."""
-    store = PredictionStore(Path(cfg.run).expanduser())
+    store = open_run(cfg.run)
     options = PageOptions(Choice(cfg.misses, cfg.false_alarms), cfg.picture_side, cfg.workers)
     photos = open_photos(store.settings, cfg.root or None, cfg.trust)
     return write_report(store, Path(cfg.out).expanduser() if cfg.out else None, options, photos)

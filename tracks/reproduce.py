@@ -54,7 +54,7 @@ def reproduce(cfg: DictConfig) -> list[Line]:
             "figures are there to be read all the same, in eval/published"
         )
     needs = chosen_needs(cfg, table)
-    given = [path for path in (cfg.run, *cfg.runs) if path]
+    given = [path for runs in (cfg.run, cfg.runs) for path in ([runs] if isinstance(runs, str) else runs or []) if path]
     if given:
         finished = assign([read_run(Path(path)) for path in given], needs, table.name)
     else:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from eval.bootstrap import mean_over
 from eval.tables import interval_table
 from tracks.cli import command, run_main
+from tracks.given_runs import open_run
 from tracks.intervals import resample_rows
 from tracks.names import unknown
 from tracks.scoring import as_table, scorer_of
@@ -62,7 +63,14 @@ def score_run(
 @command("score")
 def main(cfg: DictConfig) -> None:
     """Score and print the table."""
-    score_run(Path(cfg.run), cfg.image_score, Path(cfg.out) if cfg.out else None, cfg.workers, cfg.bootstrap, cfg.seed)
+    score_run(
+        open_run(cfg.run).folder,
+        cfg.image_score,
+        Path(cfg.out) if cfg.out else None,
+        cfg.workers,
+        cfg.bootstrap,
+        cfg.seed,
+    )
 
 
 if __name__ == "__main__":

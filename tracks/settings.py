@@ -40,6 +40,8 @@ KINDS = {
     dict: "key: value pairs",
 }
 
+ONE_PATH = ("out", "outputs", "root", "images", "references", "archive", "a", "b", "cache_dir", "table")
+"""Settings (the last part of their keys) that hold one path or name, also where there is none by default."""
 IN_OUR_WORDS = {
     r"An item is already at '([^']+)'": "expected {0}=... without the +, which is for settings that are not there yet",
     r"Could not delete from config\. '([^']+)'": "expected to take away a setting that is there, got ~{0}",
@@ -144,6 +146,10 @@ def _check_kind(key: str, default: Any, given: Any) -> None:
     """Refuse a value that cannot stand where the default stands; whole numbers count as numbers, 0 and 1 as truth."""
     if isinstance(given, float) and math.isnan(given) and not isinstance(default, str):
         raise TrackInputError(f"expected {key} to be a number, got nan; leave it out or give a number")
+    if isinstance(given, list | dict) and (
+        key.rpartition(".")[2] in ONE_PATH or (isinstance(default, str) and default and key != "run")
+    ):
+        raise TrackInputError(f"expected one value for {key}, got {given!r}; give one, without brackets")
     if default in (None, "") or given is None:
         return
     allowed: dict[type, tuple[type, ...]] = {
@@ -156,8 +162,6 @@ def _check_kind(key: str, default: Any, given: Any) -> None:
     kind = type(default)
     if kind in allowed and (not isinstance(given, allowed[kind]) or (isinstance(given, bool) and kind in (int, float))):
         raise TrackInputError(f"expected {key} to be {KINDS[kind]} (by default {default}), got {given!r}")
-    if kind is str and isinstance(given, list | dict):
-        raise TrackInputError(f"expected one value for {key}, got {given!r}; give one, without brackets")
 
 
 def _refuse_unread(base: DictConfig, key: str) -> None:

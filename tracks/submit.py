@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from tracks.cli import EXIT_BAD_INPUT, command, run_main
-from tracks.errors import TrackInputError
+from tracks.given_runs import none_named, run_folders
 from tracks.names import unknown
 from tracks.store import PredictionStore
 from tracks.submission import csig, kaputt2, mvtec_ad2
@@ -98,29 +98,21 @@ def submit_prepared(submission: Submission, out: Path) -> list[Problem]:
     return problems
 
 
-def _run_folders(value: str | ListConfig | None) -> list[Path]:
-    """The run folder or folders of the configuration."""
-    folders = [Path(folder).expanduser() for folder in ([value] if isinstance(value, str) else value or []) if folder]
-    if not folders:
-        raise TrackInputError(
-            "expected a finished run to submit, got none; name its folder, for example "
-            "`make submission RUN=outputs/few_shot/latest`"
-        )
-    return folders
-
-
 def submit_configured(cfg: DictConfig) -> list[Problem]:
     """`submit` with the settings of conf/submission.yaml."""
     if cfg.format not in FORMATS:
         raise unknown("format", cfg.format, FORMATS)
+    folders = run_folders(cfg.run)
+    if not folders:
+        raise none_named()
     out = Path(cfg.out or f"outputs/submission/{cfg.format}").expanduser()
     if cfg.format in PREPARED:
-        stores = [PredictionStore(folder) for folder in _run_folders(cfg.run)]
+        stores = [PredictionStore(folder) for folder in folders]
         settings = OmegaConf.to_container(cfg[cfg.format], resolve=True)
         return submit_prepared(PREPARED[cfg.format](stores, dict(settings)), out)  # type: ignore[arg-type]
     map_range = tuple(cfg.map_range) if cfg.map_range else None
     options = Options(cfg.map_size, cfg.level, cfg.normalise, map_range, cfg.image_scores)
-    return submit(_run_folders(cfg.run), out, options, cfg.run_number)
+    return submit(folders, out, options, cfg.run_number)
 
 
 @command("submission")

@@ -415,7 +415,7 @@ def test_the_command_takes_several_runs(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("overrides", "text"),
     [
-        (["run=null"], "expected a finished run to submit, got none"),
+        (["run=null"], "expected the folder of a finished run, got none"),
         (["run=/no/such/run"], "expected a run folder"),
         (["format=vand2032"], "did you mean vand2023"),
         (["map_range=[1,0]"], "low < high"),
