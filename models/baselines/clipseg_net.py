@@ -8,7 +8,6 @@ from typing import Any, Self
 
 import open_clip
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
@@ -16,6 +15,7 @@ from models.clip_adapter.features import Preprocess
 from models.errors import ModelInputError
 from models.saa.features import IMAGENET_MEAN, IMAGENET_STD, RANDOM_PREFIX
 from models.weights.registry import find_weights
+from models.weights.state import read_state
 
 REFINED = {"vision_config": {"patch_size": 16}, "use_complex_transposed_convolution": True}
 """In what CIDAS/clipseg-rd64-refined departs from `CLIPSegConfig`'s defaults, which no published weights have."""
@@ -113,14 +113,14 @@ def load_clipseg(weights: str, *, image_size: int = 352, config: dict[str, Any] 
 
 
 def _of_file(path: Path, architecture: dict[str, Any]) -> CLIPSegForImageSegmentation:
+    tensors = read_state(path, "the weights of CLIPSeg")
     try:
-        tensors = load_file(path)
         vision = architecture["vision_config"]
         trained_at = math.isqrt(len(tensors[PLACES]) - 1) * vision["patch_size"]
         vision = vision | {"image_size": trained_at}
         net = CLIPSegForImageSegmentation(CLIPSegConfig(**architecture | {"vision_config": vision}))
         net.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.endswith("position_ids")})
-    except Exception as error:  # safetensors and torch raise many kinds for a file that is not what was expected
+    except (KeyError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ModelInputError(
             f"expected {path} to be a .safetensors file with the weights of CLIPSeg, got: {reason}; fetch it again "

@@ -7,7 +7,6 @@ from typing import Any, Self
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from timm.models import FeatureListNet
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from models.clip_adapter.features import ImageFeatures, Preprocess
 from models.errors import ModelInputError
 from models.saa.features import HUB, IMAGENET_MEAN, IMAGENET_STD, RANDOM_PREFIX
 from models.weights.registry import find_weights
+from models.weights.state import read_state
 
 STRIDE = 32
 
@@ -141,16 +141,15 @@ def _built(name: str, *, pretrained: bool) -> nn.Module:
 
 def _load(net: nn.Module, path: Path, name: str) -> None:
     """Take what the net has from a classifier's file, whose head is not needed."""
+    state = read_state(path, f"the weights of {name}")
     try:
-        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-        state = state.get("state_dict", state)
         counter = torch.zeros((), dtype=torch.long)  # of batches seen in training, in some files only
         wanted = net.state_dict()
         missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
         if missing:
             raise KeyError(f"{missing[0]} and {len(missing) - 1} more tensors are missing")
         net.load_state_dict({key: state.get(key, counter) for key in wanted})
-    except Exception as error:  # torch.load raises nearly anything on a file that is not one of its own
+    except (KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelInputError(
             f"expected {path} to hold the weights of {name}, got a file that does not fit ({reason}); name the "

@@ -1,13 +1,11 @@
 """Adapter checkpoints: ours (safetensors with a header) and the files of the APRIL-GAN authors (.pth)."""
 
 import os
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from models.clip_adapter.adapter import ADAPTER_FORMAT, Adapter, AdapterHeader, LinearAdapter
@@ -16,6 +14,7 @@ from models.clip_adapter.context_adapter import COMPARISONS, ContextAdapter
 from models.clip_adapter.tensor_file import TORCH_SUFFIXES, from_metadata, read_tensors, to_metadata, write_tensors
 from models.errors import ModelInputError
 from models.weights.registry import find_weights
+from models.weights.state import read_state
 
 PUBLISHED_KEY = "trainable_linearlayer"
 
@@ -36,7 +35,7 @@ def load_adapter(path: str | os.PathLike[str]) -> tuple[Adapter, AdapterHeader |
     """
     file = find_weights(path)
     if file.suffix in TORCH_SUFFIXES:
-        state, header = _read_published(file), None
+        state, header = read_state(file, "the tensors of an adapter", (PUBLISHED_KEY,)), None
     else:
         state, metadata = read_tensors(file)
         header = _read_header(metadata, file)
@@ -45,6 +44,8 @@ def load_adapter(path: str | os.PathLike[str]) -> tuple[Adapter, AdapterHeader |
         adapter = _context_from_state(state, file)
     else:
         adapter = _from_state(state, file, deviation=bool(header and header.deviation))
+    if not all(tensor.isfinite().all() for tensor in adapter.state_dict().values()):
+        raise ModelInputError(f"expected finite numbers in {file}, got nan or infinite ones; train or fetch it again")
     adapter.header = header
     adapter.trained_on = header.trained_on if header else ()
     return adapter.eval(), header
@@ -103,25 +104,6 @@ def _read_header(metadata: Mapping[str, str], file: Path) -> AdapterHeader:
     return from_metadata(AdapterHeader, metadata, file)
 
 
-def _read_published(file: Path) -> dict[str, Tensor]:
-    """The 8 tensors under the single key of the authors' files; nothing in the file is executed."""
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ModelInputError(
-            f"expected {file} to be a PyTorch checkpoint of tensors, got one that cannot be read ({reason}); it is "
-            "truncated, or not a checkpoint: fetch it again"
-        ) from error
-    if not isinstance(content, dict) or PUBLISHED_KEY not in content:
-        found = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
-        raise ModelInputError(
-            f"expected {file} to hold the key {PUBLISHED_KEY!r} like the published APRIL-GAN adapters, found: {found}; "
-            "name a file of adapters, not of a whole CLIP"
-        )
-    return content[PUBLISHED_KEY]
-
-
 def _from_state(state: Mapping[str, Tensor], file: Path, deviation: bool) -> LinearAdapter:
     """The adapter whose sizes the tensors have: `fc.{n}.weight` (D, C_n) and `fc.{n}.bias` (D,), n from 0."""
     num_stages = max(1, len({name.split(".")[1] for name in state if name.startswith("fc.")}))
@@ -129,8 +111,10 @@ def _from_state(state: Mapping[str, Tensor], file: Path, deviation: bool) -> Lin
     if set(state) != wanted:
         missing, extra = sorted(wanted - set(state)), sorted(set(state) - wanted)
         raise ModelInputError(
-            f"expected {file} to hold the tensors fc.0.weight, fc.0.bias, fc.1.weight and so on, without a gap; "
-            f"missing: {', '.join(missing[:6]) or 'none'}, not expected: {', '.join(extra[:6]) or 'none'}"
+            f"expected {file} to hold the tensors fc.0.weight, fc.0.bias, fc.1.weight and so on, without a gap (the "
+            f"published APRIL-GAN adapters have them under {PUBLISHED_KEY!r}); missing: "
+            f"{', '.join(missing[:6]) or 'none'}, found besides: {', '.join(extra[:6]) or 'none'}; name a file of "
+            "adapters, not of a whole CLIP"
         )
     weights = [state[f"fc.{n}.weight"] for n in range(num_stages)]
     shapes = [tuple(weight.shape) for weight in weights]
@@ -139,6 +123,8 @@ def _from_state(state: Mapping[str, Tensor], file: Path, deviation: bool) -> Lin
         raise ModelInputError(
             f"expected {file} to hold weights (D, C) and biases (D,) of one D, got weights {shapes} and biases {biases}"
         )
+    if any(shape[1] % (1 + deviation) for shape in shapes):
+        raise ModelInputError(f"expected {file} to read tokens and their deviations, two of one width, got {shapes}")
     adapter = LinearAdapter([shape[1] // (1 + deviation) for shape in shapes], shapes[0][0], deviation)
     adapter.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     return adapter

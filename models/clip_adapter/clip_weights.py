@@ -1,10 +1,8 @@
 """A CLIP from its architecture and its weights, by open_clip's own classes: configurations, files, position grids."""
 
-import difflib
 import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -13,7 +11,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import open_clip
-import torch
 from open_clip.model import resize_pos_embed
 from torch import Tensor
 
@@ -26,7 +23,9 @@ from models.clip_adapter.tensor_file import (
     write_tensors,
 )
 from models.errors import ModelInputError
+from models.names import nearest
 from models.weights.registry import catalogue, find_weights, weights_path
+from models.weights.state import read_state
 
 CLIP_FORMAT = "vandkit-clip-1"
 ACTIVATIONS = ("gelu", "quick_gelu")
@@ -79,10 +78,10 @@ def read_config(name: str) -> tuple[str, dict[str, Any]]:
     else:
         config = open_clip.get_model_config(name)
     if config is None:
-        near = difflib.get_close_matches(name, open_clip.list_models(), n=1, cutoff=0.4)
+        near = nearest(name, open_clip.list_models(), likeness=0.4)
         raise ModelInputError(
             f"expected an architecture that open_clip knows, or the path of a configuration .json, got {name!r}; "
-            + (f"did you mean {near[0]!r}?" if near else "ViT-L-14-336 is the published one")
+            + (f"did you mean {near!r}?" if near else "ViT-L-14-336 is the published one")
         )
     keys = {**config, **config["vision_cfg"], **config["text_cfg"]}
     if found := [key for key in _UNSUPPORTED if keys.get(key)]:
@@ -183,26 +182,8 @@ def _read_state(file: Path) -> dict[str, Tensor]:
         return read_tensors(file)[0]
     if file.suffix not in (*TORCH_SUFFIXES, ".bin"):
         raise ModelInputError(f"expected weights as .safetensors, .pt, .pth or .bin, got {file}")
-    try:
-        if _is_torchscript(file):  # how OpenAI publishes
-            state = torch.jit.load(file, map_location="cpu").state_dict()
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails in many ways inside torch
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ModelInputError(
-            f"expected {file} to be a PyTorch checkpoint of tensors, got one that cannot be read ({reason}); it is "
-            "truncated, or not a checkpoint: fetch it again"
-        ) from error
-    state = state.get("state_dict", state)
-    return {key.removeprefix("module."): tensor for key, tensor in state.items() if key not in _NOT_WEIGHTS}
-
-
-def _is_torchscript(file: Path) -> bool:
-    if not zipfile.is_zipfile(file):
-        return False
-    with zipfile.ZipFile(file) as archive:
-        return any("/code/" in name for name in archive.namelist())
+    state = read_state(file, "the tensors of a CLIP")
+    return {key: tensor for key, tensor in state.items() if key not in _NOT_WEIGHTS}
 
 
 def _resize_positions(state: dict[str, Tensor], model: open_clip.CLIP) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import torch
 from safetensors import SafetensorError
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from models.errors import ModelInputError
 
+METADATA = "__metadata__"
 DIGEST_KEY = "tensors_sha256"
 TORCH_SUFFIXES = (".pth", ".pt")
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
@@ -40,7 +41,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     metadata = read_metadata(path)
     try:
         state = load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:  # the latter: a type that torch has not
         raise ModelInputError(
             f"expected {path} to be a safetensors file, got one that cannot be read ({error}); copy or fetch it again"
         ) from error
@@ -86,12 +87,26 @@ def from_metadata(kind: type[Header], metadata: Mapping[str, str], path: Path) -
         text = metadata[field.name]
         try:
             value = text if field.type is str else json.loads(text)
-        except json.JSONDecodeError as error:
+            if not _fits(value, field.type):
+                raise ValueError(f"not {field.type}")
+        except ValueError as error:
             raise ModelInputError(
-                f"expected {field.name!r} in the header of {path} to be JSON, got {text!r}; train or fetch it again"
+                f"expected {field.name!r} in the header of {path} to be JSON of its kind, got {text!r}; train or fetch "
+                "it again"
             ) from error
         values[field.name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value read from JSON is of a field's kind: str, int, float, bool, None, a tuple or an alternative."""
+    if arguments := get_args(kind):
+        if get_origin(kind) is tuple:
+            return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value)
+        return any(_fits(value, argument) for argument in arguments)
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    return isinstance(value, int | float) if kind is float else isinstance(value, kind)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -111,20 +126,25 @@ def read_metadata(path: Path) -> dict[str, str]:
         )
     end = 8 + length
     table = {} if size < end else _table(text, path)
-    end += max((entry["data_offsets"][1] for name, entry in table.items() if name != "__metadata__"), default=0)
+    end += max((entry["data_offsets"][1] for name, entry in table.items() if name != METADATA), default=0)
     if size != end:
         kind = "is truncated" if size < end else "has something appended"
         raise ModelInputError(
             f"expected {path} to have {end:,} bytes by its own header, got {size:,}: the file {kind}; copy or "
             "fetch it again"
         )
-    return dict(table.get("__metadata__", {}))
+    return dict(table.get(METADATA, {}))
 
 
 def _table(text: bytes, path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(text))
-    except ValueError as error:
+        table = dict(json.loads(text))
+        ends = [entry["data_offsets"][1] for name, entry in table.items() if name != METADATA]
+        texts = list(dict(table.get(METADATA, {})).values())
+        if not all(isinstance(end, int) for end in ends) or not all(isinstance(each, str) for each in texts):
+            raise ValueError("an entry of another kind")
+    except (ValueError, TypeError, LookupError) as error:
         raise ModelInputError(
             f"expected {path} to be a safetensors file, got one whose header does not parse; copy or fetch it again"
         ) from error
+    return table

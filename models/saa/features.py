@@ -1,16 +1,17 @@
 """Features for the saliency prompt (SAA+ Eq. 5): what a frozen net sees at each place of an image."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol, Self
 
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.errors import ModelInputError
 from models.weights.registry import find_weights
+from models.weights.state import read_state
 
 RANDOM_PREFIX = "random:"
 HUB = "timm"
@@ -111,15 +112,15 @@ def load_wide_resnet(weights: str, *, antialias: bool = False) -> WideResNetFeat
 
 def _load(net: nn.Module, path: str) -> None:
     """Take what the net has from a classifier's file, whose last stage and head are not needed."""
+    state = read_state(Path(path), "the weights of wide_resnet50_2")
     try:
-        state = load_file(path) if path.endswith(".safetensors") else torch.load(path, "cpu", weights_only=True)
         wanted = net.state_dict()
         missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
         if missing:
             raise KeyError(f"{missing[0]} and {len(missing) - 1} more tensors are missing")
         counter = torch.zeros((), dtype=torch.long)  # of batches seen in training, in some files only
         net.load_state_dict({name: state.get(name, counter) for name in wanted}, assign=True)
-    except Exception as error:  # torch.load raises nearly anything on a file that is not one of its own
+    except (KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelInputError(
             f"expected {path} to hold the weights of wide_resnet50_2, got a file that does not fit ({reason}); name "

@@ -4,15 +4,13 @@ import os
 from pathlib import Path
 from typing import Literal
 
-import torch
-from torch import Tensor
-
 from models.errors import ModelInputError
 from models.saa.generator import GroundingDinoGenerator
 from models.saa.grounding_dino_build import ARCHITECTURES, Architecture, build_network, random_network
 from models.saa.grounding_dino_captions import CaptionReader, load_reader, spelling_reader
 from models.saa.grounding_dino_network import GroundingDino
 from models.weights.registry import catalogue, find_weights, weights_path
+from models.weights.state import read_state
 
 RANDOM_PREFIX = "random:"
 IGNORED = ("label_enc.", "bert.pooler.", "bert.embeddings.position_ids")
@@ -99,7 +97,7 @@ def load_network(file: Path, architecture: Architecture) -> GroundingDino:
     Raises:
         ModelInputError: a file that cannot be read, or of another architecture.
     """
-    state = _read_checkpoint(file)
+    state = read_state(file, "the weights of GroundingDINO")
     network = build_network(architecture)
     needed = network.state_dict()
     missing = [name for name in needed if name not in state]
@@ -114,16 +112,3 @@ def load_network(file: Path, architecture: Architecture) -> GroundingDino:
         )
     network.load_state_dict({name: state[name].to(needed[name].dtype) for name in needed}, assign=True)
     return network
-
-
-def _read_checkpoint(file: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-        state = content.get("model", content)
-        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    except Exception as error:  # a damaged or foreign file fails in many ways inside torch
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ModelInputError(
-            f"expected {file} to be a GroundingDINO checkpoint, got one that cannot be read ({reason}); it is "
-            "truncated, or not a checkpoint: fetch it again"
-        ) from error

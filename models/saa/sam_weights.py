@@ -9,6 +9,7 @@ from segment_anything.modeling import Sam
 from models.errors import ModelInputError
 from models.saa.refiner import SamRefiner
 from models.weights.registry import find_weights
+from models.weights.state import read_state
 
 NAMES = ("vit_b", "vit_l", "vit_h")
 RANDOM_PREFIX = "random:"
@@ -48,9 +49,10 @@ def _loaded(name: str, weights: str) -> Sam:
     path = find_weights(weights)
     with torch.device("meta"):
         sam = sam_model_registry[name]()
+    state = read_state(path, f"the weights of SAM {name}")
     try:
-        sam.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), assign=True)
-    except Exception as error:  # torch.load raises nearly anything on a file that is not one of its own
+        sam.load_state_dict(state, assign=True)
+    except RuntimeError as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelInputError(
             f"expected {path} to hold the weights of SAM {name}, got a file that does not fit ({reason}); name the "

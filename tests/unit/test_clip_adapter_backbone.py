@@ -295,7 +295,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04" + bytes(100)])
 def test_damaged_weights_are_refused(tmp_path, content):
     (tmp_path / "w.pt").write_bytes(content)
-    with pytest.raises(ModelInputError, match=r"w\.pt to be a PyTorch checkpoint"):
+    with pytest.raises(ModelInputError, match=r"w\.pt to hold the tensors of a CLIP, but it cannot be read"):
         load_backbone(str(write_config(tmp_path, "vit")), **{**SETTINGS, "weights": str(tmp_path / "w.pt")})
 
 

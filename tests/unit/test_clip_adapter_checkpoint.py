@@ -1,10 +1,15 @@
 """Adapter files: what is written is read, and what is wrong with a file is said."""
 
+import contextlib
 import dataclasses
 import json
+import pickle
+import zipfile
 
+import numpy
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
@@ -185,7 +190,7 @@ def test_tensors_of_odd_shapes_are_named(tmp_path):
 def test_a_damaged_pth_is_named(tmp_path, content):
     path, _ = published_file(tmp_path)
     path.write_bytes(path.read_bytes()[:2000] if content is None else content)
-    with pytest.raises(ModelInputError, match=r"epoch_3\.pth to be a PyTorch checkpoint"):
+    with pytest.raises(ModelInputError, match=r"epoch_3\.pth to hold the tensors of an adapter, but it cannot be read"):
         load_adapter(path)
 
 
@@ -199,9 +204,101 @@ def test_a_pth_that_would_run_code_is_refused(tmp_path):
         load_adapter(tmp_path / "evil.pth")
 
 
+RANDOM_BYTES = numpy.random.default_rng(0).bytes(4000)
+NO_CHECKPOINTS = {
+    "nothing": (b"", "it is empty"),
+    "text": (b"https://example.org/adapter\n", "it is text: 'https://example.org/adapter'"),
+    "a web page": (b"\n<!DOCTYPE html><html>404</html>", "it is a web page"),
+    "a pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
+    "random bytes": (RANDOM_BYTES, "cannot be read"),
+    "a key of pickle's": (b"t" + RANDOM_BYTES, "cannot be read"),
+    "a pickle that calls": (pickle.dumps(json.JSONDecoder), "Python objects"),
+    "a plain pickle": (pickle.dumps({"a": [1, 2]}), "cannot be read"),
+    "half a zip": (b"PK\x03\x04" + RANDOM_BYTES, "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
+@pytest.mark.parametrize("name", NO_CHECKPOINTS)
+def test_a_file_of_any_other_content_is_refused_in_one_paragraph(tmp_path, name, suffix):
+    content, said = NO_CHECKPOINTS[name]
+    path = tmp_path / f"odd{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ModelInputError, match=said if suffix != ".safetensors" else "safetensors file") as caught:
+        load_adapter(path)
+    assert "\n" not in str(caught.value)
+    assert "weights_only" not in str(caught.value)
+
+
+def test_no_byte_of_a_file_makes_anything_but_an_adapter_or_a_refusal(tmp_path):
+    """Ours and the authors', each with one byte changed at places drawn by seed, or cut there."""
+    rng = numpy.random.default_rng(1)
+    ours, _ = saved(tmp_path)
+    for path in (ours, published_file(tmp_path)[0]):
+        whole = path.read_bytes()
+        head = min(len(whole), 1500)  # where names, sizes and types stand
+        for place in rng.integers(0, head, 20):
+            changed = bytearray(whole)
+            changed[place] = rng.integers(256)
+            for content in (bytes(changed), whole[:place]):
+                path.write_bytes(content)
+                with contextlib.suppress(ModelInputError):
+                    load_adapter(path)
+
+
+def test_a_zip_that_is_no_checkpoint_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.pth", "w") as archive:
+        archive.writestr("a/b.txt", "c")
+    with pytest.raises(ModelInputError, match=r"photos\.pth to hold the tensors of an adapter, but it cannot be read"):
+        load_adapter(tmp_path / "photos.pth")
+
+
+@pytest.mark.parametrize("keys", [(), ("model",), ("state_dict",), ("model", "trainable_linearlayer")])
+def test_tensors_one_or_two_levels_down_are_found(tmp_path, keys):
+    _, state = published_file(tmp_path)
+    content = {f"module.{name}": tensor for name, tensor in state.items()}
+    for key in reversed(keys):
+        content = {"epoch": 3, key: content}
+    torch.save(content, tmp_path / "nested.pth")
+    adapter, header = load_adapter(tmp_path / "nested.pth")
+    assert header is None
+    assert_close(adapter.state_dict(), state, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"optimizer": {"lr": 0.1}, "epoch": 3}, "a dictionary of the keys optimizer, epoch, none of them a tensor"),
+        ({"model": {"encoder": {"a": 1}}}, "of the keys encoder"),
+        ({}, "a dictionary of nothing"),
+        ([torch.zeros(2)], "got a list"),
+        (torch.zeros(2), "one tensor without a name"),
+        ({"trainable_linearlayer": {"fc.0.weight": torch.full((2, 3), float("nan")), "fc.0.bias": torch.zeros(2)}},
+         "expected finite numbers"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_without_an_adapter_says_what_it_holds(tmp_path, content, said):
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(ModelInputError, match=rf"other\.pth.*{said}|{said} in .*other\.pth"):
+        load_adapter(tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("stages", "5"), ("stages", '["a"]'), ("image_size", '"48"'), ("image_threshold", '"high"'),
+                       ("deviation", "1"), ("trained_on", "{}")],
+)  # fmt: skip
+def test_a_header_of_other_kinds_is_refused(tmp_path, key, value):
+    path, adapter = saved(tmp_path)
+    with safe_open(path, "pt") as opened:
+        metadata = opened.metadata()
+    save_file(dict(adapter.state_dict()), path, {**metadata, key: value})
+    with pytest.raises(ModelInputError, match=rf"'{key}' in the header of .* to be JSON of its kind"):
+        load_adapter(path)
+
+
 def test_a_whole_clip_instead_of_adapters_is_refused(tmp_path):
     torch.save({"visual.proj": torch.zeros(2, 2)}, tmp_path / "clip.pth")
-    with pytest.raises(ModelInputError, match=r"clip\.pth.*trainable_linearlayer.*found: visual\.proj"):
+    with pytest.raises(ModelInputError, match=r"clip\.pth.*trainable_linearlayer.*found besides: visual\.proj"):
         load_adapter(tmp_path / "clip.pth")
 
 
