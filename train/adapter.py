@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import time
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from models.clip_adapter.text import PromptEnsemble
 from tracks.cli import command, run_main
 from tracks.errors import TrackInputError
 from tracks.store import write_atomically
-from train.checkpoint import ADAPTER_FILE, CONFIG_FILE, PICTURE_FILE, StateFile, open_run, write_log
+from train.checkpoint import ADAPTER_FILE, CONFIG_FILE, PICTURE_FILE, StateFile, open_run, own_folder, write_log
 from train.config import TrainOptions, read_options
 from train.forward import stage_maps
 from train.images import epoch_order
@@ -72,10 +73,11 @@ def train_in(processes: Processes, cfg: DictConfig) -> Path:
     backbone, prompts = build_parts(cfg)
     settings = describe(backbone.to(processes.device), prompts, course, options)
     folder = run_folder(cfg, settings)
-    processes.first_then_others(lambda: open_run(folder, settings, fresh=cfg.fresh and processes.first))
-    if processes.first:
-        write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True).encode())
-    AdapterTraining(backbone, prompts, course, options, folder, processes).run()
+    with own_folder(folder) if processes.first else nullcontext():
+        processes.first_then_others(lambda: open_run(folder, settings, fresh=cfg.fresh and processes.first))
+        if processes.first:
+            write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True).encode())
+        AdapterTraining(backbone, prompts, course, options, folder, processes).run()
     return folder
 
 

@@ -3,8 +3,9 @@
 import csv
 import io
 import json
-import shutil
+import logging
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from models.locked import alone
 from tracks.errors import TrackInputError
-from tracks.store import write_atomically
+from tracks.fingerprint import device_name, versions
+from tracks.store import LOCK_FILE, write_atomically
+from train.token_cache import release
 
+log = logging.getLogger(__name__)
 STATE_FILE = "state.pt"
 LOG_FILE = "log.csv"
 SETTINGS_FILE = "run.json"
@@ -57,6 +62,7 @@ class StateFile:
         self.path = folder / STATE_FILE
         self.saved_at = (0, 0)
         """Epochs and further steps that the file holds."""
+        self._made_with: dict[str, str] = {}
 
     def save(self, state: TrainingState, adapter: nn.Module, optimizer: Optimizer) -> None:
         """Write all that a continuation needs."""
@@ -65,6 +71,7 @@ class StateFile:
             "adapter": adapter.state_dict(),
             "optimizer": optimizer.state_dict(),
             "random": torch.get_rng_state(),
+            "made_with": self._made_with,
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
@@ -74,9 +81,12 @@ class StateFile:
     def restore(self, adapter: nn.Module, optimizer: Optimizer, device: str) -> TrainingState:
         """Put adapter, optimizer and random state where they were; a fresh state where no file is.
 
+        Warns where another device or other versions made it: rounding, and so the weights, then follow both.
+
         Raises:
             TrackInputError: the file does not read, or is of another adapter.
         """
+        self._made_with = {"device": device_name(device), **versions()}
         if not self.path.is_file():
             return TrainingState()
         try:
@@ -91,7 +101,19 @@ class StateFile:
                 f"({str(error).splitlines()[0]}); begin anew with fresh=true"
             ) from error
         self.saved_at = (state.epoch, state.step)
+        made_with = content.get("made_with", self._made_with)
+        for key in [key for key, value in self._made_with.items() if made_with.get(key) != value]:
+            log.warning(
+                "%s: begun with %s %s, continued with %s: not the weights that either alone would make",
+                self.path.parent, key, made_with.get(key), self._made_with[key],
+            )  # fmt: skip
         return state
+
+
+def own_folder(folder: Path) -> AbstractContextManager[None]:
+    """A run folder to oneself while the block lasts; one that `open_run` will refuse is not touched."""
+    foreign = folder.is_dir() and any(folder.iterdir()) and not (folder / SETTINGS_FILE).is_file()
+    return nullcontext() if foreign else alone(folder / LOCK_FILE, f"the training in {folder}")
 
 
 def open_run(folder: Path, settings: Mapping[str, Any], *, fresh: bool = False) -> None:
@@ -102,7 +124,7 @@ def open_run(folder: Path, settings: Mapping[str, Any], *, fresh: bool = False) 
     """
     path = folder / SETTINGS_FILE
     found = _read_json(path) if path.is_file() else None
-    if found is None and folder.is_dir() and any(folder.iterdir()):
+    if found is None and folder.is_dir() and any(path.name != LOCK_FILE for path in folder.iterdir()):
         raise TrackInputError(
             f"expected a new folder or that of an earlier training, got {folder}, which holds other files; choose "
             "another folder with OUT=..."
@@ -132,7 +154,8 @@ def _discard(folder: Path) -> None:
     """Delete what a training writes and nothing else."""
     for name in (SETTINGS_FILE, STATE_FILE, LOG_FILE, PICTURE_FILE, ADAPTER_FILE, CONFIG_FILE):
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / CACHE_FOLDER, ignore_errors=True)
+    for cache in [path for path in folder.glob(f"{CACHE_FOLDER}/*") if path.is_dir()]:
+        release(cache, folder)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -70,18 +70,21 @@ class Processes:
             tensor.copy_(part.view_as(tensor))
 
     def first_then_others(self, task: Callable[[], Result]) -> Result:
-        """Let the first process do what the others then find done; where it fails, the others leave too."""
+        """Let the first process do what the others then find done, once each; where it fails, the others leave too."""
         if self.count == 1:
             return task()
         well = torch.zeros(1, device=self.device)
-        try:
-            result = task() if self.first else None
-            well += 1
-        finally:
-            group.broadcast(well, src=0)
+        if self.first:
+            try:
+                result = task()
+                well += 1
+            finally:
+                group.broadcast(well, src=0)
+            return result
+        group.broadcast(well, src=0)
         if not well.item():
             raise SystemExit(EXIT_BAD_INPUT)
-        return task() if result is None else result
+        return task()
 
 
 ALONE = Processes()

@@ -1,14 +1,16 @@
 """Encoder outputs on disk, so that every epoch after the first costs no encoder pass.
 
 The encoder is frozen: an image that nothing random touches has the same tokens in every epoch. Mosaics are encoded when
-they are drawn.
+they are drawn. Trainings that share a folder share a cache: each leaves its mark there, and the last one deletes it.
 """
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,16 +21,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from models.clip_adapter.features import ImageFeatures
+from models.locked import alone
 from tracks.ahead import cut
 from tracks.errors import TrackInputError
 from tracks.fingerprint import weights_digest
 from tracks.store import write_atomically
 from train.tokens import LiveTokens, TokenBatch, encode, merged
 
+log = logging.getLogger(__name__)
 GIGABYTE = 1e9
 SHARE_OF_DISK = 0.95
 """The cache is not begun where it would take more than this share of the free disk."""
 COMPLETE_FILE = "complete.json"
+USERS_FOLDER = "used_by"
+"""One file for each training that uses the cache, with its run folder inside."""
 
 
 class CacheTooLargeError(TrackInputError):
@@ -72,12 +78,14 @@ class TokenCache:
     """Raw encoder outputs of a list of images in float16, memory-mapped from `folder`.
 
     Files grow by whole batches, so that a build that was killed continues where it stopped. The folder is named
-    after the weights, the images and the size: nothing else is ever read from it.
+    after the weights, the images and the size: nothing else is ever read from it. `user` is the run folder of the
+    training that reads it; one without is nobody's neighbour.
     """
 
-    def __init__(self, live: LiveTokens, folder: Path):
+    def __init__(self, live: LiveTokens, folder: Path, user: Path | None = None):
         self.live = replace(live, images=replace(live.images, mosaic=None))
         self.folder = Path(folder) / cache_key(live)
+        self.user = user
 
     @property
     def num_images(self) -> int:
@@ -87,7 +95,7 @@ class TokenCache:
     @property
     def gigabytes_missing(self) -> float:
         """Room that the files still to be written take."""
-        there = sum(path.stat().st_size for path in self.folder.iterdir()) if self.folder.is_dir() else 0
+        there = sum(path.stat().st_size for path in self.folder.glob("*.*")) if self.folder.is_dir() else 0
         return max(self.gigabytes - there / GIGABYTE, 0.0)
 
     @property
@@ -109,8 +117,19 @@ class TokenCache:
         }
 
     def build(self, batch_size: int) -> None:
-        """Encode the images that are missing, in the order of the list, in batches of `batch_size`."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Encode the images that are missing, in the order of the list, in batches of `batch_size`.
+
+        Another training that is at it is waited for, and then finds itself served.
+        """
+        with _alone(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self.user is not None:
+                mark = _mark(self.folder, self.user)
+                mark.parent.mkdir(exist_ok=True)
+                mark.write_text(str(self.user.resolve()), encoding="utf-8")
+            self._encode_missing(batch_size)
+
+    def _encode_missing(self, batch_size: int) -> None:
         done = self._rows_done(batch_size)
         if done == self.num_images:
             return
@@ -130,11 +149,9 @@ class TokenCache:
         write_atomically(self.folder / COMPLETE_FILE, json.dumps(asdict(self.layout)).encode())
 
     def delete(self) -> None:
-        """Give the disk back."""
+        """Give the disk back, unless another training uses the cache."""
         self.__dict__.pop("arrays", None)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if self.folder.parent.is_dir() and not any(self.folder.parent.iterdir()):
-            self.folder.parent.rmdir()
+        release(self.folder, self.user)
 
     def batches(self, order: Sequence[int], batch_size: int, *, epoch: int = 0) -> Iterator[TokenBatch]:
         """Read batches back; the same in every epoch."""
@@ -216,6 +233,29 @@ def check_room(caches: Sequence[TokenCache], folder: Path, max_gb: float) -> Non
             f"expected {missing:.3g} GB of free disk for the token cache in {folder}, got {free:.3g} GB; free some "
             "space, name a folder on another disk with cache_dir, or set cache=never"
         )
+
+
+def release(cache: Path, user: Path | None) -> None:
+    """Delete a cache that no training but that of the run folder `user` has left its mark in."""
+    with _alone(cache):
+        if user is not None:
+            _mark(cache, user).unlink(missing_ok=True)
+        marks = cache.glob(f"{USERS_FOLDER}/*")
+        others = [path for mark in marks if Path(path := mark.read_text(encoding="utf-8")).is_dir()]
+        if others:
+            log.warning("the token cache %s stays: %s goes on using it", cache, ", ".join(others))
+        else:
+            shutil.rmtree(cache, ignore_errors=True)
+    with suppress(OSError):  # something else is in it
+        cache.parent.rmdir()
+
+
+def _alone(cache: Path) -> AbstractContextManager[None]:
+    return alone(cache.with_name(f".{cache.name}.lock"), f"the token cache {cache}")
+
+
+def _mark(cache: Path, user: Path) -> Path:
+    return cache / USERS_FOLDER / hashlib.sha256(str(user.resolve()).encode()).hexdigest()[:16]
 
 
 def cache_key(live: LiveTokens) -> str:

@@ -35,7 +35,7 @@ def open_sources(
     held_out = TrainingImages(course.validation_samples, backbone.preprocess)
     live = [LiveTokens(backbone, images, processes.device, options.workers) for images in (learnt, held_out)]
     cache_folder = Path(options.cache_dir or folder / CACHE_FOLDER)
-    sources, caches = processes.first_then_others(lambda: with_caches(live, options, cache_folder))
+    sources, caches = processes.first_then_others(lambda: with_caches(live, options, cache_folder, folder))
     yield sources[0], sources[1]
     if processes.first and not options.keep_cache:
         for cache in caches:
@@ -43,12 +43,15 @@ def open_sources(
 
 
 def with_caches(
-    live: Sequence[LiveTokens], options: TrainOptions, folder: Path
+    live: Sequence[LiveTokens], options: TrainOptions, folder: Path, user: Path | None = None
 ) -> tuple[list[TokenSource], list[TokenCache]]:
-    """Each source, or in its place one that reads from a cache all that is no mosaic; and the caches."""
+    """Each source, or in its place one that reads from a cache all that is no mosaic; and the caches.
+
+    `user` is the run folder that the caches in `folder` are for.
+    """
     if options.cache == "never":
         return list(live), []
-    caches = {index: TokenCache(source, folder) for index, source in enumerate(live) if source.images.samples}
+    caches = {index: TokenCache(source, folder, user) for index, source in enumerate(live) if source.images.samples}
     try:
         check_room(list(caches.values()), folder, options.max_cache_gb)
     except CacheTooLargeError as error:

@@ -51,6 +51,16 @@ def fail_in_the_first(folder: Path, processes: Processes) -> None:
         (folder / f"left_{processes.rank}.txt").write_text(repr(left))
 
 
+def note_each_call(folder: Path, processes: Processes) -> None:
+    """Write down which process did a task that returns nothing, as often as it did it."""
+
+    def task() -> None:
+        with (folder / "done.txt").open("a") as file:
+            file.write(str(processes.rank))
+
+    processes.first_then_others(task)
+
+
 def main() -> None:
     """Every case, one after another."""
     folder = Path(sys.argv[1])
@@ -61,6 +71,7 @@ def main() -> None:
             job = training(folder / name, options, processes)
             job.run()
             torch.save(job.adapter.state_dict(), folder / f"{name}_{processes.rank}.pt")
+        note_each_call(folder, processes)
         fail_in_the_first(folder, processes)
 
 

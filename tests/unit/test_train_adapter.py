@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from torch.testing import assert_close
 
 from eval.curves import f1_max
@@ -14,7 +15,7 @@ from models.clip_adapter.model import ClipAdapter
 from tests.unit.train_stand_ins import PROMPTS, FlatDataset, break_off, small_backbone
 from tracks.errors import TrackInputError
 from train.adapter import AdapterTraining
-from train.checkpoint import StateFile, open_run
+from train.checkpoint import StateFile, open_run, own_folder
 from train.config import TrainOptions, check_options
 from train.forward import zero_shot
 from train.images import TrainingImages
@@ -167,6 +168,30 @@ def test_fresh_discards_and_spares_other_folders(tmp_path):
     with pytest.raises(TrackInputError, match="which holds other files"):
         open_run(tmp_path / "photos", settings, fresh=True)
     assert (tmp_path / "photos" / "one.png").exists()
+
+
+def test_another_device_or_version_is_said_when_a_training_goes_on(tmp_path, monkeypatch, caplog):
+    run_until(6, tmp_path)
+    training(tmp_path)
+    assert "begun with" not in caplog.text
+    monkeypatch.setattr("train.checkpoint.device_name", lambda device: "another GPU")
+    monkeypatch.setattr("train.checkpoint.versions", lambda: {"torch": "1.0"})
+    training(tmp_path).run()
+    assert "continued with another GPU" in caplog.text
+    assert "continued with 1.0" in caplog.text
+
+
+def test_one_process_at_a_time_works_in_a_run_folder_and_a_foreign_one_is_not_touched(tmp_path):
+    run, foreign = tmp_path / "run", tmp_path / "photos"
+    foreign.mkdir()
+    (foreign / "one.png").write_text("")
+    with own_folder(run), pytest.raises(Timeout), FileLock(run / ".lock", timeout=0):
+        pass
+    with own_folder(foreign):
+        assert [path.name for path in foreign.iterdir()] == ["one.png"]
+    with own_folder(run):
+        training(run)
+    assert {path.name for path in run.iterdir()} == {"run.json"}
 
 
 def test_a_damaged_state_is_told(tmp_path):

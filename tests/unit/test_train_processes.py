@@ -54,6 +54,7 @@ def test_one_process_alone_prints_and_the_cache_is_built_once(together):
     assert printed.count("epoch 2/2:   0%") == 1
     assert printed.count("encode once:   0%") == 3 * 2  # two lists each, kept over a break; "defects" has none
     assert len([path for path in (folder / "cached/cache").iterdir() if path.is_dir()]) == 2  # learnt from, held out
+    assert (folder / "done.txt").read_text() == "01", "a task is done once by each, by the first one first"
     assert (folder / "left_0.txt").read_text() == "TrackInputError('no room')"
     assert (folder / "left_1.txt").read_text() == "SystemExit(2)"
 

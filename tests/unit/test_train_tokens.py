@@ -1,5 +1,7 @@
 """Cached tokens equal computed ones, are made once, continued after a kill, and bounded."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +12,7 @@ from torch.testing import assert_close
 from tests.unit.train_stand_ins import FlatDataset, small_backbone
 from tracks.errors import TrackInputError
 from train.augment import Mosaic
+from train.checkpoint import open_run
 from train.config import TrainOptions
 from train.images import TrainingImages
 from train.source import plan_course
@@ -186,3 +189,63 @@ def test_the_cache_outlives_an_interruption_and_on_demand_the_end(tmp_path):
     with open_sources(BACKBONE, course, options, tmp_path):
         pass
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_trainings_that_share_a_cache_never_delete_what_the_other_reads(tmp_path, caplog):
+    options = TrainOptions(target="mvtec", aug_rate=0, cache_dir=str(tmp_path / "shared"))
+    course = plan_course(FlatDataset(), options)
+    runs = [tmp_path / "one", tmp_path / "other"]
+    for run in runs:
+        run.mkdir()
+    with open_sources(BACKBONE, course, options, runs[0]) as (mine, _):
+        with open_sources(BACKBONE, course, options, runs[1]):
+            pass
+        assert f"stays: {runs[0]} goes on using it" in caplog.text
+        assert len(list(mine.batches(range(8), 3))) == 3
+    assert not (tmp_path / "shared").exists()
+
+
+def test_the_cache_of_a_training_that_was_broken_off_waits_for_it_while_its_folder_is_there(tmp_path):
+    options = TrainOptions(target="mvtec", aug_rate=0, cache_dir=str(tmp_path / "shared"))
+    course = plan_course(FlatDataset(), options)
+    broken, other = tmp_path / "broken", tmp_path / "other"
+    broken.mkdir()
+    other.mkdir()
+    with pytest.raises(KeyboardInterrupt), open_sources(BACKBONE, course, options, broken):
+        raise KeyboardInterrupt
+    with open_sources(BACKBONE, course, options, other):
+        pass
+    assert len(list((tmp_path / "shared").iterdir())) == 1
+    broken.rmdir()
+    with open_sources(BACKBONE, course, options, other):
+        pass
+    assert not (tmp_path / "shared").exists()
+
+
+def test_a_cache_in_the_making_is_waited_for_and_not_made_again(tmp_path, monkeypatch, caplog):
+    first, second = TokenCache(live(), tmp_path, tmp_path / "one"), TokenCache(live(), tmp_path, tmp_path / "other")
+    encoded, encode = [], type(BACKBONE).encode_image
+    assert first.layout == second.layout  # one image each
+
+    def slow(self, images):
+        time.sleep(0.05)
+        encoded.append(len(images))
+        return encode(self, images)
+
+    monkeypatch.setattr(type(BACKBONE), "encode_image", slow)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda cache: cache.build(3), (first, second)))
+    assert sum(encoded) == 8
+    assert "another process is at the token cache" in caplog.text
+
+
+def test_fresh_leaves_a_cache_in_its_folder_that_another_training_reads(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    open_run(one, {"trained_on": "flat"})
+    other.mkdir()
+    for user in (one, other):
+        TokenCache(live(), one / "cache", user).build(3)
+    open_run(one, {"trained_on": "flat"}, fresh=True)
+    assert len(list((one / "cache").iterdir())) == 1
+    TokenCache(live(), one / "cache", other).delete()
+    assert not (one / "cache").exists()
