@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
+import PIL.ImageOps
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -11,6 +13,7 @@ from sklearn.metrics import average_precision_score
 
 from models.base import Prediction
 from tests.fakes import BrightnessModel, FakeDataset
+from tests.unit.dataset_stand_ins import save_image, save_mask
 from tests.unit.rows import row as row_of
 from tracks.errors import TrackInputError
 from tracks.run_folder import link_latest
@@ -69,6 +72,20 @@ def test_a_defect_that_vanishes_at_the_scored_size_is_known_to_be_empty(tmp_path
     store = store_in(tmp_path / "run")
     store.add(replace(row_of("speck.png"), label=1), np.zeros((8, 8)), np.zeros((8, 8), dtype=bool))
     assert not store.read_mask(store.rows("bolt")[0]).any()
+
+
+def test_a_run_says_once_what_is_odd_about_its_masks(tmp_path, caplog):
+    for number in range(3):
+        save_image(tmp_path / f"set/part/test/crack/{number}.png")
+        inverted = save_mask(tmp_path / f"set/part/ground_truth/crack/{number}.png", {(2, 2): 255})
+        PIL.ImageOps.invert(PIL.Image.open(inverted)).save(inverted)
+        save_image(tmp_path / f"set/part/test/good/{number}.png", value=40)
+    data = {"_target_": "tracks.datasets.mvtec.MVTec", "root": str(tmp_path / "set"), "name": "set"}
+    results = run_track(config(tmp_path, data=data), "zero_shot")
+    assert results["images"] == 6
+    said = [message for message in caplog.messages if "the other way round" in message]
+    assert len(said) == 2
+    assert said[1].split(": ")[0].endswith(".png and 2 more")
 
 
 def test_bright_defects_are_scored_perfectly(tmp_path):

@@ -112,6 +112,8 @@ def level_oddities(levels: MaskLevels, path: Path, above: float) -> Iterator[Odd
 def _page_levels(picture: Image | Wide, path: Path) -> MaskLevels:
     if isinstance(picture, Wide):
         return _grey_levels(_wide_levels(picture, path), path)
+    if picture.mode in ("1", "L") and not picture.has_transparency_data:
+        return _grey_levels(np.asarray(picture.convert("L")), path)
     *bands, alpha = (np.asarray(band) for band in picture.convert("RGBA").split())
     high = np.maximum.reduce(bands)
     is_grey = high - np.minimum.reduce(bands) <= GREY_TOLERANCE
