@@ -8,7 +8,7 @@ from threading import Lock
 
 log = logging.getLogger(__name__)
 
-_met: dict[str, dict[Path, None]] = {}
+_met: dict[str, set[Path]] = {}
 _earlier: dict[str, object] = {}
 _lock = Lock()  # files are decoded in threads
 
@@ -16,8 +16,8 @@ _lock = Lock()  # files are decoded in threads
 def notice(kind: str, path: Path) -> None:
     """Warn of a file if it is the first of its kind, else count it; `kind` is a sentence about any such file."""
     with _lock:
-        files = _met.setdefault(kind, {})
-        files[path] = None
+        files = _met.setdefault(kind, set())
+        files.add(path)
         first = len(files) == 1
     if first:
         log.warning("%s: %s", path, kind)
@@ -39,4 +39,4 @@ def counted_notices() -> Iterator[None]:
     finally:
         for kind, files in _met.items():
             if len(files) > 1:
-                log.warning("%s and %s more: %s", next(iter(files)), f"{len(files) - 1:,}", kind)
+                log.warning("%s and %s more: %s", min(files), f"{len(files) - 1:,}", kind)
