@@ -1,6 +1,7 @@
 """What a run cost, category by category: cost.json in its folder, so that a run that was killed keeps its figures."""
 
 import json
+import math
 import re
 import resource
 import sys
@@ -23,39 +24,46 @@ COST_FILE = "cost.json"
 
 
 class Stopwatch:
-    """Adds up the seconds spent inside `with watch:`, waiting for a GPU's queue at both ends.
+    """Adds up the seconds spent inside `with watch:`, waiting at both ends for the queue of `device` where it is a GPU.
 
     `seconds` are the clock's, `cpu_seconds` the processor's for this thread alone: on a busy machine the better guide.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self._device = torch.device(device)
         self.seconds = self.cpu_seconds = 0.0
         self._started = (0.0, 0.0)
 
     def __enter__(self) -> "Stopwatch":
-        _finish_queue()
+        self._finish_queue()
         self._started = (time.perf_counter(), time.thread_time())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _finish_queue()
+        self._finish_queue()
         self.seconds += time.perf_counter() - self._started[0]
         self.cpu_seconds += time.thread_time() - self._started[1]
+
+    def _finish_queue(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
 
 
 class CostLedger:
     """Measures one category after the other and keeps it: images, seconds, bytes of what `fit` kept, peak memory.
 
-    `started` (of time.perf_counter) is when the first category's share of the whole run begins.
+    `started` (of time.perf_counter) is when the first category's share of the whole run begins; `device` is where the
+    model works.
     """
 
-    def __init__(self, folder: Path, started: float):
+    def __init__(self, folder: Path, started: float, device: torch.device | str = "cpu"):
         self._path = folder / COST_FILE
+        self._device = torch.device(device)
         self._kept = read_cost(folder)
         self._lap = started
-        self.predicting, self._fitting = Stopwatch(), Stopwatch()
+        self.predicting, self._fitting = Stopwatch(self._device), Stopwatch(self._device)
         self._bank_bytes: int | None = None
 
     @contextmanager
@@ -82,11 +90,11 @@ class CostLedger:
             if entry["bank_bytes"] is None:
                 entry["bank_bytes"] = earlier.get("bank_bytes")
             self._kept["categories"][category] = entry
-            for key, value in peak_memory().items():
+            for key, value in peak_memory(self._device).items():
                 self._kept[key] = max(value, self._kept[key] or 0)
             write_atomically(self._path, (json.dumps(self._kept, indent=2) + "\n").encode())
         self._lap, self._bank_bytes = now, None
-        self.predicting, self._fitting = Stopwatch(), Stopwatch()
+        self.predicting, self._fitting = Stopwatch(self._device), Stopwatch(self._device)
 
 
 def read_cost(folder: Path) -> dict[str, Any]:
@@ -99,10 +107,10 @@ def read_cost(folder: Path) -> dict[str, Any]:
         return nothing
 
 
-def peak_memory() -> dict[str, int]:
-    """The largest memory of this process so far in MB: resident, and of the GPU (0 without one)."""
-    gpu = torch.cuda.max_memory_allocated() / 1024**2 if torch.cuda.is_available() else 0
-    return {"peak_memory_mb": round(_largest_resident_mb()), "gpu_memory_mb": round(gpu)}
+def peak_memory(device: torch.device | str = "cpu") -> dict[str, int]:
+    """The largest memory of this process so far in MB: resident, and on the device (0 where that is no GPU)."""
+    gpu = torch.cuda.max_memory_allocated(device) / 1024**2 if torch.device(device).type == "cuda" else 0
+    return {"peak_memory_mb": round(_largest_resident_mb()), "gpu_memory_mb": math.ceil(gpu)}
 
 
 def _largest_resident_mb() -> float:
@@ -142,8 +150,3 @@ def _inside(thing: Any) -> list[Any]:
     if ours and hasattr(thing, "__dict__"):
         return [value for value in vars(thing).values() if not isinstance(value, str | int | float | bool | None)]
     return []
-
-
-def _finish_queue() -> None:
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.synchronize()

@@ -89,7 +89,7 @@ def predict_and_score(
     store: PredictionStore, options: RunnerOptions, started: float,
 ) -> tuple[dict[str, dict[str, Any]], int]:  # fmt: skip
     """Category by category: fit, predict what is missing, score; returns the tables and how many were predicted."""
-    kept, cost = KeptThresholds(store.folder, cfg.false_alarm_rate), CostLedger(store.folder, started)
+    kept, cost = KeptThresholds(store.folder, cfg.false_alarm_rate), CostLedger(store.folder, started, options.device)
     tables, predicted = {}, 0
     for category, images in samples.items():
         if not references:

@@ -14,6 +14,7 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 from models.clip_adapter.features import Preprocess
 from models.errors import ModelInputError
 from models.saa.features import IMAGENET_MEAN, IMAGENET_STD, RANDOM_PREFIX
+from models.seeded import seeded
 from models.weights.registry import find_weights
 from models.weights.state import read_state
 
@@ -102,8 +103,7 @@ def load_clipseg(weights: str, *, image_size: int = 352, config: dict[str, Any] 
             raise ModelInputError(
                 f"expected random weights with a whole number as seed, like random:0, got {weights!r}"
             )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(seed))
+        with seeded(int(seed)):
             net = CLIPSegForImageSegmentation(CLIPSegConfig(**architecture))
         return ClipSegNet(net, weights=weights, image_size=image_size)
     folder = Path(weights).expanduser()

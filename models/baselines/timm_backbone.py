@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from models.clip_adapter.features import ImageFeatures, Preprocess
 from models.errors import ModelInputError
 from models.saa.features import HUB, IMAGENET_MEAN, IMAGENET_STD, RANDOM_PREFIX
+from models.seeded import seeded
 from models.weights.registry import find_weights
 from models.weights.state import read_state
 
@@ -116,8 +117,7 @@ def load_timm_backbone(
     if not seed.isdigit():
         raise ModelInputError(f"expected random weights with a whole number as seed, like random:0, got {weights!r}")
     path = None if weights == HUB or weights.startswith(RANDOM_PREFIX) else find_weights(weights)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seed))
+    with seeded(int(seed)):
         net = _built(name, pretrained=weights == HUB)
     if path is not None:
         _load(net, path, name)

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
-from models.clip_adapter.backbone import PRECISIONS, ClipBackbone, fused_attention
+from models.clip_adapter.backbone import ClipBackbone, fused_attention
+from models.precision import autocast
 
 Grid = tuple[int, int]
 
@@ -78,8 +79,7 @@ def encode_windows(
     backbone: ClipBackbone, images: Tensor, sides: Sequence[int], *, windows_at_once: int = 1024
 ) -> WindowFeatures:
     """Embeddings of (B, 3, S, S) preprocessed images, of their windows and of their places."""
-    dtype = PRECISIONS[backbone.precision]
-    with fused_attention(), torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+    with fused_attention(), autocast(images.device, backbone.precision):
         encode = _by_resnet if backbone.is_resnet else _by_vit
         return encode(backbone.clip.visual, images, sides, windows_at_once)
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.clip_adapter.features import ImageFeatures
+from models.seeded import seeded
 
 LOGIT_SCALE = 100.0
 """Factor on cosines before the softmax: constant, not read from CLIP's own temperature."""
@@ -120,8 +121,7 @@ def random_adapter(
     stage_widths: Sequence[int], embed_dim: int, seed: int = 0, deviation: bool = False
 ) -> LinearAdapter:
     """An untrained adapter, the same for the same seed: to try a set-up without its weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         adapter = LinearAdapter(stage_widths, embed_dim, deviation)
     adapter.trained_on = ("nothing (random weights)",)
     return adapter

@@ -24,15 +24,16 @@ from models.clip_adapter.clip_weights import (
 )
 from models.clip_adapter.features import ImageFeatures, Preprocess
 from models.errors import ModelInputError
+from models.precision import autocast, check_precision
+from models.seeded import seeded
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SENTENCES_AT_ONCE = 64
 
 
 class ClipBackbone(nn.Module):
     """An `open_clip.CLIP`, frozen: no gradient, always in evaluation mode (batch norms never drift).
 
-    `stages` counts a ViT's blocks, or a ResNet's four layers, from 1. `precision` bfloat16 runs the image
+    `stages` counts a ViT's blocks, or a ResNet's four layers, from 1. `precision` bfloat16 or float16 runs the image
     tower under autocast; the text tower, used once per category, stays float32.
     """
 
@@ -41,14 +42,12 @@ class ClipBackbone(nn.Module):
         precision: str = "float32", weights: str = "unnamed", preprocess: Preprocess | None = None,
     ):  # fmt: skip
         super().__init__()
-        if precision not in PRECISIONS:
-            raise ModelInputError(f"expected precision to be one of {', '.join(PRECISIONS)}, got {precision!r}")
         self.clip = clip.requires_grad_(False)
         self.name = name
         self.weights = weights
         """The label of the weights: a tag, a catalogue name, a file's name."""
         self.activation = activation
-        self.precision = precision
+        self.precision = check_precision(precision)
         self.stages = _checked_stages(stages, self.num_stages, name)
         self.image_size = int(np.max(clip.visual.image_size))
         self.fingerprint = fingerprint(clip)
@@ -92,8 +91,7 @@ class ClipBackbone(nn.Module):
             ModelInputError: images of another shape.
         """
         self._check(images)
-        enabled = self.precision != "float32"
-        with fused_attention(), torch.autocast(images.device.type, PRECISIONS[self.precision], enabled=enabled):
+        with fused_attention(), autocast(images.device, self.precision):
             embedding, maps = self._resnet(images) if self.is_resnet else self._vit(images)
         grids = tuple((stage.shape[2], stage.shape[3]) for stage in maps)
         stages = tuple(stage.flatten(2).transpose(1, 2).float().contiguous() for stage in maps)
@@ -167,7 +165,7 @@ def load_backbone(
         stages: whose raw tokens are wanted, counted from 1, increasing.
         activation: "gelu" or "quick_gelu" for both towers, whatever configuration or tag say. OpenAI's weights
             were trained with quick_gelu; the published adapters of APRIL-GAN were made on gelu.
-        precision: "float32", or "bfloat16" for autocast in the image tower.
+        precision: "float32", or "bfloat16" or "float16" for autocast in the image tower.
 
     Where image_size, stages or activation are None, the header of a weights file of ours says.
 
@@ -179,8 +177,7 @@ def load_backbone(
     file = None if seed is not None else weights_file(name, weights)
     wanted = {"image_size": image_size, "stages": stages, "activation": activation}
     settings = _settled(wanted, read_clip_header(file) if file else None, plain_name, weights)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed or 0)
+    with seeded(seed or 0):
         clip = build_clip(config, image_size=settings["image_size"], activation=settings["activation"])
     if file:
         load_weights(clip, file, plain_name)

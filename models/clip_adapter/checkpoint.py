@@ -13,6 +13,7 @@ from models.clip_adapter.backbone import ClipBackbone
 from models.clip_adapter.context_adapter import COMPARISONS, ContextAdapter
 from models.clip_adapter.tensor_file import TORCH_SUFFIXES, from_metadata, read_tensors, to_metadata, write_tensors
 from models.errors import ModelInputError
+from models.seeded import seeded
 from models.weights.registry import find_weights
 from models.weights.state import read_state
 
@@ -125,7 +126,8 @@ def _from_state(state: Mapping[str, Tensor], file: Path, deviation: bool) -> Lin
         )
     if any(shape[1] % (1 + deviation) for shape in shapes):
         raise ModelInputError(f"expected {file} to read tokens and their deviations, two of one width, got {shapes}")
-    adapter = LinearAdapter([shape[1] // (1 + deviation) for shape in shapes], shapes[0][0], deviation)
+    with seeded(0):
+        adapter = LinearAdapter([shape[1] // (1 + deviation) for shape in shapes], shapes[0][0], deviation)
     adapter.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     return adapter
 
@@ -140,7 +142,8 @@ def _context_from_state(state: Mapping[str, Tensor], file: Path) -> ContextAdapt
         read = [state[f"read.{n}.weight"].shape for n in range(sum(name.startswith("read.") for name in state) // 2)]
         compared = sum(name.startswith("compare.") for name in state) // 2
         widths = [(columns - COMPARISONS * (n < compared)) // 2 for n, (_, columns) in enumerate(read)]
-        adapter = ContextAdapter(widths, len(state["out.weight"]), hidden=read[0][0])
+        with seeded(0):
+            adapter = ContextAdapter(widths, len(state["out.weight"]), hidden=read[0][0])
         adapter.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]

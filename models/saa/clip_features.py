@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.clip_adapter.backbone import PRECISIONS, ClipBackbone, fused_attention
+from models.clip_adapter.backbone import ClipBackbone, fused_attention
 from models.errors import ModelInputError
+from models.precision import autocast
 from models.saa.features import Size, joined, normalised, resized
 
 
@@ -63,8 +64,7 @@ class ClipFeatures(nn.Module):
         images = images.to(next(backbone.parameters()).device)
         pixels = resized(images, size if backbone.is_resnet else backbone.image_size, antialias=self.antialias)
         pixels = normalised(pixels, statistics.mean, statistics.std)
-        precision = PRECISIONS[backbone.precision]
-        with fused_attention(), torch.autocast(images.device.type, precision, enabled=precision != torch.float32):
+        with fused_attention(), autocast(images.device, backbone.precision):
             return joined(self._stages(pixels))
 
     def _stages(self, pixels: Tensor) -> list[Tensor]:

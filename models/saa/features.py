@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.errors import ModelInputError
+from models.seeded import seeded
 from models.weights.registry import find_weights
 from models.weights.state import read_state
 
@@ -102,8 +103,7 @@ def load_wide_resnet(weights: str, *, antialias: bool = False) -> WideResNetFeat
     seed = int(weights.removeprefix(RANDOM_PREFIX)) if weights.startswith(RANDOM_PREFIX) else 0
     path = None if weights == HUB or weights.startswith(RANDOM_PREFIX) else find_weights(weights)
     storage = torch.device("meta" if path else "cpu")  # what a file fills is not initialised in vain
-    with torch.random.fork_rng(devices=[]), storage:
-        torch.manual_seed(seed)
+    with seeded(seed), storage:
         net = timm.create_model("wide_resnet50_2", pretrained=weights == HUB, features_only=True, out_indices=STAGES)
     if path is not None:
         _load(net, str(path))

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import ModelInputError
+from models.precision import autocast, check_precision
 from models.saa.grounding_dino_captions import Caption, CaptionReader, join, normalised
 from models.saa.grounding_dino_encoder import ImageTokens
 from models.saa.grounding_dino_network import GroundingDino, together
 from models.saa.grounding_dino_pixels import to_pixels
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SCORES = ("any_token", "phrase_tokens")
 
 
@@ -72,7 +72,7 @@ class GroundingDinoGenerator(nn.Module):
         captions_at_once: captions of one batch, fewer for less memory; None for all.
         joined_captions: put all captions into one and read each caption's score off its own tokens. Faster, and
             another computation: captions then compete for the image's attention and for the queries.
-        precision: "float32", or "bfloat16" for autocast over image and captions (the text encoder stays float32).
+        precision: "float32", or "bfloat16" or "float16" for autocast over image and captions, not in the text encoder.
 
     Texts are encoded once per caption and kept. The thresholds compare strictly.
     """
@@ -94,7 +94,6 @@ class GroundingDinoGenerator(nn.Module):
     ):
         super().__init__()
         _check("score", score, score in SCORES, f"one of {', '.join(SCORES)}")
-        _check("precision", precision, precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         _check("box_threshold", box_threshold, 0 <= box_threshold <= 1, "between 0 and 1")
         _check("text_threshold", text_threshold, 0 <= text_threshold <= 1, "between 0 and 1")
         _check("short_side", short_side, 1 <= short_side <= long_side, "at least 1 and at most long_side")
@@ -109,7 +108,7 @@ class GroundingDinoGenerator(nn.Module):
         self.long_side = long_side
         self.captions_at_once = captions_at_once
         self.joined_captions = joined_captions
-        self.precision = precision
+        self.precision = check_precision(precision)
         self._texts: dict[tuple[str, torch.device, torch.dtype], tuple[Caption, Tensor]] = {}
         self.eval()
 
@@ -208,8 +207,7 @@ class GroundingDinoGenerator(nn.Module):
         return self._texts[key]
 
     def _autocast(self) -> torch.autocast:
-        low = self.precision != "float32"
-        return torch.autocast(self.network.device.type, PRECISIONS[self.precision] if low else None, enabled=low)
+        return autocast(self.network.device, self.precision)
 
 
 def _check(name: str, value: object, holds: bool, expected: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from models.saa.grounding_dino_network import GroundingDino
+from models.seeded import seeded
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,7 @@ ARCHITECTURES = {
 
 def random_network(architecture: Architecture, seed: int) -> GroundingDino:
     """The network with random weights that depend on the seed alone. It detects nothing."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         network = build_network(architecture)
         _stir(network)
     return network

@@ -15,12 +15,12 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from models.errors import ModelInputError
+from models.precision import autocast, check_precision
 from models.saa.sam_decoder import BoxDecoder, ImageTokens
 from models.saa.sam_encoder import encode
 
 MAX_ELEMENTS = 2**24
 """Largest stack of full-size logits held at a time: 64 MiB of float32."""
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Outliner(Protocol):
@@ -51,7 +51,7 @@ class SamRefiner(nn.Module):
         sam: of the `segment-anything` library.
         name: of the architecture.
         weights: the label of the weights.
-        precision: "float32", or "bfloat16" for autocast in encoder and decoder.
+        precision: "float32", or "bfloat16" or "float16" for autocast in encoder and decoder.
         boxes_at_once: decoded in one step; by default 2 on a CPU, where a small step stays in its cache, else 64.
         max_elements: largest stack of full-size logits held at a time, in elements (a single one at the least).
     """
@@ -61,14 +61,12 @@ class SamRefiner(nn.Module):
         boxes_at_once: int | None = None, max_elements: int = MAX_ELEMENTS,
     ):  # fmt: skip
         super().__init__()
-        if precision not in PRECISIONS:
-            raise ModelInputError(f"expected precision to be one of {', '.join(PRECISIONS)}, got {precision!r}")
         if boxes_at_once is not None and boxes_at_once < 1:
             raise ModelInputError(f"expected boxes_at_once to be at least 1 or null, got {boxes_at_once}")
         self.sam = sam.requires_grad_(False)
         self.name = name
         self.weights = weights
-        self.precision = precision
+        self.precision = check_precision(precision)
         self.boxes_at_once = boxes_at_once
         self.max_elements = max_elements
         self._decoder = BoxDecoder(sam)
@@ -126,8 +124,7 @@ class SamRefiner(nn.Module):
         return max(1, int(image.shape[1] * scale + 0.5)), max(1, int(image.shape[2] * scale + 0.5))
 
     def _autocast(self) -> torch.autocast:
-        enabled = self.precision != "float32"
-        return torch.autocast(self.sam.device.type, PRECISIONS[self.precision], enabled=enabled)
+        return autocast(self.sam.device, self.precision)
 
 
 class SamOutliner:

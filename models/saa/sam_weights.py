@@ -8,6 +8,7 @@ from segment_anything.modeling import Sam
 
 from models.errors import ModelInputError
 from models.saa.refiner import SamRefiner
+from models.seeded import seeded
 from models.weights.registry import find_weights
 from models.weights.state import read_state
 
@@ -24,7 +25,7 @@ def load_sam(
     Args:
         name: of the architecture.
         weights: a path, a name of the weights catalogue (sam_vit_b, sam_vit_l, sam_vit_h), or "random:SEED".
-        precision: "float32", or "bfloat16" for autocast.
+        precision: "float32", or "bfloat16" or "float16" for autocast.
         boxes_at_once: as for `SamRefiner`.
 
     Raises:
@@ -39,8 +40,7 @@ def load_sam(
 def _random(name: str, weights: str) -> Sam:
     if not (seed := weights.removeprefix(RANDOM_PREFIX)).isdigit():
         raise ModelInputError(f"expected random weights with a whole number as seed, like random:0, got {weights!r}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seed))
+    with seeded(int(seed)):
         return sam_model_registry[name]()
 
 

@@ -3,23 +3,50 @@
 import inspect
 import json
 import pickle
+import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch.testing import assert_close
 
+import tracks.config  # noqa: F401  (registers the schema of the tracks)
 from models.base import AnomalyModel
 from models.baselines.by_category import BOTH, FEW_SHOT, ZERO_SHOT
+from models.clip_adapter.backbone import load_backbone
+from models.clip_adapter.context_adapter import ContextAdapter
 from models.errors import ModelInputError
 from models.references import Prepared
+from models.saa.features import load_wide_resnet
+from models.saa.grounding_dino_build import ARCHITECTURES, random_network
+from models.saa.sam_weights import load_sam
 from tests.unit.baseline_stand_ins import BASELINES
 from tests.unit.clip_stand_ins import small_model
 from tests.unit.saa_stand_ins import small_saa
-from tracks.cost import held_bytes
+from tracks.cost import CostLedger, held_bytes, read_cost
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+@cache
+def _shipped_settings() -> Any:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        node = compose("few_shot", ["model=clip_adapter", "weights=tiny"]).model
+    return OmegaConf.to_container(node, resolve=True)
+
+
+def shipped() -> AnomalyModel:
+    """What `make few-shot` builds: flips, self-references, Gaussians, the adapter that compares."""
+    return instantiate(_shipped_settings())
+
 
 MODELS: dict[str, Callable[[], AnomalyModel]] = {
     "clip_adapter_vit": partial(small_model, "vit"),
@@ -28,6 +55,7 @@ MODELS: dict[str, Callable[[], AnomalyModel]] = {
         small_model, "vit", map_weight=0.5, map_top_share=0.01, memory_stages=[2, 4], memory_smoothing=3,
         memory_score_map="memory",
     ),
+    "shipped": shipped,
     "clip_adapter_places": partial(
         small_model, "resnet", place_weight=0.5, place_stages=[2, 3]
     ),
@@ -38,9 +66,13 @@ MODELS: dict[str, Callable[[], AnomalyModel]] = {
 ONE_TRACK = {"patchcore": FEW_SHOT, "padim": FEW_SHOT, "spade": FEW_SHOT, "utad": ZERO_SHOT, "clipseg": ZERO_SHOT}
 """By the beginning of a model's name; all others serve both tracks."""
 LEARNS_NOTHING = ("random",)
-CALIBRATES_MAPS = ("ensemble", "clip_adapter_places")
+CALIBRATES_MAPS = ("ensemble", "clip_adapter_places", "shipped")
 """On all references, so that a reference left out is not quite as if it had never been there."""
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")),
+]
 
 
 def serves(name: str, track: str) -> bool:
@@ -83,6 +115,13 @@ def pictures(count: int, seed: int = 0, size: tuple[int, int] = (70, 50)) -> lis
 
 def batch(model: AnomalyModel, count: int, seed: int = 0) -> torch.Tensor:
     return torch.stack([model.preprocess(picture) for picture in pictures(count, seed)])
+
+
+def assert_alike(got, expected) -> None:
+    """The same but for another processor's rounding."""
+    for one, other in ((got.anomaly_maps, expected.anomaly_maps), (got.image_scores, expected.image_scores)):
+        one, other = one.cpu(), other.cpu()
+        assert_close(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()))
 
 
 def assert_same(a, b) -> None:
@@ -237,8 +276,9 @@ def test_of_many_references_some_are_remembered_and_the_others_scored_as_test_im
 @pytest.mark.parametrize("name", [name for name in LEARNERS if name != "ensemble"])
 def test_memory_does_not_grow_with_references_that_are_only_scored(name):
     model, held = MODELS[name](), []
+    model._many.most = 3
     image = batch(model, 1)[0]
-    for count in (40, 80):
+    for count in (5, 9):
         model.fit(Prepared(range(count), lambda _: image), "nut")
         held.append(held_bytes(model))
     assert held[0] == held[1]
@@ -327,12 +367,118 @@ def test_the_constructor_swallows_nothing(model):
     assert inspect.Parameter.VAR_KEYWORD not in kinds
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_the_gpu_gives_the_same_and_moves_what_was_learnt(few_shot_model):
+@pytest.mark.parametrize("device", DEVICES)
+def test_images_are_moved_to_the_model_and_predictions_are_on_it(ready, device):
+    images, categories = batch(ready, 3), ["nut", "bolt", "nut"]
+    expected = ready.predict(images, categories)
+    ready.to(device)  # moves what was learnt
+    for given in (images, images.to(device), list(images)):
+        got = ready.predict(given, categories)
+        for tensor in (got.anomaly_maps, got.image_scores, *got.scalars.values()):
+            assert tensor.device == ready.device == torch.empty(0, device=device).device
+        assert_alike(got, expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_references_are_learnt_and_scored_on_the_device(few_shot_model, device):
     model = few_shot_model
     images = batch(model, 2)
+    expected = fitted(model).predict(images, ["nut", "bolt"]), model.reference_prediction("nut")
+    got = fitted(model.to(device)).predict(images, ["nut", "bolt"]), model.reference_prediction("nut")
+    for one, other in zip(got, expected, strict=True):
+        assert one.anomaly_maps.device == one.image_scores.device == model.device
+        assert_alike(one, other)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_moving_there_and_back_changes_nothing(few_shot_model, device):
+    model = fitted(few_shot_model)
+    images = batch(model, 2)
+    expected, left_out = model.predict(images, ["nut", "bolt"]), model.reference_prediction("bolt")
+    model.to(device).to("cpu")
+    again = model.predict(images, ["nut", "bolt"])
+    assert torch.equal(again.anomaly_maps, expected.anomaly_maps)
+    assert torch.equal(again.image_scores, expected.image_scores)
+    assert torch.equal(model.reference_prediction("bolt").anomaly_maps, left_out.anomaly_maps)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_neither_weights_nor_what_was_learnt_change_their_precision(few_shot_model, device):
+    model = fitted(few_shot_model.to(device))
+    images = batch(model, 2)
+    expected, left_out = model.predict(images, ["nut", "bolt"]), model.reference_prediction("nut")
+    for change in (model.half, model.float, model.double, model.bfloat16, lambda: model.to(torch.float16)):
+        change()
+        assert_same(model.predict(images, ["nut", "bolt"]), expected)
+        assert torch.equal(model.reference_prediction("nut").anomaly_maps, left_out.anomaly_maps)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["clip_adapter_vit", "clip_adapter_resnet", "winclip_vit", "shipped"])
+def test_half_precision_is_near_float32(name, precision, device):
+    model = MODELS[name]().to(device)
+    images = batch(model, 2)
     expected = fitted(model).predict(images, ["nut", "bolt"])
-    model.to("cuda")
-    got = model.predict(images.to("cuda"), ["nut", "bolt"])
-    assert_close(got.anomaly_maps.cpu(), expected.anomaly_maps, rtol=1e-3, atol=1e-3)
-    assert_close(got.image_scores.cpu(), expected.image_scores, rtol=1e-3, atol=1e-3)
+    model.backbone.precision = precision
+    got = fitted(model).predict(images, ["nut", "bolt"])
+    spread = expected.anomaly_maps.std()
+    assert got.anomaly_maps.dtype == torch.float32
+    assert 0 < (got.anomaly_maps - expected.anomaly_maps).abs().mean() < 0.2 * spread
+    assert precision in model.protocol.get("precision", precision)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_its_cost_is_measured_on_its_device(learner, device, tmp_path):
+    model = learner.to(device)
+    ledger = CostLedger(tmp_path, time.perf_counter(), model.device)
+    with ledger.fit(model):
+        fitted(model, ["nut"])
+    with ledger.predicting:
+        model.predict(batch(model, 2), ["nut", "nut"])
+    ledger.keep("nut", 2)
+    cost = read_cost(tmp_path)
+    assert cost["categories"]["nut"]["bank_bytes"] > 0
+    assert cost["categories"]["nut"]["predict_seconds"] > 0
+    assert (cost["gpu_memory_mb"] > 0) == (device == "cuda")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["clip_adapter_vit", "clip_adapter_resnet", "shipped"])
+def test_one_step_of_training_is_the_same_on_the_device(name, device):
+    losses = []
+    for place in ("cpu", device):
+        model = MODELS[name]().to(place)
+        features = model.backbone.encode_image(batch(model, 4).to(place))
+        optimizer = torch.optim.Adam(model.adapter.parameters(), lr=1e-3)
+        for _ in range(2):
+            known = [model.adapter.remember(features)] if isinstance(model.adapter, ContextAdapter) else []
+            tokens, _ = model.adapter.adapt(features, *known)
+            loss = torch.stack([each.square().mean() for each in tokens]).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        losses.append(loss.item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+BUILDERS: dict[str, Callable[[], object]] = {
+    **MODELS,
+    "sam": lambda: load_sam("vit_b", weights="random:0"),
+    "grounding_dino": lambda: random_network(ARCHITECTURES["small"], 0),
+    "wide_resnet": lambda: load_wide_resnet("random:0"),
+    "clip": lambda: load_backbone("tiny", weights="random:0", image_size=32, stages=[1], activation="gelu"),
+}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", BUILDERS)
+def test_building_it_draws_from_nobody_elses_generator(name, device):
+    generators = [torch.random.default_generator]
+    if device == "cuda":
+        torch.empty(0, device=device)
+        generators += torch.cuda.default_generators
+    before = [generator.get_state() for generator in generators]
+    BUILDERS[name]()
+    for generator, state in zip(generators, before, strict=True):
+        assert torch.equal(generator.get_state(), state)

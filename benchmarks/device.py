@@ -1,0 +1,169 @@
+"""Images a second and memory of both model families, for growing batches, until the device is full.
+
+    python -m benchmarks.device --device cuda [--only clip] [--batches 1 16 64 256] [--out FILE]
+
+Architectures are the published ones with random weights (they detect nothing), and the small weights that ship. Images
+are noise, preprocessed beforehand and on the processor: a batch's way to the device counts, decoding does not.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import Tensor
+
+import tracks.config  # noqa: F401  (registers the schema)
+from benchmarks.metrics.table import machine
+from models.base import AnomalyModel
+from tracks.batch import as_batch
+from tracks.cost import Stopwatch, held_bytes
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+CATEGORY = "object"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model by its settings, its precision, and how many references it has."""
+
+    name: str
+    model: str
+    weights: str
+    batches: tuple[int, ...]
+    precision: str = "float32"
+    shots: int = 0
+
+
+LARGE, SMALL, BY_IMAGE = (1, 16, 64, 256), (1, 16, 64, 256, 1024), (1, 4)
+PRECISIONS = ("bfloat16", "float16", "float32")
+CASES = (
+    Case("clip shipped, zero-shot", "clip_adapter", "tiny", SMALL),
+    Case("clip shipped, 4-shot", "clip_adapter", "tiny", SMALL, shots=4),
+    *(
+        Case(f"clip ViT-L/14-336 518 px {each}, zero-shot", "clip_adapter", "random_vitl14_336", LARGE, each)
+        for each in PRECISIONS
+    ),
+    Case("clip ViT-L/14-336 518 px bfloat16, 4-shot", "clip_adapter", "random_vitl14_336", LARGE, "bfloat16", 4),
+    Case("saa_plus shipped, 1000 x 750, zero-shot", "saa_plus", "tiny", BY_IMAGE),
+    *(
+        Case(f"saa_plus official, 1000 x 750 {each}, zero-shot", "saa_plus", "saa_random", BY_IMAGE, each)
+        for each in PRECISIONS
+    ),
+    Case("saa_plus official, 1000 x 750 bfloat16, 4-shot", "saa_plus", "saa_random", BY_IMAGE, "bfloat16", 4),
+)
+
+
+@dataclass
+class Row:
+    """What one case took at one batch size; `error` in place of figures where it did not run."""
+
+    case: str
+    batch: int
+    images_per_second: float = 0.0
+    memory_mb: float = 0.0
+    bank_mb: float = 0.0
+    fit_seconds: float = 0.0
+    error: str = ""
+
+    def __str__(self) -> str:
+        """A line of the table."""
+        numbers = f"{self.images_per_second:.2f} | {self.memory_mb:.0f} | {self.bank_mb:.1f} | {self.fit_seconds:.2f}"
+        return f"| {self.case} | {self.batch} | {self.error or numbers} |"
+
+
+def pictures(model: AnomalyModel, count: int, seed: int = 0) -> list[Tensor]:
+    """Preprocessed smooth noise; of more than eight, the same ones again."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 255, (min(count, 8), 20, 15, 3)).astype(np.uint8)
+    drawn = [model.preprocess(PIL.Image.fromarray(each).resize((750, 1000))) for each in coarse]
+    return [drawn[i % len(drawn)] for i in range(count)]
+
+
+@lru_cache(maxsize=1)
+def _built(model: str, weights: str) -> AnomalyModel:
+    """The model on the processor; cases with the same weights follow one another, so that they are made once."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("few_shot", [f"model={model}", f"weights={weights}"])
+    return instantiate(cfg.model).eval()
+
+
+def measured(case: Case, device: torch.device, seconds: float, batches: tuple[int, ...]) -> Iterator[Row]:
+    """A row for each batch size, until one does not fit."""
+    model = _built(case.model, case.weights).to(device)
+    for part in model.modules():
+        if hasattr(part, "precision"):
+            part.precision = case.precision
+    fitting = Stopwatch(device)
+    with torch.inference_mode():
+        if case.shots:
+            with fitting:
+                model.fit(as_batch(pictures(model, case.shots, 1), str(device)), CATEGORY)
+        for batch in batches:
+            row = Row(case.name, batch, bank_mb=held_bytes(model) / 2**20, fit_seconds=fitting.seconds)
+            try:
+                _predict(model, row, device, seconds)
+            except torch.OutOfMemoryError:
+                row.error = "out of memory"
+            yield row
+            if row.error:
+                return
+
+
+def _predict(model: AnomalyModel, row: Row, device: torch.device, seconds: float) -> None:
+    """Batches for so many seconds, after one that does not count."""
+    images, categories = pictures(model, row.batch), [CATEGORY] * row.batch
+    watch, done = Stopwatch(device), 0
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    model.predict(as_batch(images, str(device)), categories)
+    began = time.perf_counter()
+    while not done or time.perf_counter() - began < seconds:
+        with watch:
+            model.predict(as_batch(images, str(device)), categories)
+        done += row.batch
+    row.images_per_second = done / watch.seconds
+    if device.type == "cuda":
+        row.memory_mb = torch.cuda.max_memory_allocated(device) / 2**20
+
+
+def main() -> None:
+    """Print the table row by row, and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--only", default="", help="cases whose name holds this")
+    parser.add_argument("--batches", type=int, nargs="+", help="images in a batch, in place of each case's own")
+    parser.add_argument("--seconds", type=float, default=1.5, help="for each row, besides the model's making")
+    parser.add_argument("--limit", type=float, default=math.inf, help="seconds after which no case is begun")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    options = parser.parse_args()
+    cases = [case for case in CASES if options.only in case.name]
+    if not cases:
+        parser.error(f"expected --only to be part of a case's name: {'; '.join(case.name for case in CASES)}")
+    device, began, rows = torch.device(options.device), time.perf_counter(), []
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(machine()["processor"])
+    print(f"{name}, torch {torch.__version__}\n")
+    print("| model | batch | images/s | memory, MB | bank, MB | fit, s |\n| --- | --: | --: | --: | --: | --: |")
+    for case in cases:
+        if time.perf_counter() - began > options.limit:
+            print(f"| {case.name} | not begun: over {options.limit:g} s |", flush=True)
+            continue
+        for row in measured(case, device, options.seconds, tuple(options.batches or case.batches)):
+            rows.append(row)
+            print(row, flush=True)
+    if options.out:
+        found = {"device": name, "machine": machine(), "rows": [asdict(row) for row in rows]}
+        options.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

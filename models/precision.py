@@ -1,0 +1,24 @@
+"""In which precision a frozen net runs."""
+
+import torch
+
+from models.errors import ModelInputError
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""By the word of a configuration; the lower two by autocast, the weights staying float32."""
+
+
+def check_precision(precision: str) -> str:
+    """The precision, if it is one.
+
+    Raises:
+        ModelInputError: it is not.
+    """
+    if precision not in PRECISIONS:
+        raise ModelInputError(f"expected precision to be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    return precision
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """A context in which a net runs in this precision."""
+    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "float32")
