@@ -257,7 +257,7 @@ SETTINGS = {"weights": "random:0", "image_size": 48, "stages": [1, 4], "activati
         ({"stages": [1, 5]}, "between 1 and 4"),
         ({"stages": []}, "increasing stages"),
         ({"activation": "relu"}, "gelu, quick_gelu, got 'relu'"),
-        ({"precision": "float16"}, "float32, bfloat16, got 'float16'"),
+        ({"precision": "float64"}, "float32, bfloat16, float16, got 'float64'"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(tmp_path, changes, message):

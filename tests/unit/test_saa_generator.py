@@ -467,7 +467,7 @@ def test_the_generator_is_frozen_and_names_itself(generator: GroundingDinoGenera
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"score": "all"}, {"precision": "float16"}, {"box_threshold": 1.5}, {"text_threshold": -0.1},
+        {"score": "all"}, {"precision": "float64"}, {"box_threshold": 1.5}, {"text_threshold": -0.1},
         {"short_side": 0}, {"short_side": 900, "long_side": 800}, {"captions_at_once": 0},
     ],
 )  # fmt: skip

@@ -157,7 +157,7 @@ def test_evaluation_mode_and_no_gradients():
     assert not any(parameter.requires_grad for parameter in refiner.parameters())
 
 
-@pytest.mark.parametrize("options", [{"precision": "float16"}, {"boxes_at_once": 0}], ids=str)
+@pytest.mark.parametrize("options", [{"precision": "float64"}, {"boxes_at_once": 0}], ids=str)
 def test_wrong_options_are_refused_by_name(options):
     with pytest.raises(ModelInputError, match=next(iter(options))):
         SamRefiner(small_sam(), **options)
