@@ -1,4 +1,4 @@
-"""The keys a user may set on a track, with their types; Hydra refuses everything else by name."""
+"""The keys a user may set on a track or for `predict`, with their types; Hydra refuses everything else by name."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,4 +54,41 @@ class TrackConfig:
     """Discard an earlier run of the same settings instead of continuing it."""
 
 
+@dataclass
+class PredictConfig:
+    """Settings of `predict`."""
+
+    model: Any = MISSING
+    """Constructor of the AnomalyModel (conf/model)."""
+    weights: Any = MISSING
+    """Parts that the model is built from (conf/weights)."""
+    prompts: Any = MISSING
+    """Words for normal and anomalous (conf/prompts)."""
+    images: str | None = None
+    """The photos to judge: any folder, no labels."""
+    references: str | None = None
+    """A folder of photos of good parts; empty: zero-shot."""
+    category: str | None = None
+    """What the photos show, in words; "object" if empty."""
+    recursive: bool = True
+    """Also the folders below."""
+    bit_depth: int | None = None
+    """Bits in use in 16-bit photos, 8 to 16; None guesses 8, 12 or 16 for all of them together."""
+    threshold: Any = None
+    """Image score from which a photo is a defect; "folder" takes it from the photos themselves (transductive); by
+    default from the references, or the weights."""
+    false_alarm_rate: float = 0.05
+    """Share of good photos that may be called defects, between 0 and 1."""
+    batch_size: int = 8
+    workers: int = 2
+    """Threads that decode and preprocess photos."""
+    device: str = "auto"
+    """"auto", "cpu", "cuda" or "cuda:1"."""
+    out: str | None = None
+    """The output folder; by default outputs/predict/<folder of photos>-<digest of the settings>."""
+    outputs: str = "outputs"
+    """Where output folders are made."""
+
+
 ConfigStore.instance().store(name="track_schema", node=TrackConfig)
+ConfigStore.instance().store(name="predict_schema", node=PredictConfig)

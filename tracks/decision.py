@@ -7,11 +7,11 @@ import numpy as np
 
 from tracks.kept_thresholds import KeptThresholds
 from tracks.store import PredictionStore, Row
-from tracks.threshold import Threshold
+from tracks.threshold import DEFECT, UNDECIDED, Threshold
 
-COUNTS = ("normal", "false_alarms", "anomalous", "found")
+COUNTS = ("normal", "false_alarms", "anomalous", "found", "undecided")
 JUDGED_SCORE = "the model's own image score, computed from its image and the references alone"
-COLUMNS = ("category", "threshold", "false alarms", "of normal", "%", "found", "of anomalous", "%")
+COLUMNS = ("category", "threshold", "false alarms", "of normal", "%", "found", "of anomalous", "%", "undecided")
 
 
 def decisions(store: PredictionStore, rows: Mapping[str, Sequence[Row]] | None = None) -> dict[str, Any]:
@@ -19,7 +19,8 @@ def decisions(store: PredictionStore, rows: Mapping[str, Sequence[Row]] | None =
 
     `rows` are those that count, by category; all of the store if None. Thresholds were fixed before any test image
     was seen. A category without one says why in `none_because`, has no counts and is left out of `pooled`. Shares
-    are in [0, 1], None where they have no image. `target_rate` is None where no threshold was fitted to reach one.
+    are in [0, 1], None where they have no image; an undecided image is neither a false alarm nor found. `remarks` are
+    what a reader should know first. `target_rate` is None where no threshold was fitted to reach one.
     """
     kept = KeptThresholds(store.folder)
     by_category = {name: store.rows(name) for name in store.categories} if rows is None else rows
@@ -51,11 +52,12 @@ def decision_lines(decision: Mapping[str, Any]) -> str:
     categories, total = decision["categories"], decision["pooled"]
     lines = []
     if total["categories"]:
+        undecided = f", undecided {total['undecided']}" if total["undecided"] else ""
         target = "" if decision["target_rate"] is None else f"; target {decision['target_rate']:.1%}"
         lines.append(
             f"decided by threshold: false alarms {percent(total['false_alarm_rate'])} ({total['false_alarms']} of "
             f"{total['normal']} normal images{target}), recall {percent(total['recall'])} ({total['found']} of "
-            f"{total['anomalous']} anomalous images)"
+            f"{total['anomalous']} anomalous images){undecided}"
         )
     for source, members in grouped(categories, "source").items():
         values = sorted({f"{categories[name]['threshold']:.4f}" for name in members}, key=float)
@@ -63,6 +65,7 @@ def decision_lines(decision: Mapping[str, Any]) -> str:
         lines.append(f"threshold{'s' if len(values) > 1 else ''} {span}: {source}")
     for reason, members in grouped(categories, "none_because").items():
         lines.append(f"no threshold for {', '.join(members)}: {reason}")
+    lines += [f"{name}: {remark}" for name, entry in categories.items() for remark in entry.get("remarks", ())]
     return "\n".join(lines)
 
 
@@ -88,18 +91,22 @@ def _judged(threshold: Threshold | str, store: PredictionStore, rows: Sequence[R
         empty = dict.fromkeys((*COUNTS, "false_alarm_rate", "recall"))
         return {"threshold": None, "none_because": threshold, **empty}
     labels, scores = labels_and_scores(store, rows)
-    called = scores >= threshold.value
+    verdicts = np.array([threshold.verdict(float(score)) for score in scores], dtype=object)
+    called = verdicts == DEFECT
     counts = {
         "normal": int(np.sum(~labels)),
         "false_alarms": int(np.sum(called & ~labels)),
         "anomalous": int(np.sum(labels)),
         "found": int(np.sum(called & labels)),
+        "undecided": int(np.sum(verdicts == UNDECIDED)),
     }
     return {
         "threshold": threshold.value,
         "source": threshold.source,
         "expected_false_alarm_rate": threshold.false_alarm_rate,
         "highest_reference": threshold.highest_normal,
+        "odd_references": list(threshold.odd_references),
+        "remarks": threshold.after([row.image_score for row in rows]).remarks,
         **counts,
         **_shares(counts),
     }
@@ -125,6 +132,7 @@ def _cells(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
     counts = {key: "" if entry[key] is None else str(entry[key]) for key in COUNTS}
     alarms, recall = (percent(entry[key], "", "") for key in ("false_alarm_rate", "recall"))
     shown = (counts["false_alarms"], counts["normal"], alarms, counts["found"], counts["anomalous"], recall)
+    shown += (counts["undecided"],)
     return name.replace("|", "\\|"), value, *shown
 
 

@@ -1,10 +1,12 @@
 """A verdict on each photo of a folder: what `make predict` does once model and threshold stand."""
 
+import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import tifffile
 import torch
 from torch import Tensor
@@ -18,13 +20,17 @@ from tracks.batch import as_batch
 from tracks.datasets.sample import Sample
 from tracks.errors import TrackInputError
 from tracks.input_size import mention_small_input
-from tracks.overlay import category_scale, count_pixels, render_overlay
+from tracks.overlay import category_scale, count_pixels, map_bound, render_overlay
 from tracks.paths import below, shortened
 from tracks.resize import resize_map
-from tracks.threshold import Threshold
+from tracks.store import write_atomically
+from tracks.threshold import DEFECT, GOOD, UNDECIDED, Threshold
 
-DEFECT, GOOD, UNREADABLE = "DEFECT", "OK", "unreadable"
+UNREADABLE = "unreadable"
 UNSURE = "unsure: between the threshold and the highest reference"
+PENDING = "the threshold comes from all photos, once they are scored"
+COUNTED_SIDE = 256
+"""The colour scale is read off so many rows and columns of each map at most."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,15 @@ class Verdict:
         line = f"{score}  {self.verdict:<10}  {self.name}{note}"
         return line.encode(errors="replace").decode()  # a name that is no valid Unicode must not stop the run
 
+    def by(self, threshold: Threshold | None) -> "Verdict":
+        """The same photo judged by a threshold; undecided without one."""
+        if self.score is None:
+            return self
+        if threshold is None:
+            return replace(self, verdict=UNDECIDED, note=PENDING)
+        note = UNSURE if threshold.is_unsure(self.score) and not threshold.undecided else ""
+        return replace(self, verdict=threshold.verdict(self.score), note=note)
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -55,44 +70,62 @@ class Loaded:
     reason: str = ""
 
 
-@dataclass
 class Judge:
-    """A model and a threshold for one category, writing below `folder`.
+    """A model that judges photos of one category, writing maps and overlays below `folder`.
 
-    `pixels` collects map values for the colour scale: those of normal images are counted as negative. Without
-    references, photos judged OK stand in for normal images.
+    A map or an overlay that cannot be written costs no verdict: `failures` lists what the system said, first one first.
     """
 
-    model: AnomalyModel
-    category: str
-    threshold: Threshold
-    folder: Path
-    device: str = "cpu"
-    pixels: ValueCounts = field(default_factory=ValueCounts)
+    def __init__(self, model: AnomalyModel, category: str, folder: Path, device: str = "cpu"):
+        self.model, self.category, self.folder, self.device = model, category, folder, device
+        self.failures: list[OSError] = []
 
-    def __post_init__(self) -> None:
-        self._has_normals = bool(self.pixels.by_value()[1].any())
-
-    def judge(self, samples: Sequence[Sample], batch_size: int, workers: int) -> Iterator[Verdict]:
+    def judge(
+        self, samples: Sequence[Sample], threshold: Threshold | None, batch_size: int, workers: int
+    ) -> Iterator[Verdict]:
         """Verdicts in the order of `samples`; the maps are on disk by then, one batch is in memory at a time."""
         with tqdm(total=len(samples), desc=f"{self.category}: predict", unit="image") as bar:
             for _, batch in load_ahead(cut(samples, batch_size), partial(_load, self.model), workers):
                 scored = self._score([photo for photo in batch if photo.image is not None])
                 for photo in batch:
-                    yield next(scored) if photo.image is not None else _unreadable(photo)
+                    yield next(scored).by(threshold) if photo.image is not None else _unreadable(photo)
                     bar.update()
 
-    def write_overlays(self, samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> None:
-        """Draw the overlays once all maps are known, on one scale; defects are outlined."""
-        scale = category_scale(self.pixels)
-        readable = [pair for pair in zip(samples, verdicts, strict=True) if pair[1].score is not None]
-        for sample, verdict in tqdm(readable, desc=f"{self.category}: overlays", unit="image", disable=not readable):
-            outline = scale.quiet if verdict.verdict == DEFECT else None
-            anomaly_map = tifffile.imread(below(self.folder, verdict.map_file))
-            overlay = render_overlay(sample.load_image(), anomaly_map, scale, outline)
-            overlay.save(_made_ready(below(self.folder, verdict.overlay_file)))
+    def write_overlays(
+        self, samples: Sequence[Sample], verdicts: Sequence[Verdict], reference_pixels: ValueCounts
+    ) -> list[Verdict]:
+        """Draw the overlays once all maps are known, on one scale; defects are outlined.
+
+        `reference_pixels` are the map values of references, counted as negative; without any, photos judged OK stand
+        in for them. Returns the verdicts, those without an overlay saying so.
+        """
+        scale = category_scale(*self._pixels(verdicts, reference_pixels))
+        drawn = []
+        bar = tqdm(zip(samples, verdicts, strict=True), f"{self.category}: overlays", len(verdicts), unit="image")
+        for sample, verdict in bar:
+            if verdict.map_file:
+                photo, anomaly_map = sample.load_image(), self._read_map(verdict)
+                overlay = render_overlay(photo, anomaly_map, scale, called=verdict.verdict == DEFECT)
+                encoded = io.BytesIO()
+                overlay.save(encoded, "PNG")
+                name = self._written(f"overlays/{shortened(verdict.name)}.png", encoded)
+                verdict = replace(verdict, overlay_file=name)
+            drawn.append(verdict)
+        return drawn
+
+    def _pixels(self, verdicts: Sequence[Verdict], reference_pixels: ValueCounts) -> tuple[ValueCounts, float | None]:
+        """The values of all maps, and the highest that there can be."""
+        pixels, has_references = ValueCounts(), bool(reference_pixels.by_value()[1].any())
+        pixels.merge(reference_pixels)
+        for verdict in verdicts:
+            if verdict.map_file:
+                anomaly_map = self._read_map(verdict)
+                rows, columns = (max(1, side // COUNTED_SIDE) for side in anomaly_map.shape)
+                count_pixels(pixels, anomaly_map[::rows, ::columns], verdict.verdict == GOOD and not has_references)
+        return pixels, map_bound(self.model.protocol, has_references)
 
     def _score(self, photos: Sequence[Loaded]) -> Iterator[Verdict]:
+        """Photos with their scores and maps, none of them judged yet."""
         if not photos:
             return
         images = as_batch([photo.image for photo in photos if photo.image is not None], self.device)
@@ -101,17 +134,25 @@ class Judge:
         for photo, score, anomaly_map in zip(
             photos, prediction.image_scores.tolist(), prediction.anomaly_maps, strict=True
         ):
-            verdict = self._verdict(photo.sample.name, score)
-            normal = verdict.verdict == GOOD and not self._has_normals
-            count_pixels(self.pixels, anomaly_map.half().cpu().numpy(), normal)
-            tifffile.imwrite(_made_ready(below(self.folder, verdict.map_file)), resize_map(anomaly_map, photo.size))
-            yield verdict
+            encoded = io.BytesIO()
+            tifffile.imwrite(encoded, resize_map(anomaly_map, photo.size))
+            name = photo.sample.name
+            map_file = self._written(f"maps/{shortened(name)}.tiff", encoded)
+            yield Verdict(name, UNDECIDED, score, map_file, f"overlays/{shortened(name)}.png" if map_file else "")
 
-    def _verdict(self, name: str, score: float) -> Verdict:
-        verdict = DEFECT if self.threshold.is_defect(score) else GOOD
-        note = UNSURE if self.threshold.is_unsure(score) else ""
-        place = shortened(name)
-        return Verdict(name, verdict, score, f"maps/{place}.tiff", f"overlays/{place}.png", note)
+    def _written(self, name: str, encoded: io.BytesIO) -> str:
+        """`name`, relative to the folder, once it is written; "" if it cannot be."""
+        path = below(self.folder, name)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, encoded.getvalue())
+        except OSError as error:
+            self.failures.append(error)
+            return ""
+        return name
+
+    def _read_map(self, verdict: Verdict) -> np.ndarray:
+        return tifffile.imread(below(self.folder, verdict.map_file))
 
 
 def _load(model: AnomalyModel, sample: Sample) -> Loaded:
@@ -125,9 +166,3 @@ def _load(model: AnomalyModel, sample: Sample) -> Loaded:
 
 def _unreadable(photo: Loaded) -> Verdict:
     return Verdict(photo.sample.name, UNREADABLE, note=photo.reason)
-
-
-def _made_ready(path: Path) -> Path:
-    """The same path, its folder made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path

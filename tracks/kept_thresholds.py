@@ -1,6 +1,7 @@
 """What a run keeps so that its decision thresholds can be had again without the model: thresholds.json."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 from models.base import AnomalyModel
 from tracks.errors import TrackInputError
 from tracks.store import write_atomically
-from tracks.threshold import Threshold, fit_threshold, leave_one_out
+from tracks.threshold import Threshold, leave_one_out
+from tracks.threshold_fit import fit_threshold, owners
 
 THRESHOLDS_FILE = "thresholds.json"
 NOT_KEPT = (
@@ -38,16 +40,21 @@ class KeptThresholds:
     def __contains__(self, category: str) -> bool:
         return category in self._categories
 
-    def keep_fitted(self, category: str, model: AnomalyModel) -> None:
-        """Keep the leave-one-out image scores of the references that `model` was fitted to, or why there are none."""
+    def keep_fitted(self, category: str, model: AnomalyModel, names: Sequence[str] | None = None) -> None:
+        """Keep the leave-one-out image scores of the references that `model` was fitted to, or why there are none.
+
+        `names` are those of the references; the ones that score like defects are listed for the reader of the file.
+        """
         try:
-            scores = leave_one_out(model, category).image_scores.tolist()
-            fit_threshold(scores)  # refuses scores that are not finite
+            prediction = leave_one_out(model, category)
+            basis: dict[str, Any] = {"reference_scores": prediction.image_scores.tolist()}
+            basis["probabilities"] = model.scores_are_probabilities
+            told = {"references": owners(prediction), "names": None if names is None else list(names)}
+            basis |= {key: value for key, value in told.items() if value is not None}
+            basis["odd_references"] = list(_fitted(basis, 0.05).odd_references)  # refuses scores that are not finite
         except TrackInputError as error:
-            self._keep(category, {"none_because": str(error)})
-        else:
-            basis = {"reference_scores": scores, "probabilities": model.scores_are_probabilities}
-            self._keep(category, basis)
+            basis = {"none_because": str(error)}
+        self._keep(category, basis)
 
     def keep_known(self, category: str, threshold: Threshold) -> None:
         """Keep a threshold that needs no fit."""
@@ -57,11 +64,11 @@ class KeptThresholds:
         """The threshold of a category, or the reason why there is none."""
         basis = self._categories.get(category, {"none_because": NOT_KEPT})
         if "known" in basis:
-            return Threshold(**basis["known"])
+            known = {key: tuple(value) if isinstance(value, list) else value for key, value in basis["known"].items()}
+            return Threshold(**known)
         if "reference_scores" in basis:
             assert self.target_rate is not None
-            probabilities = bool(basis.get("probabilities"))
-            return fit_threshold(basis["reference_scores"], self.target_rate, probabilities)
+            return _fitted(basis, self.target_rate)
         return str(basis["none_because"])
 
     def is_fitted(self, category: str) -> bool:
@@ -76,6 +83,13 @@ class KeptThresholds:
     def _write(self) -> None:
         content = {"target_rate": self.target_rate, "categories": self._categories}
         write_atomically(self._path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _fitted(basis: dict[str, Any], target_rate: float) -> Threshold:
+    return fit_threshold(
+        basis["reference_scores"], target_rate, bool(basis.get("probabilities")),
+        references=basis.get("references"), names=basis.get("names"),
+    )  # fmt: skip
 
 
 def _read(path: Path) -> dict[str, Any]:

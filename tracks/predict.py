@@ -1,36 +1,37 @@
 """Entry point of `make predict IMAGES=folder [REFERENCES=folder]`: a verdict on each of your own photos."""
 
-import csv
 import json
+import math
 import shutil
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
-from tqdm import tqdm
+from omegaconf import DictConfig, OmegaConf
 
+import tracks.config  # noqa: F401  (registers the schema)
 from eval.histogram import ValueCounts
 from models.base import AnomalyModel
 from tracks.cli import command, run_main, stop
 from tracks.datasets.notices import counted_notices
-from tracks.datasets.photos import Photos
+from tracks.datasets.photos import REFERENCE_PREFIX, Photos
 from tracks.device import pick_device
 from tracks.errors import TrackInputError
 from tracks.fingerprint import settings_digest
-from tracks.judge import DEFECT, GOOD, UNREADABLE, Judge, Verdict
+from tracks.judge import UNREADABLE, Judge, Verdict
 from tracks.overlay import count_pixels
 from tracks.run_folder import link_latest
 from tracks.runner import fit_references
 from tracks.store import PredictionStore, write_atomically
-from tracks.threshold import Threshold, fit_threshold, leave_one_out, weights_threshold
+from tracks.threshold import DEFECT, GOOD, UNDECIDED, Threshold, leave_one_out, weights_threshold
+from tracks.threshold_fit import FOLDER, check_enough_photos, folder_threshold, reference_threshold
+from tracks.verdict_table import CSV_FILE, as_csv, written
 
 DEFAULT_CATEGORY = "object"
-CSV_FILE = "predictions.csv"
-COLUMNS = ("file", "score", "verdict", "threshold", "map", "overlay", "note")
 
 
 @counted_notices()
@@ -38,30 +39,36 @@ def predict(cfg: DictConfig) -> list[Verdict]:
     """Judge the photos of a folder; writes predictions.csv, threshold.json, maps/ and overlays/, returns the verdicts.
 
     Raises:
-        TrackInputError: anything in the settings or the folders that the user can mend; no photo that decodes.
+        TrackInputError: anything in the settings or the folders that the user can mend; no photo that decodes; at the
+            very end, files that could not be written.
     """
+    check_settings(cfg)
     settings = describe(cfg)
     category, folder = settings["category"], output_folder(cfg, settings)
     photos = Photos(cfg.images, category, cfg.recursive, cfg.references or None, [folder], cfg.bit_depth)
-    PredictionStore.create(folder, settings)  # refuses the folder of another run before any work
     samples, device = photos.test(category), pick_device(cfg.device)
+    if cfg.threshold == FOLDER:
+        check_enough_photos(len(samples))
+    PredictionStore.create(folder, settings)  # refuses the folder of another run before any work
     model: AnomalyModel = instantiate(cfg.model).to(device).eval()
-    if cfg.references:
-        fit_references(model, photos.train(category), category, device)
-    threshold, pixels = choose_threshold(cfg, model, category)
+    names = learn_references(model, photos, category, device) if cfg.references else []
+    threshold, pixels = choose_threshold(cfg, model, category, names)
     clear(folder)
-    write_atomically(folder / "threshold.json", json.dumps(asdict(threshold), indent=2).encode())
-    print(f"threshold {threshold.value:.4f}: {threshold.source}")
-    judge = Judge(model, category, threshold, folder, device, pixels)
-    verdicts = list(written(judge.judge(samples, cfg.batch_size, cfg.workers), folder / CSV_FILE, threshold))
-    judge.write_overlays(samples, verdicts)
+    announce(threshold, folder)
+    judge = Judge(model, category, folder, device)
+    judged = judge.judge(samples, threshold, cfg.batch_size, cfg.workers)
+    verdicts = list(written(judged, folder / CSV_FILE, threshold, judge.failures))
+    threshold, verdicts = settle(cfg, model, threshold, verdicts, folder)
+    verdicts = judge.write_overlays(samples, verdicts, pixels)
+    write_atomically(folder / CSV_FILE, as_csv(verdicts, threshold))
     link_latest(Path(cfg.outputs) / "predict", folder)
-    report(verdicts, folder)
+    report(verdicts, threshold, folder)
+    refuse_lost_files(judge.failures, folder)
     return verdicts
 
 
-def describe(cfg: DictConfig) -> dict[str, Any]:
-    """The settings that make two calls the same run, as they stand in run.json."""
+def check_settings(cfg: DictConfig) -> None:
+    """Refuse values that no type can refuse."""
     if not cfg.images:
         raise TrackInputError(
             "expected a folder of photos, got none; name it, for example `make predict IMAGES=my_photos`, with "
@@ -69,10 +76,27 @@ def describe(cfg: DictConfig) -> dict[str, Any]:
         )
     if min(cfg.batch_size, cfg.workers) < 1:
         raise TrackInputError(f"expected batch_size and workers >= 1, got {cfg.batch_size} and {cfg.workers}")
+    if not 0 < cfg.false_alarm_rate < 1:
+        raise TrackInputError(f"expected false_alarm_rate between 0 and 1, got {cfg.false_alarm_rate}; try 0.05")
+    if cfg.bit_depth is not None and not 8 <= cfg.bit_depth <= 16:
+        raise TrackInputError(f"expected bit_depth from 8 to 16, or null to guess it, got {cfg.bit_depth}")
+    number = isinstance(cfg.threshold, int | float) and not isinstance(cfg.threshold, bool)
+    if cfg.threshold not in (None, FOLDER) and not (number and math.isfinite(cfg.threshold)):
+        raise TrackInputError(
+            f"expected threshold to be a finite number, {FOLDER} or null, got {cfg.threshold!r}; without one it comes "
+            "from REFERENCES, or from the weights"
+        )
+
+
+def describe(cfg: DictConfig) -> dict[str, Any]:
+    """The settings that make two calls the same run, as they stand in run.json."""
     chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
     folders = {key: str(Path(cfg[key]).expanduser().resolve()) if cfg[key] else "" for key in ("images", "references")}
     words = {"category": str(cfg.category or DEFAULT_CATEGORY), "defects": list(cfg.prompts.defects)}
-    return {"track": "predict", **folders, **words, **{key: chosen.get(key, "") for key in ("model", "weights")}}
+    names = {key: chosen.get(key, "") for key in ("model", "weights")}
+    rules = {key: cfg[key] for key in ("recursive", "bit_depth", "threshold", "false_alarm_rate")}
+    arguments = {"config": OmegaConf.to_container(cfg.model, resolve=True)}
+    return {"track": "predict", **folders, **words, **names, **rules, **arguments}
 
 
 def output_folder(cfg: DictConfig, settings: dict[str, Any]) -> Path:
@@ -85,61 +109,105 @@ def clear(folder: Path) -> None:
     """Delete what an earlier call with the same settings wrote."""
     for name in ("maps", "overlays"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    (folder / CSV_FILE).unlink(missing_ok=True)
+    for name in (CSV_FILE, "threshold.json"):
+        (folder / name).unlink(missing_ok=True)
 
 
-def choose_threshold(cfg: DictConfig, model: AnomalyModel, category: str) -> tuple[Threshold, ValueCounts]:
-    """The user's threshold, that of the references, or that of the weights; and the references' map values."""
-    own = None if cfg.threshold is None else Threshold(float(cfg.threshold), "as you set it")
-    pixels = ValueCounts()
-    if not cfg.references:
-        return own or weights_threshold(model), pixels
+def learn_references(model: AnomalyModel, photos: Photos, category: str, device: str) -> list[str]:
+    """Show the model the photos of good parts; returns their names below the folder of references."""
+    references, started = photos.train(category), time.perf_counter()
+    fit_references(model, references, category, device)
+    print(f"learnt {len(references)} references in {time.perf_counter() - started:.1f} s", flush=True)
+    return [sample.name.removeprefix(REFERENCE_PREFIX) for sample in references]
+
+
+def choose_threshold(
+    cfg: DictConfig, model: AnomalyModel, category: str, references: Sequence[str]
+) -> tuple[Threshold | None, ValueCounts]:
+    """The user's threshold, that of the references, or that of the weights; and the references' map values.
+
+    None where the photos are to give it.
+    """
+    own = None if cfg.threshold in (None, FOLDER) else own_threshold(float(cfg.threshold), model)
+    pixels, of_folder = ValueCounts(), cfg.threshold == FOLDER
+    if not references:
+        return (None if of_folder else own or weights_threshold(model)), pixels
+    print(f"scoring the {len(references)} references, each without itself: what good parts score", flush=True)
     try:
         prediction = leave_one_out(model, category)
     except TrackInputError as error:
-        if own is None:
+        if own is None and not of_folder:
             raise TrackInputError(f"{error}; set one yourself, for example with ARGS=threshold=0.5") from error
         return own, pixels
     for anomaly_map in prediction.anomaly_maps:
         count_pixels(pixels, anomaly_map.half().cpu().numpy(), normal=True)
-    return own or fit_threshold(
-        prediction.image_scores.tolist(), cfg.false_alarm_rate, model.scores_are_probabilities
-    ), pixels
+    fitted = reference_threshold(prediction, references, cfg.false_alarm_rate, model.scores_are_probabilities)
+    return (None if of_folder else own or fitted), pixels
 
 
-def written(verdicts: Iterable[Verdict], path: Path, threshold: Threshold) -> Iterator[Verdict]:
-    """Pass verdicts on, each printed and already in the CSV file: what is judged stays if the run is stopped."""
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        table = csv.writer(file)
-        table.writerow(COLUMNS)
-        for verdict in verdicts:
-            table.writerow(csv_cells(verdict, threshold))
-            file.flush()
-            tqdm.write(str(verdict))
-            yield verdict
+def own_threshold(value: float, model: AnomalyModel) -> Threshold:
+    """A threshold that the user set, which scores must be able to reach."""
+    if model.scores_are_probabilities and not 0 <= value <= 1:
+        raise TrackInputError(f"expected a threshold from 0 to 1, as the model's scores are, got {value:g}")
+    return Threshold(value, "as you set it")
 
 
-def csv_cells(verdict: Verdict, threshold: Threshold) -> list[str]:
-    """The values of `COLUMNS`; nine digits give a float32 back exactly, so the verdict follows from them."""
-    score = "" if verdict.score is None else f"{verdict.score:.9g}"
-    files = [verdict.map_file, verdict.overlay_file]
-    return [verdict.name, score, verdict.verdict, f"{threshold.value:.9g}", *files, verdict.note]
+def announce(threshold: Threshold | None, folder: Path) -> None:
+    """Say by what rule photos are judged, and keep it in threshold.json."""
+    if threshold is None:
+        print("threshold: from the photos themselves, once all are scored; most of them are taken to be good")
+        return
+    write_atomically(folder / "threshold.json", json.dumps(asdict(threshold), indent=2).encode())
+    print(f"threshold {threshold.value:.4f}: {threshold.source}", *threshold.remarks, sep="\n", flush=True)
 
 
-def report(verdicts: list[Verdict], folder: Path) -> None:
-    """Print the counts, the photos that could not be read and where the files are.
+def settle(
+    cfg: DictConfig, model: AnomalyModel, threshold: Threshold | None, verdicts: Sequence[Verdict], folder: Path
+) -> tuple[Threshold, list[Verdict]]:
+    """The threshold and the verdicts now that all scores are known, kept before anything else can go wrong."""
+    scores = [verdict.score for verdict in verdicts if verdict.score is not None]
+    if threshold is None:
+        settled = folder_threshold(scores, cfg.false_alarm_rate, model.scores_are_probabilities)
+    else:
+        settled = threshold.after(scores)
+    verdicts = [verdict.by(settled) for verdict in verdicts]
+    if settled != threshold:
+        announce(settled, folder)
+        write_atomically(folder / CSV_FILE, as_csv(verdicts, settled))
+    return settled, verdicts
+
+
+def report(verdicts: Sequence[Verdict], threshold: Threshold, folder: Path) -> None:
+    """Print the counts, what to bear in mind, the photos that could not be read and where the files are.
 
     Raises:
         TrackInputError: not one photo could be read.
     """
-    count = {kind: sum(verdict.verdict == kind for verdict in verdicts) for kind in (DEFECT, GOOD, UNREADABLE)}
+    kinds = (DEFECT, GOOD, UNDECIDED, UNREADABLE)
+    count = {kind: sum(verdict.verdict == kind for verdict in verdicts) for kind in kinds}
     unreadable = [verdict for verdict in verdicts if verdict.verdict == UNREADABLE]
     if len(unreadable) == len(verdicts):
         raise TrackInputError(f"not one of {len(verdicts)} photos could be read; the first: {unreadable[0].note}")
     print(f"{len(verdicts)} photos: " + ", ".join(f"{number} {kind}" for kind, number in count.items()))
+    print(f"by the threshold {threshold.value:.4f}: {threshold.source}", *threshold.remarks, sep="\n")
     for verdict in unreadable:
         print(f"unreadable, {verdict.note}".encode(errors="replace").decode())
     print(f"files: {folder}: {CSV_FILE}, threshold.json, maps/, overlays/")
+
+
+def refuse_lost_files(failures: Sequence[OSError], folder: Path) -> None:
+    """Say at the end what could not be written.
+
+    Raises:
+        TrackInputError: there is something.
+    """
+    if failures:
+        first = failures[0]
+        raise TrackInputError(
+            f"expected to write a map and an overlay of each photo below {folder}, got {len(failures)} times an error, "
+            f"first: {first.strerror} ({first.filename or CSV_FILE}); all verdicts are in {CSV_FILE}; free some space, "
+            "or choose another folder with OUT=..., and run the same command again"
+        )
 
 
 @command("predict")
@@ -148,7 +216,7 @@ def main(cfg: DictConfig) -> None:
     try:
         predict(cfg)
     except KeyboardInterrupt:
-        stop("interrupted; the photos judged so far are in predictions.csv, the same command starts over")
+        stop(f"interrupted; the photos judged so far, if any, are in {CSV_FILE}; the same command starts over")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ So everything can be scored again, or exported, with neither the model nor the d
 last images: what is no longer among them is dropped before anything is predicted.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -219,8 +220,13 @@ class PredictionStore:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a kill leaves either the old content or the new."""
     temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except BaseException:  # a full disk, an interrupt: what half of it takes up is given back
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

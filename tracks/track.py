@@ -97,7 +97,7 @@ def predict_and_score(
         elif lacking(store, images, category) or category not in kept:
             with cost.fit(model):
                 fit_references(model, references[category], category, options.device)
-            kept.keep_fitted(category, model)
+            kept.keep_fitted(category, model, [sample.name for sample in references[category]])
         unrounded = RoundingSample()
         predicted_now = predict_category(model, images, category, store, options, cost.predicting, unrounded)
         store.keep_only(category, [(sample.name, sample.fingerprint) for sample in images])  # their order

@@ -16,7 +16,7 @@ from models.weights.registry import record, weights_path
 from tracks.cli import CONF
 from tracks.datasets.synthetic import INVENTED, SOURCE
 from tracks.store import PredictionStore
-from tracks.threshold import fit_threshold
+from tracks.threshold_fit import fit_threshold
 from tracks.track import run_track
 
 OUTPUTS = Path("outputs/tiny/card")

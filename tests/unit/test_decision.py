@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from models.base import Prediction
-from tests.fakes import BrightnessModel
+from tests.fakes import BrightnessModel, FakeDataset
 from tests.unit.test_runner import config
 from tracks.decision import decision_lines, decision_table, decisions
 from tracks.errors import TrackInputError
 from tracks.kept_thresholds import NOT_KEPT, KeptThresholds
 from tracks.score import score_run
 from tracks.store import PredictionStore, Row
-from tracks.threshold import Threshold, fit_threshold
+from tracks.threshold import UNCHECKED, Threshold
+from tracks.threshold_fit import fit_threshold
 from tracks.track import run_track
 
 LEFT_OUT = {"bolt": [0.10, 0.12, 0.11], "nut": [0.7, 0.9, 0.8]}
@@ -58,7 +59,10 @@ def test_counts_are_those_at_or_above_the_threshold_and_unlabelled_images_do_not
     KeptThresholds(store.folder).keep_known("nut", Threshold(0.5, "planted"))
     found = decisions(store)
     assert found["target_rate"] is None
-    expected = {"normal": 5, "false_alarms": 3, "anomalous": 4, "found": 3, "false_alarm_rate": 0.6, "recall": 0.75}
+    expected = {
+        "normal": 5, "false_alarms": 3, "anomalous": 4, "found": 3, "undecided": 0,
+        "false_alarm_rate": 0.6, "recall": 0.75,
+    }  # fmt: skip
     entry = found["categories"]["nut"]
     assert {key: entry[key] for key in expected} == expected
     assert (entry["threshold"], entry["source"]) == (0.5, "planted")
@@ -79,7 +83,7 @@ def test_each_category_is_judged_by_its_own_threshold_and_the_counts_are_pooled(
         assert (entry["threshold"], entry["source"]) == (fitted.value, fitted.source)
         assert entry["expected_false_alarm_rate"] == fitted.false_alarm_rate
         for label, key in ((0, "false_alarms"), (1, "found")):
-            count = sum(row.image_score >= fitted.value for row in store.rows(name) if row.label == label)
+            count = sum(fitted.is_defect(row.image_score) for row in store.rows(name) if row.label == label)
             assert entry[key] == count
             called[label] += count
     total = decision["pooled"]
@@ -96,7 +100,7 @@ def test_it_is_printed_and_written(tmp_path, scored_references, capsys):
     alarms = total["false_alarms"]
     assert f"false alarms {10 * alarms:.1f}% ({alarms} of 10 normal images; target 5.0%)" in printed
     assert f"recall {10 * total['found']:.1f}% ({total['found']} of 10 anomalous images)" in printed
-    assert printed.count("standard deviations of 3 reference scores") == 1
+    assert printed.count("of 3 references as logarithms") == 2, "one rule, two spreads"
     folder = tmp_path / "outputs/few_shot/latest"
     assert json.loads((folder / "results.json").read_text())["decision"] == results["decision"]
     assert decision_table(results["decision"]) in (folder / "results.md").read_text()
@@ -107,9 +111,9 @@ def test_the_table_has_a_row_for_each_category_and_pooled(tmp_path):
     KeptThresholds(store.folder).keep_known("a|b", Threshold(0.5, "planted"))
     lines = decision_table(decisions(store)).splitlines()
     assert lines[2:] == [
-        "| a\\|b | 0.5000 | 1 | 2 | 50.0 | 1 | 1 | 100.0 |",
-        "| never fitted |  |  |  |  |  |  |  |",
-        "| pooled |  | 1 | 2 | 50.0 | 1 | 1 | 100.0 |",
+        "| a\\|b | 0.5000 | 1 | 2 | 50.0 | 1 | 1 | 100.0 | 0 |",
+        "| never fitted |  |  |  |  |  |  |  |  |",
+        "| pooled |  | 1 | 2 | 50.0 | 1 | 1 | 100.0 | 0 |",
     ]
     assert f"no threshold for never fitted: {NOT_KEPT}" in decision_lines(decisions(store))
 
@@ -153,9 +157,13 @@ def test_what_a_threshold_rests_on_is_on_disk_before_the_first_prediction(tmp_pa
             run_track(config(tmp_path, overlays=0, shots=3), "few_shot")
     (folder,) = (tmp_path / "outputs/few_shot").iterdir()
     assert not list(folder.rglob("*.jsonl"))
-    basis = {"reference_scores": np.float32(LEFT_OUT["bolt"]).tolist(), "probabilities": False}
-    kept = {"target_rate": 0.05, "categories": {"bolt": basis}}
-    assert json.loads((folder / "thresholds.json").read_text()) == kept
+    kept = json.loads((folder / "thresholds.json").read_text())
+    basis = kept["categories"].pop("bolt")
+    names = [sample.name for sample in FakeDataset().train("bolt")]
+    assert len(set(names) & set(basis.pop("names"))) == 3
+    scores = np.float32(LEFT_OUT["bolt"]).tolist()
+    assert basis == {"reference_scores": scores, "probabilities": False, "odd_references": []}
+    assert kept == {"target_rate": 0.05, "categories": {}}
     resumed = run_track(config(tmp_path, overlays=0, shots=3), "few_shot")
     whole = run_track(config(tmp_path / "whole", shots=3), "few_shot")
     assert resumed["decision"] == whole["decision"]
@@ -196,7 +204,9 @@ def test_zero_shot_takes_the_threshold_of_the_weights_or_says_that_it_is_a_conve
     monkeypatch.setattr(BrightnessModel, "image_threshold", 0.2, raising=False)
     monkeypatch.setattr(BrightnessModel, "threshold_source", "F1-max on others", raising=False)
     stated = run_track(config(tmp_path), "zero_shot")["decision"]
-    assert {entry["source"] for entry in stated["categories"].values()} == {"from the weights: F1-max on others"}
+    assert {entry["source"] for entry in stated["categories"].values()} == {
+        f"from the weights: F1-max on others; {UNCHECKED}"
+    }
     assert stated["pooled"]["false_alarm_rate"] == 1.0, "normal images are 60 of 255 bright or more"
 
 
@@ -214,7 +224,7 @@ def test_a_damaged_file_is_named(tmp_path, content):
 
 
 def test_a_threshold_comes_back_as_it_was_kept(tmp_path):
-    known = Threshold(0.1 + 0.2, "from somewhere", 1 / 3, None)
+    known = Threshold(0.1 + 0.2, "from somewhere", 1 / 3, None, ("a.png",), "no reason", (0.1, 0.2))
     KeptThresholds(tmp_path, 0.05).keep_known('ü|"', known)
     again = KeptThresholds(tmp_path)
     assert again.threshold('ü|"') == known

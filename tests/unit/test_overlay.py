@@ -5,8 +5,19 @@ import PIL.Image
 import pytest
 
 from eval.histogram import ValueCounts
-from tracks.overlay import HeatScale, category_scale, count_pixels, draw_overlays, render_overlay
+from tracks.kept_thresholds import KeptThresholds
+from tracks.overlay import (
+    MODEL_LINE,
+    TRUTH_LINE,
+    HeatScale,
+    category_scale,
+    count_pixels,
+    draw_overlays,
+    map_bound,
+    render_overlay,
+)  # fmt: skip
 from tracks.store import PredictionStore, Row
+from tracks.threshold import Threshold
 
 SPOT = np.s_[20:36, 40:56]
 
@@ -116,14 +127,67 @@ def test_odd_shapes_are_drawn():
         assert overlay.width == max(1, round(size[0] * min(1, 1024 / max(size))))
 
 
-def test_the_outline_runs_around_the_spot_and_nowhere_else():
-    scale = HeatScale(0.0, 0.9, 1.0)  # no heat at all, so that the line alone shows
-    pixels = np.asarray(render_overlay(photo(), with_spot(0), scale, outline=0.5))[:64]
-    white = (pixels == 255).all(axis=-1)
+def outlined(pixels, colour):
+    return (pixels == np.array(colour)).all(axis=-1)
+
+
+@pytest.mark.parametrize(("drawn", "colour"), [({"called": True}, MODEL_LINE), ({"mask": None}, TRUTH_LINE)])
+def test_the_outline_runs_around_the_spot_and_nowhere_else(drawn, colour):
+    spot = np.zeros((64, 64), dtype=bool)
+    spot[SPOT] = True
+    drawn = {"mask": spot} if "mask" in drawn else drawn
+    scale = HeatScale(0.0, 0.5, 0.9)
+    pixels = np.asarray(render_overlay(photo(), with_spot(0), scale, **drawn))[:64]
     expected = np.zeros((64, 64), dtype=bool)
     expected[19:37, 40:56] = expected[20:36, 39:57] = True
     expected[SPOT] = False
-    np.testing.assert_array_equal(white, expected)
+    np.testing.assert_array_equal(outlined(pixels, colour), expected)
+
+
+def test_what_is_hottest_in_a_defect_is_seen_although_references_score_higher():
+    """Broken parts whose maps stay below the 99.9th percentile of references left out."""
+    references = [np.float16(2) * noise(seed) for seed in range(4)]
+    weak = noise(9)
+    weak[SPOT] = 0.2
+    scale = scale_of([weak], references)
+    assert weak.max() < scale.quiet
+    plain, called = (render_overlay(photo(), weak, scale, called=called) for called in (False, True))
+    assert change(photo(), plain).max() <= 1
+    changed = change(photo(), called)
+    assert changed[SPOT].min() > 60
+    away = np.ones((64, 64), dtype=bool)
+    away[16:40, 36:60] = False
+    assert np.quantile(changed[away], 0.9) <= 1
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_a_defect_without_anything_most_anomalous_stays_the_photo(value):
+    constant = np.full((64, 64), value, dtype=np.float16)
+    assert change(photo(), render_overlay(photo(), constant, scale_of([constant]), called=True)).max() == 0
+
+
+def test_a_defect_that_is_plain_on_the_shared_scale_keeps_it():
+    scale = HeatScale(0.0, 0.3, 1.0)
+    assert scale.reaching(with_spot(0).astype(np.float32)) is scale
+    own = scale.reaching(np.array([0.1, 0.1, 0.1, 0.2]))
+    assert (own.low, own.high, own.own) == (0.1, 0.2, True)
+    assert own.quiet == pytest.approx(0.15)
+    more_than_half = scale.reaching(np.array([0.1, 0.2, 0.2, 0.2]))
+    assert (more_than_half.low, more_than_half.high) == (0.1, 0.2)
+
+
+@pytest.mark.parametrize(("bound", "high"), [(None, 1.35), (1.0, 1.0), (0.5, 0.9)])
+def test_the_scale_ends_within_what_a_map_can_reach(bound, high):
+    counts = ValueCounts()
+    count_pixels(counts, np.array([0.0] * 10 + [0.9] * 9, dtype=np.float16), normal=True)
+    scale = category_scale(counts, bound)
+    assert scale.quiet == pytest.approx(0.9, abs=1e-3)
+    assert scale.high == pytest.approx(high, abs=1e-3)
+
+
+def test_the_bound_of_a_run_depends_on_references():
+    protocol = {"map_bound": 1, "few_shot_map_bound": 3}
+    assert [map_bound(protocol, True), map_bound(protocol, False), map_bound({}, True)] == [3.0, 1.0, None]
 
 
 class PhotoSample:
@@ -166,3 +230,43 @@ def test_as_many_overlays_as_asked_for(run, count, expected):
     store, samples = run
     draw_overlays(store, samples, "bolt", count=count)
     assert len(drawn(store)) == expected
+
+
+def labelled_run(folder, labels):
+    """A store of one image per label, the higher the later it comes, each anomalous one with its mask."""
+    store = PredictionStore.create(folder, {"categories": ["bolt"], "protocol": {"map_bound": 1.0}, "shots": 0})
+    samples = []
+    for index, label in enumerate(labels):
+        name = f"{index}.png"
+        mask = np.zeros((64, 64), dtype=bool)
+        mask[SPOT] = label == 1
+        row = Row(name, "bolt", label, "", index / 10, 64, 64, store.map_file("bolt", name), True, "1")
+        store.add(row, noise(index), mask)
+        samples.append(PhotoSample(name, index))
+    return store, samples
+
+
+@pytest.mark.parametrize(
+    ("labels", "count", "expected"),
+    [
+        ([0, 0, 1, 1, 1, 1], 4, {"0", "1", "2", "5"}),  # the highest and the lowest of each kind
+        ([0, 1, 1, 1, 1, 1], 4, {"0", "1", "3", "5"}),  # a single good image leaves its place to the others
+        ([0, 0, 0, 0, 0, 1], 4, {"0", "2", "4", "5"}),
+        ([0, 0, 1, 1, 1, 1], 1, {"5"}),
+    ],
+)
+def test_good_images_are_among_the_overlays(tmp_path, labels, count, expected):
+    store, samples = labelled_run(tmp_path / "run", labels)
+    draw_overlays(store, samples, "bolt", count=count)
+    assert {path.removeprefix("overlays/bolt/").split(".")[0] for path in drawn(store)} == expected
+
+
+def test_a_run_outlines_the_true_mask_and_what_its_own_threshold_calls_a_defect(tmp_path):
+    store, samples = labelled_run(tmp_path / "run", [0, 1])
+    KeptThresholds(store.folder).keep_known("bolt", Threshold(0.1, "planted"))
+    draw_overlays(store, samples, "bolt", count=-1)
+    good, bad = (np.asarray(PIL.Image.open(store.folder / path))[:64] for path in drawn(store))
+    assert outlined(bad, TRUTH_LINE)[19, 40:56].all()
+    assert not outlined(good, TRUTH_LINE).any()
+    assert outlined(bad, MODEL_LINE).any()
+    assert not outlined(good, MODEL_LINE).any()

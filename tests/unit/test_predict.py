@@ -1,6 +1,8 @@
 """`predict` on folders of photos made here, with a model that calls bright pixels anomalous."""
 
 import csv
+import errno
+import io
 import json
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 import tifffile
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -17,8 +20,11 @@ from models.base import AnomalyModel, Prediction
 from models.errors import ModelInputError
 from tracks.cli import CONF
 from tracks.errors import TrackInputError
+from tracks.judge import Verdict
 from tracks.predict import predict
-from tracks.threshold import weights_threshold
+from tracks.threshold import UNCHECKED, Threshold, weights_threshold
+from tracks.threshold_fit import fit_threshold, folder_threshold
+from tracks.verdict_table import as_csv, written
 
 SIDE = 16
 
@@ -121,7 +127,7 @@ def test_zero_shot_writes_a_row_a_map_and_an_overlay_for_each_photo(tmp_path, ph
     assert model.seen == {}, "no references, no fit"
     printed = capsys.readouterr().out
     assert "DEFECT      bad, with comma.png" in printed
-    assert "3 photos: 1 DEFECT, 2 OK, 0 unreadable" in printed
+    assert "3 photos: 1 DEFECT, 2 OK, 0 undecided, 0 unreadable" in printed
     assert "0.5, a convention" in printed
 
 
@@ -144,7 +150,8 @@ def test_with_references_the_threshold_is_fitted_on_them_alone(tmp_path, photos,
     assert model.seen["steel bracket"].shape == (4, 3, SIDE, SIDE)
     fitted = json.loads((tmp_path / "out/threshold.json").read_text())
     scores = np.array([60, 70, 66, 80]) / 255
-    assert fitted["value"] == pytest.approx(scores.mean() + 2.3534 * 1.25**0.5 * scores.std(ddof=1), rel=1e-4)
+    assert fitted["value"] == pytest.approx(fit_threshold(np.float32(scores).tolist(), 0.05).value)
+    assert fitted["reference_scores"] == pytest.approx(scores)
     assert fitted["highest_normal"] == pytest.approx(80 / 255)
     first = table(tmp_path / "out")
     assert [row["verdict"] for row in first.values()].count("DEFECT") == 1
@@ -155,20 +162,19 @@ def test_with_references_the_threshold_is_fitted_on_them_alone(tmp_path, photos,
     assert second == first
 
 
-def test_a_score_between_the_references_and_the_threshold_is_unsure(tmp_path, photos, model):
+def test_a_score_between_the_references_and_the_threshold_is_undecided(tmp_path, photos, model):
     for index, level in enumerate((20, 40, 30, 60)):
         save_photo(tmp_path / f"refs/{index}.png", level)
     predict(settings(tmp_path, references=str(tmp_path / "refs")))
     row = table(tmp_path / "out")["below/good.jpg"]  # level 64
-    assert (row["verdict"], row["note"].split(":")[0]) == ("OK", "unsure")
+    assert (row["verdict"], row["note"].split(":")[0]) == ("undecided", "unsure")
     assert table(tmp_path / "out")["good.png"]["note"] == ""
 
 
 def test_a_threshold_of_ones_own_and_the_verdict_at_it(tmp_path, photos, model):
-    predict(settings(tmp_path, threshold=1.0))
-    assert table(tmp_path / "out")["bad, with comma.png"]["verdict"] == "DEFECT"
-    predict(settings(tmp_path, threshold=1.001))
-    assert table(tmp_path / "out")["bad, with comma.png"]["verdict"] == "OK"
+    for value, verdict in ((1.0, "DEFECT"), (1.001, "OK")):
+        predict(settings(tmp_path, threshold=value, out=str(tmp_path / verdict)))
+        assert table(tmp_path / verdict)["bad, with comma.png"]["verdict"] == verdict
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 50])
@@ -183,7 +189,7 @@ def test_one_unreadable_photo_costs_no_other(tmp_path, photos, model, batch_size
     assert (rows["cut.png"]["score"], rows["cut.png"]["map"]) == ("", "")
     assert float(rows["good.png"]["score"]) == pytest.approx(0.2)
     assert "3 photos" not in (printed := capsys.readouterr().out)
-    assert "5 photos: 1 DEFECT, 2 OK, 2 unreadable" in printed
+    assert "5 photos: 1 DEFECT, 2 OK, 0 undecided, 2 unreadable" in printed
 
 
 def test_only_unreadable_photos_are_an_error(tmp_path, model):
@@ -251,6 +257,164 @@ def test_what_was_judged_stays_when_the_run_is_stopped(tmp_path, photos, model, 
     assert len(table(tmp_path / "out")) == 1
 
 
+class Full:
+    """A disk on which the files below some folders cannot be written, though their first bytes may be."""
+
+    def __init__(self, monkeypatch, *folders):
+        self.folders, self.real = folders, Path.write_bytes
+        full = self
+        monkeypatch.setattr(Path, "write_bytes", lambda path, content: full.write(path, content))
+
+    def write(self, path, content):
+        if any(folder in path.parts for folder in self.folders):
+            self.real(path, content[:10])
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return self.real(path, content)
+
+
+@pytest.mark.parametrize("folders", [("maps", "overlays"), ("overlays",)])
+def test_a_full_disk_costs_no_verdict(tmp_path, photos, model, monkeypatch, folders, capsys):
+    Full(monkeypatch, *folders)
+    with pytest.raises(TrackInputError, match=r"No space left on device.*all verdicts are in predictions\.csv"):
+        predict(settings(tmp_path))
+    rows = table(tmp_path / "out")
+    assert {name: row["verdict"] for name, row in rows.items()} == {
+        "bad, with comma.png": "DEFECT", "below/good.jpg": "OK", "good.png": "OK"
+    }  # fmt: skip
+    assert {row["overlay"] for row in rows.values()} == {""}
+    assert {bool(row["map"]) for row in rows.values()} == {"maps" not in folders}
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.parent.name in folders]
+    assert "3 photos: 1 DEFECT" in capsys.readouterr().out
+
+
+def test_rows_that_cannot_be_written_are_written_at_the_end(tmp_path):
+    class Failing(io.BytesIO):
+        def write(self, line):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    class Row:
+        def open(self, *_, **__):
+            return Failing()
+
+    failures = []
+    verdicts = [Verdict("a.png", "OK", 0.25), Verdict("b.png", "DEFECT", 0.75)]
+    threshold = Threshold(0.5, "planted")
+    assert list(written(iter(verdicts), Row(), threshold, failures)) == verdicts
+    assert len(failures) == 3
+    lines = as_csv(verdicts, threshold).decode().splitlines()
+    assert lines[1:] == ["a.png,0.25,OK,0.5,,,", "b.png,0.75,DEFECT,0.5,,,"]
+
+
+def test_interrupted_while_overlays_are_drawn_every_verdict_is_kept(tmp_path, photos, model, monkeypatch):
+    def stops(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tracks.judge.render_overlay", stops)
+    with pytest.raises(KeyboardInterrupt):
+        predict(settings(tmp_path))
+    assert [row["verdict"] for row in table(tmp_path / "out").values()] == ["DEFECT", "OK", "OK"]
+
+
+def test_what_was_judged_stays_when_nobody_reads_the_output_any_more(tmp_path, photos, model, monkeypatch):
+    def unread(line):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("tracks.verdict_table.tqdm.write", unread)
+    with pytest.raises(BrokenPipeError):
+        predict(settings(tmp_path))
+    assert [row["verdict"] for row in table(tmp_path / "out").values()] == ["DEFECT"]
+
+
+def a_folder_of(tmp_path, levels):
+    for number, level in enumerate(levels):
+        save_photo(tmp_path / f"photos/{number:02}.png", level)
+
+
+def test_a_threshold_from_the_folder_judges_once_all_are_scored(tmp_path, model, capsys):
+    levels = [50, 52, 54, 56, 58, 60, 62, 64, 66, 68, 240]
+    a_folder_of(tmp_path, levels)
+    predict(settings(tmp_path, threshold="folder"))
+    rows = table(tmp_path / "out")
+    fitted = folder_threshold(np.float32(np.array(levels) / 255).tolist(), 0.05)
+    assert [row["verdict"] for row in rows.values()] == ["OK"] * 10 + ["DEFECT"]
+    assert [float(row["threshold"]) for row in rows.values()] == pytest.approx([fitted.value] * 11)
+    assert json.loads((tmp_path / "out/threshold.json").read_text())["source"] == fitted.source
+    printed = capsys.readouterr().out
+    assert "most of them are taken to be good" in printed
+    assert "transductive, from these 11 photos" in printed
+    assert "11 photos: 1 DEFECT, 10 OK" in printed
+
+
+def test_until_then_nothing_is_judged_but_every_score_is_kept(tmp_path, model, monkeypatch):
+    a_folder_of(tmp_path, range(50, 62))
+    monkeypatch.setattr("tracks.predict.folder_threshold", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        predict(settings(tmp_path, threshold="folder"))
+    rows = table(tmp_path / "out").values()
+    assert [(row["verdict"], row["threshold"]) for row in rows] == [("undecided", "")] * 12
+    assert [float(row["score"]) for row in rows] == pytest.approx([level / 255 for level in range(50, 62)])
+
+
+def test_a_folder_of_few_photos_gives_no_threshold(tmp_path, photos, model):
+    with pytest.raises(TrackInputError, match="10 or more readable photos for threshold=folder, got 3"):
+        predict(settings(tmp_path, threshold="folder"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_zero_shot_verdicts_are_announced_as_never_checked_on_photographs(tmp_path, photos, model, capsys):
+    model.image_threshold = 0.22
+    model.threshold_source = "at most 10% of the good images of the synthetic validation categories exceed it"
+    predict(settings(tmp_path))
+    printed = capsys.readouterr().out
+    assert printed.count("from the weights, learnt on renderings: at most 10%") == 2, "before the rows and after them"
+    assert printed.count("never checked on photographs of yours; give REFERENCES") == 2
+    assert "learnt on renderings" in json.loads((tmp_path / "out/threshold.json").read_text())["source"]
+
+
+def test_an_odd_reference_is_named_and_found_in_threshold_json(tmp_path, photos, model, capsys):
+    for number, level in enumerate((60, 61, 63, 66, 69, 70, 230)):
+        save_photo(tmp_path / f"refs/normal-{number}.jpg", level)
+    predict(settings(tmp_path, references=str(tmp_path / "refs")))
+    fitted = json.loads((tmp_path / "out/threshold.json").read_text())
+    assert fitted["odd_references"] == ["normal-6.jpg"]
+    assert fitted["highest_normal"] == pytest.approx(70 / 255)
+    assert "normal-6.jpg scores like a defect: look at it or leave it out" in capsys.readouterr().out
+    assert table(tmp_path / "out")["bad, with comma.png"]["verdict"] == "DEFECT"
+
+
+def test_references_that_are_all_alike_give_no_verdict(tmp_path, photos, model, capsys):
+    for number in range(3):  # no copies of one another, but the model sees the same three times
+        save_photo(tmp_path / f"refs/{number}.png", 60, (40 + number, 30))
+    predict(settings(tmp_path, references=str(tmp_path / "refs")))
+    assert {row["verdict"] for row in table(tmp_path / "out").values()} == {"undecided"}
+    printed = capsys.readouterr().out
+    assert "copies of one another" in printed
+    assert "3 photos: 0 DEFECT, 0 OK, 3 undecided" in printed
+
+
+def test_a_threshold_that_finds_nothing_is_withdrawn(tmp_path, model, capsys):
+    a_folder_of(tmp_path, range(50, 70))
+    for number, level in enumerate((100, 110, 120, 130)):
+        save_photo(tmp_path / f"refs/{number}.png", level)
+    predict(settings(tmp_path, references=str(tmp_path / "refs")))
+    assert {row["verdict"] for row in table(tmp_path / "out").values()} == {"undecided"}
+    assert "this threshold finds nothing" in capsys.readouterr().out
+    assert "finds nothing" in json.loads((tmp_path / "out/threshold.json").read_text())["undecided"]
+
+
+def test_a_threshold_that_scores_cannot_reach_is_refused(tmp_path, photos, model, monkeypatch):
+    monkeypatch.setattr(Brightness, "scores_are_probabilities", True)
+    with pytest.raises(TrackInputError, match="threshold from 0 to 1"):
+        predict(settings(tmp_path, threshold=40))
+
+
+def test_what_changes_a_verdict_changes_the_folder(tmp_path, photos, model):
+    for number, changes in enumerate(({}, {"threshold": 0.3}, {"false_alarm_rate": 0.1}, {"recursive": False}), 1):
+        predict(settings(tmp_path, out=None, **changes))
+        folders = [path for path in (tmp_path / "outputs/predict").iterdir() if not path.is_symlink()]
+        assert len(folders) == number
+
+
 def test_batches_are_as_large_as_asked_for(tmp_path, photos, model):
     for index in range(8):
         save_photo(photos / f"more/{index}.png", 50)
@@ -278,6 +442,13 @@ def test_a_name_that_is_no_unicode_does_not_stop_the_run(tmp_path, photos, model
         ({"batch_size": 0}, "batch_size and workers >= 1"),
         ({"device": "cuda:99"}, "expected a device"),
         ({"false_alarm_rate": 2}, "between 0 and 1"),
+        ({"false_alarm_rate": float("nan"), "references": None}, "between 0 and 1"),
+        ({"threshold": float("nan")}, "threshold to be a finite number, folder or null, got nan"),
+        ({"threshold": float("inf")}, "finite number"),
+        ({"threshold": "high"}, "finite number"),
+        ({"threshold": True}, "finite number"),
+        ({"bit_depth": 7}, "bit_depth from 8 to 16"),
+        ({"bit_depth": 17}, "bit_depth from 8 to 16"),
     ],
 )
 def test_bad_settings_get_a_sentence(tmp_path, photos, model, changes, text):
@@ -301,7 +472,10 @@ def test_a_preprocessing_that_refuses_a_photo_counts_as_unreadable(tmp_path, pho
 def test_the_threshold_of_the_weights_is_used(tmp_path, photos, model):
     model.image_threshold, model.threshold_source = 0.22, "F1-max on held-out categories"
     threshold = weights_threshold(model)
-    assert (threshold.value, threshold.source) == (0.22, "from the weights: F1-max on held-out categories")
+    assert (threshold.value, threshold.source) == (
+        0.22,
+        f"from the weights: F1-max on held-out categories; {UNCHECKED}",
+    )
     predict(settings(tmp_path))
     assert table(tmp_path / "out")["below/good.jpg"]["verdict"] == "DEFECT"
     assert table(tmp_path / "out")["good.png"]["verdict"] == "OK"
@@ -336,5 +510,13 @@ def test_references_that_the_model_cannot_score_need_a_threshold_of_ones_own(tmp
     save_photo(tmp_path / "refs/a.png", 50)
     with pytest.raises(TrackInputError, match=r"Brightness does not; set one yourself.*threshold=0\.5"):
         predict(settings(tmp_path, references=str(tmp_path / "refs")))
-    predict(settings(tmp_path, references=str(tmp_path / "refs"), threshold=0.22))
-    assert table(tmp_path / "out")["below/good.jpg"]["verdict"] == "DEFECT"
+    predict(settings(tmp_path, references=str(tmp_path / "refs"), threshold=0.22, out=str(tmp_path / "own")))
+    assert table(tmp_path / "own")["below/good.jpg"]["verdict"] == "DEFECT"
+
+
+@pytest.mark.parametrize(
+    "override", ["batch_size=many", "workers=1.5", "recursive=perhaps", "bit_depth=x", "no_such=1"]
+)
+def test_a_setting_of_another_type_or_name_is_refused(override):
+    with initialize_config_dir(str(Path(CONF).resolve()), version_base="1.3"), pytest.raises(HydraException):
+        compose("predict", [override])

@@ -45,16 +45,16 @@ def test_each_row_holds_the_counts_of_its_category(store, tree):
         total = [a + b for a, b in zip(total, counts, strict=True)]
     for name, counts in {**expected, "pooled": total}.items():
         shares = [f"{100 * counts[i] / counts[i + 1]:.1f}" for i in (0, 2)]
-        shown = [*map(str, counts[:2]), shares[0], *map(str, counts[2:]), shares[1]]
+        shown = [*map(str, counts[:2]), shares[0], *map(str, counts[2:]), shares[1], "0"]
         assert cells(tree, name)[1:] == shown
     assert expected[ODD][0] > 0
     assert 0 < expected["bolt"][2] < 3
 
 
 def test_no_image_gives_a_count_of_0_and_a_dash_and_no_threshold_dashes_alone(tree):
-    assert cells(tree, "unlabelled") == ["0.55", "0", "0", "—", "0", "0", "—"]
-    assert cells(tree, "never reached") == ["0.55", "0", "0", "—", "0", "0", "—"]
-    assert cells(tree, "good only") == ["—"] * 7
+    assert cells(tree, "unlabelled") == ["0.55", "0", "0", "—", "0", "0", "—", "0"]
+    assert cells(tree, "never reached") == ["0.55", "0", "0", "—", "0", "0", "—", "0"]
+    assert cells(tree, "good only") == ["—"] * 8
 
 
 def test_the_rule_and_the_reason_stand_below(tree):
@@ -70,7 +70,7 @@ def test_the_page_shows_it_and_agrees_with_the_results(store):
     results = next(node for node in page.iter("section") if node.find("h2[@id='results']") is not None)
     assert CAPTION in [text(found.find("caption"))[: len(CAPTION)] for found in results.iter("table")]
     widths = [int(cell.get("colspan", 1)) for cell in table(page, CAPTION).findall("thead/tr[1]/th")]
-    assert sum(widths) == len(table(page, CAPTION).findall("tbody/tr[1]/*")) == 8
+    assert sum(widths) == len(table(page, CAPTION).findall("tbody/tr[1]/*")) == 9
 
 
 def test_a_fitted_threshold_says_its_target(store, tmp_path):

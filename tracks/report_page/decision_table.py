@@ -15,7 +15,7 @@ def decision_table(decision: Mapping[str, Any]) -> Html:
     head = element(
         "thead",
         element("tr", head_cell("category", rowspan=2), head_cell("threshold", rowspan=2),
-                group_head("normal images", 3), group_head("anomalous images", 3)),
+                group_head("normal images", 3), group_head("anomalous images", 3), head_cell("undecided", rowspan=2)),
         element("tr", [head_cell(text) for text in ("called", "of", "false alarms", "called", "of", "recall")]),
     )  # fmt: skip
     rows = [
@@ -38,7 +38,7 @@ def _cells(entry: Mapping[str, Any]) -> list[Child]:
     for called, total, share in PAIRS:
         counts = ("—" if entry[key] is None else f"{entry[key]:,}" for key in (called, total))
         cells += [*(element("td", count) for count in counts), share_cell(entry[share])]
-    return cells
+    return [*cells, element("td", "—" if entry["undecided"] is None else f"{entry['undecided']:,}")]
 
 
 def _notes(decision: Mapping[str, Any]) -> list[Html]:
@@ -49,6 +49,7 @@ def _notes(decision: Mapping[str, Any]) -> list[Html]:
         said.append(f"Threshold of {_named(members, categories)}: {source}.")
     for reason, members in grouped(categories, "none_because").items():
         said.append(f"No threshold for {_named(members, categories)}: {reason}.")
+    said += [f"{name}: {remark}." for name, entry in categories.items() for remark in entry.get("remarks", ())]
     return [element("p", sentence, class_="note") for sentence in said]
 
 

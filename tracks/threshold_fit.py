@@ -1,0 +1,270 @@
+"""The threshold of a verdict from image scores of good photos alone, honest about how few there are.
+
+`fit_threshold`, in its order:
+
+1. Probabilities become log odds and other positive scores logarithms: there good images scatter about normally.
+2. A reference that scores like a defect beside the others is named and left out (`_odd`).
+3. With K + 1 >= 1 / target rate references the threshold is an order statistic: split conformal, right for any
+   distribution. With fewer it is the upper end of a prediction interval for one more good image (`_predicted`), whose
+   spread leans on what is usual on photographs: a handful of numbers hardly shows one. Several scores of one reference
+   (a model may score views of it) enter by their variance within and between references.
+4. Where such a threshold deserves no verdict, `Threshold.undecided` says why.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.special import expit, logit, stdtr, stdtrit
+
+from models.base import Prediction
+from tracks.errors import TrackInputError
+from tracks.threshold import ENOUGH_PHOTOS, ROUNDING, Threshold
+
+FOLDER = "folder"
+"""What a user sets as threshold to have it taken from the photos themselves."""
+USUAL_SPREAD = {"log odds": 0.6, "logarithms": 0.15}
+"""Standard deviation of good images' scores that is usual on the validation photographs, by scale."""
+USUAL_WEIGHT = 4.0
+"""It counts as much as a spread seen in this many further references."""
+ODD_CHANCE = 0.01
+"""A reference is odd if the highest of as many good images lies so far out with this probability at most."""
+ODD_SHARE = 0.05
+"""At most this share of the references (or one of them) can be odd: more of a kind are no exception."""
+LEAST_FOR_ODD = 4
+MAD_PER_DEVIATION = 0.6745
+"""Of a normal distribution, whose MAD is worth `MAD_EFFICIENCY` as many images as the standard deviation."""
+MAD_EFFICIENCY = 0.37
+CEILING = 0.99
+"""A threshold on probabilities from here on leaves defects next to no room."""
+LEAST_PROBABILITY = 1e-6
+"""Nearer to 0 or 1 no odds are told apart."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Where scores are fitted: their `name`, how to get there and back."""
+
+    name: str
+    to: np.ufunc
+    back: np.ufunc
+
+
+def fit_threshold(
+    reference_scores: Sequence[float],
+    target_rate: float = 0.05,
+    probabilities: bool = False,
+    *,
+    references: Sequence[int] | None = None,
+    names: Sequence[str] | None = None,
+) -> Threshold:
+    """A threshold from the leave-one-out scores of K normal images alone, K >= 1.
+
+    `target_rate` in (0, 1) is the share of good images that may be called defects; `probabilities` says that scores lie
+    in [0, 1]. `references` tells which reference (0 to K - 1) each score is of, where there are several of one; the
+    first of each is that of the image as it is. `names` are those of the K references.
+
+    Leave-one-out scores lie somewhat above those of new good images, the more so the smaller K, as each reference is
+    compared with K - 1 others: real rates are then below what is stated.
+
+    Raises:
+        TrackInputError: no score, a score that is not finite, or a rate outside (0, 1).
+    """
+    scores = np.asarray(reference_scores, dtype=np.float64)
+    if scores.size == 0 or not np.isfinite(scores).all():
+        raise TrackInputError(
+            f"expected the finite scores of one or more references to fit a threshold, got {scores.tolist()}; "
+            "check the reference images"
+        )
+    if not 0 < target_rate < 1:
+        raise TrackInputError(f"expected a false-alarm rate between 0 and 1, got {target_rate}; try 0.05")
+    owners = np.arange(scores.size) if references is None else np.asarray(references)
+    views = [scores[owners == owner] for owner in np.unique(owners)]
+    names = names or [f"reference {number}" for number in range(1, len(views) + 1)]
+    own = np.array([of_one[0] for of_one in views])
+    if len(views) > 1 and np.ptp(own) <= ROUNDING * np.abs(own).max():
+        return _identical(own)
+    scale = _scale(scores, probabilities)
+    fitted = [scale.to(_inside(of_one, scale)) for of_one in views]
+    odd = _odd(fitted, scale)
+    kept = [of_one for index, of_one in enumerate(fitted) if index not in odd]
+    used = np.delete(own, odd)
+    found = _conformal(used, target_rate) or _predicted(kept, used, scale, target_rate)
+    found = replace(found, odd_references=tuple(names[index] for index in odd), reference_scores=tuple(used.tolist()))
+    if odd and found.false_alarm_rate is not None:
+        more = found.false_alarm_rate + len(odd) / (len(views) + 1)
+        found = replace(
+            found, source=f"{found.source}; {more:.1%} if {', '.join(found.odd_references)} is good after all"
+        )
+    return _doubted(found, probabilities)
+
+
+def reference_threshold(
+    prediction: Prediction, names: Sequence[str], target_rate: float, probabilities: bool
+) -> Threshold:
+    """The threshold from what a model says of its references left out, `AnomalyModel.reference_prediction`."""
+    return fit_threshold(
+        prediction.image_scores.tolist(), target_rate, probabilities, references=owners(prediction), names=names
+    )
+
+
+def owners(prediction: Prediction) -> list[int] | None:
+    """Which reference each score is of, where a model says so in the scalar "reference"; None: one score for each."""
+    told = prediction.scalars.get("reference")
+    return None if told is None else [int(number) for number in told.tolist()]
+
+
+def _scale(scores: np.ndarray, probabilities: bool) -> Scale:
+    if probabilities:
+        return Scale("log odds", logit, expit)
+    if (scores > 0).all():
+        return Scale("logarithms", np.log, np.exp)
+    return Scale("they are", np.positive, np.positive)
+
+
+def _inside(scores: np.ndarray, scale: Scale) -> np.ndarray:
+    return np.clip(scores, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY) if scale.to is logit else scores
+
+
+def _usual_spread(scale: Scale, middle: float) -> float:
+    """What is usual on photographs, of scores whose median is `middle`; without a scale a share of it."""
+    return USUAL_SPREAD.get(scale.name, USUAL_SPREAD["logarithms"] * abs(middle))
+
+
+def _moderated(variance: float, freedom: float, scale: Scale, middle: float) -> tuple[float, float]:
+    """A standard deviation that leans on the usual one (Smyth 2004, moderated t), and its degrees of freedom."""
+    usual = _usual_spread(scale, middle) ** 2
+    total = USUAL_WEIGHT + freedom
+    return math.sqrt((USUAL_WEIGHT * usual + freedom * variance) / total), total
+
+
+def _odd(fitted: Sequence[np.ndarray], scale: Scale) -> list[int]:
+    """The references that score like a defect beside the others, by median and moderated MAD; [] if more than a few do.
+
+    A good one is taken for odd once in a hundred fits (Bonferroni over the references, Student's t).
+    """
+    means = np.array([of_one.mean() for of_one in fitted])
+    if means.size < LEAST_FOR_ODD:
+        return []
+    middle = float(np.median(means))
+    mad = float(np.median(np.abs(means - middle))) / MAD_PER_DEVIATION
+    spread, freedom = _moderated(mad**2, means.size - 1, scale, middle)
+    odd = np.flatnonzero(stdtr(freedom, (middle - means) / spread) < ODD_CHANCE / means.size)
+    return [] if odd.size > max(1, ODD_SHARE * means.size) else odd.tolist()
+
+
+def _conformal(scores: np.ndarray, target_rate: float) -> Threshold | None:
+    """The order statistic that one more good image exceeds with at most the target rate; None with too few references.
+
+    The r-th smallest of K scores is exceeded with probability 1 - r / (K + 1).
+    """
+    count = scores.size
+    rank = math.ceil((1 - target_rate) * (count + 1) - 1e-9)
+    if rank > count:
+        return None
+    rate = 1 - rank / (count + 1)
+    source = f"conformal, number {rank} of {count} reference scores in rising order; false alarms about {rate:.1%}"
+    return Threshold(_just_above(np.sort(scores)[rank - 1]), source, rate, float(scores.max()))
+
+
+def _predicted(
+    fitted: Sequence[np.ndarray], own: np.ndarray, scale: Scale, target_rate: float
+) -> Threshold:  # fmt: skip
+    """The upper end of a prediction interval for one more good image, never below the highest of their `own` scores.
+
+    One-way random effects: the scores of a reference scatter about its mean, the means about that of all. Degrees of
+    freedom are Satterthwaite's; the variance is moderated by the usual one, which is all that a single reference has.
+    """
+    means = np.array([of_one.mean() for of_one in fitted])
+    count, scores = means.size, sum(of_one.size for of_one in fitted)
+    variance, freedom = _total_variance(fitted, means)
+    spread, freedom = _moderated(variance, freedom, scale, float(np.median(means)))
+    factor = float(stdtrit(freedom, 1 - target_rate)) * math.sqrt(1 + 1 / count)  # the mean is itself an estimate
+    highest = float(own.max())
+    value = max(float(scale.back(means.mean() + factor * spread)), highest)
+    of_views = f" ({scores} scores)" if scores > count else ""
+    source = (
+        f"mean + {factor:.2f} x {spread:.2g} of {count} reference{'s' if count > 1 else ''}{of_views} as {scale.name}, "
+        f"a spread that leans on {_usual_spread(scale, float(np.median(means))):.2g}, usual on photographs; at least "
+        f"their maximum; false alarms about {target_rate:.1%} if good scores are normally distributed, at most "
+        f"{1 / (count + 1):.0%} if not"
+    )
+    return Threshold(_just_above(value), source, target_rate, highest)
+
+
+def _total_variance(fitted: Sequence[np.ndarray], means: np.ndarray) -> tuple[float, float]:
+    """The variance of the score of one more good image, and its degrees of freedom.
+
+    0 for a single reference: how its views scatter does not tell how far apart good parts lie.
+    """
+    count, extra = means.size, sum(of_one.size - 1 for of_one in fitted)
+    if count == 1:
+        return 0.0, 0.0
+    within = sum(float(np.sum((of_one - of_one.mean()) ** 2)) for of_one in fitted) / extra if extra else 0.0
+    within *= 1 - float(np.mean([1 / of_one.size for of_one in fitted]))  # the rest is in the spread of the means
+    between = float(means.var(ddof=1))
+    parts = [(between, count - 1), (within, extra)]
+    weight = sum(part**2 / freedom for part, freedom in parts if freedom)
+    return between + within, (between + within) ** 2 / weight if weight else count - 1.0
+
+
+def _identical(scores: np.ndarray) -> Threshold:
+    """No verdict rests on rounding: references that score the same show nothing of how good images differ."""
+    why = (
+        f"{scores.size} references score the same, {scores[0]:.4g}, but for rounding: they are copies of one another, "
+        "or the model tells nothing apart; give photos of different good parts"
+    )
+    return Threshold(_just_above(scores.max()), f"the score of {scores.size} like references", None, None, (), why)
+
+
+def _doubted(found: Threshold, probabilities: bool) -> Threshold:
+    if not probabilities or found.value < CEILING:
+        return found
+    why = (
+        f"the threshold {found.value:.3f} is next to the highest possible score, 1, so that it finds no defect; give "
+        "more references, as alike as the good parts are, or set ARGS=threshold=number yourself"
+    )
+    return replace(found, undecided=why)
+
+
+def folder_threshold(scores: Sequence[float], target_rate: float = 0.05, probabilities: bool = False) -> Threshold:
+    """A threshold from the photos to be judged themselves: transductive, and right only where most of them are good.
+
+    The median + c * MAD, which a minority of defects moves little; c is Student's, with the degrees of freedom that a
+    MAD is worth.
+
+    Raises:
+        TrackInputError: fewer than 10 scores.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    check_enough_photos(values.size)
+    scale = _scale(values, probabilities)
+    fitted = scale.to(_inside(values, scale))
+    middle = float(np.median(fitted))
+    spread = float(np.median(np.abs(fitted - middle))) / MAD_PER_DEVIATION
+    factor = float(stdtrit(MAD_EFFICIENCY * (values.size - 1), 1 - target_rate))
+    source = (
+        f"transductive, from these {values.size} photos: median + {factor:.2f} MAD (as a standard deviation) of their "
+        f"scores as {scale.name}; false alarms about {target_rate:.1%} if most photos are good and good scores "
+        "normally distributed"
+    )
+    value = _just_above(float(scale.back(middle + factor * spread)))
+    if spread <= ROUNDING * max(abs(middle), LEAST_PROBABILITY):
+        why = "most photos score the same but for rounding: the model tells them apart by nothing"
+        return Threshold(value, source, target_rate, undecided=why)
+    return _doubted(Threshold(value, source, target_rate), probabilities)
+
+
+def check_enough_photos(count: int) -> None:
+    """Refuse to take a threshold from a handful of photos."""
+    if count < ENOUGH_PHOTOS:
+        raise TrackInputError(
+            f"expected {ENOUGH_PHOTOS} or more readable photos for threshold={FOLDER}, got {count}: so few do not show "
+            "what is usual; give REFERENCES=folder, or threshold=number"
+        )
+
+
+def _just_above(score: float) -> float:
+    """The next float32, so that a photo that scores exactly as a reference does is no defect."""
+    return float(np.nextafter(np.float32(score), np.float32(np.inf)))
