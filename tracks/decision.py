@@ -132,8 +132,7 @@ def _cells(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
     counts = {key: "" if entry[key] is None else str(entry[key]) for key in COUNTS}
     alarms, recall = (percent(entry[key], "", "") for key in ("false_alarm_rate", "recall"))
     shown = (counts["false_alarms"], counts["normal"], alarms, counts["found"], counts["anomalous"], recall)
-    shown += (counts["undecided"],)
-    return name.replace("|", "\\|"), value, *shown
+    return name.replace("|", "\\|"), value, *shown, counts["undecided"]
 
 
 def percent(share: float | None, unit: str = "%", blank: str = "none") -> str:

@@ -64,8 +64,8 @@ class KeptThresholds:
         """The threshold of a category, or the reason why there is none."""
         basis = self._categories.get(category, {"none_because": NOT_KEPT})
         if "known" in basis:
-            known = {key: tuple(value) if isinstance(value, list) else value for key, value in basis["known"].items()}
-            return Threshold(**known)
+            lists = {key: tuple(value) for key, value in basis["known"].items() if isinstance(value, list)}
+            return Threshold(**{**basis["known"], **lists})
         if "reference_scores" in basis:
             assert self.target_rate is not None
             return _fitted(basis, self.target_rate)
