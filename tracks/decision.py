@@ -36,7 +36,7 @@ def decisions(store: PredictionStore, rows: Mapping[str, Sequence[Row]] | None =
 def pooled(categories: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The counts of all categories that have a threshold, added up, and their shares."""
     known = [category for category in categories.values() if category["threshold"] is not None]
-    counts = {key: sum(category[key] for category in known) for key in COUNTS}
+    counts = {key: sum(category.get(key, 0) for category in known) for key in COUNTS}  # older runs count fewer
     return {"categories": len(known), **counts, **_shares(counts)}
 
 
