@@ -150,6 +150,8 @@ def duplicates(seen: Iterable[Seen]) -> list[Row]:
     within = [f"{paths[0]} = {paths[1]}" for parts in places.values() for paths in parts.values() if len(paths) > 1]
     parts = {part for of in places.values() for part in of}
     check, others = "duplicates, train and test", _row("duplicates", within, "no picture is there twice", "note")
+    if not places:
+        return [Row("duplicates", "skipped", "there are no pictures")]
     if not {"train", "test"} <= parts:
         return [Row(check, "skipped", "there are not both a training and a test part"), others]
     return [_row(check, both, "no picture is in both"), others]

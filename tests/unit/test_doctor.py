@@ -275,6 +275,7 @@ def test_nothing_to_read_is_a_problem(tmp_path):
     found = problems(examine(tmp_path))
     assert set(found) == {"reader", "pictures"}
     assert found["pictures"] == "not one was found"
+    assert [check for check, row in examine(tmp_path).items() if row.state == "ok"] == ["layout"]
     assert set(problems(examine(tmp_path / "nut/train"))) >= {"reader", "layout", "pictures"}
 
 

@@ -123,6 +123,7 @@ def test_the_background_is_found_along_the_border_and_said(
     with counted_notices():
         for number in range(3):
             mask = saved(tmp_path / f"{number}.png", PAINTED[kind]()).load_mask()
+            sample(tmp_path / f"{number}.png").load_mask()
             np.testing.assert_array_equal(mask, MARKED)
     assert len(caplog.messages) == 2
     assert caplog.messages[0].startswith(f"{tmp_path / '0.png'}: the mask is ")

@@ -17,8 +17,8 @@ def notice(kind: str, path: Path) -> None:
     """Warn of a file if it is the first of its kind, else count it; `kind` is a sentence about any such file."""
     with _lock:
         files = _met.setdefault(kind, set())
+        first = not files
         files.add(path)
-        first = len(files) == 1
     if first:
         log.warning("%s: %s", path, kind)
 
