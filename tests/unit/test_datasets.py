@@ -446,7 +446,22 @@ def test_linked_folders_are_followed_once(photos: Path, tmp_path: Path) -> None:
     for name in ("linked", "linked again"):
         (photos / name).symlink_to(elsewhere)
     (photos / "a link inside").symlink_to(photos / "good")
-    assert names(Photos(photos).test("object")) == ["b 2.JPG", "b 10.png", "good/1.png", "linked/5.png", "more/ä.png"]
+    (photos / "to a hidden one").symlink_to(photos / ".trash")
+    assert names(Photos(photos).test("object")) == ["b 2.JPG", "b 10.png", "good/1.png", "linked/5.png", "more/ä.png",
+                                                     "to a hidden one/x.png"]  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = os.scandir
+
+    def refuse(place: str) -> object:
+        if Path(place).name == "more":
+            raise PermissionError(13, "Permission denied", place)
+        return listed(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="more"):
+        Photos(photos)
 
 
 def test_a_name_in_two_spellings_counts_once(photos: Path) -> None:

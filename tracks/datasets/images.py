@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 from PIL.Image import Image
+from tqdm import tqdm
 
 from tracks.datasets.decode import decode, decoded_size, is_wide, reading
 from tracks.datasets.notices import differs_from_earlier, notice
@@ -95,7 +96,8 @@ def common_bit_depth(paths: Sequence[Path]) -> int | None:
     Floats from 0 to 1 have no depth; files that cannot be read do not count.
     """
     with ThreadPoolExecutor() as pool:
-        largest = max(pool.map(_largest_value, paths), default=0.0)
+        values = pool.map(_largest_value, paths)
+        largest = max(tqdm(values, "bit depth", len(paths), leave=False, delay=2), default=0.0)
     if not largest:
         return None
     depth, needed = guessed_depth(largest), int(largest).bit_length()

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from tracks.copies import distinct, warn_of_judged_references
 from tracks.datasets.files import FileSample, existing_folder, is_run_folder, list_images, natural_key
@@ -102,15 +103,21 @@ def walk(folder: Path, recursive: bool = True, skipped: Sequence[Path] = ()) -> 
 
     A link to a folder is followed, unless it leads to one that is walked anyway.
     """
-    root = folder.resolve()
-    closed = {path.resolve() for path in skipped} - {root}
-    for place, inner, _ in os.walk(folder, followlinks=True):
-        target = Path(place).resolve()
-        is_open = target not in closed
-        if is_open:
-            closed.add(target)
-            yield Path(place)
-        inner[:] = [name for name in sorted(inner) if recursive and is_open and _is_open(Path(place, name), root)]
+    closed = {path.resolve() for path in skipped} - {folder.resolve()}
+    waiting = [folder]
+    while waiting:
+        links: list[Path] = []
+        for place, inner, _ in (entry for top in waiting for entry in os.walk(top, onerror=_refuse)):
+            is_new = Path(place).resolve() not in closed
+            if is_new:
+                closed.add(Path(place).resolve())
+                yield Path(place)
+            below = [
+                Path(place, name) for name in sorted(inner) if recursive and is_new and _is_open(Path(place, name))
+            ]
+            links += [path for path in below if path.is_symlink()]
+            inner[:] = [path.name for path in below if not path.is_symlink()]
+        waiting = links
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -118,7 +125,10 @@ def files_in(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.is_dir()]
 
 
-def _is_open(folder: Path, root: Path) -> bool:
-    if folder.name.startswith(".") or is_run_folder(folder):
-        return False
-    return not (folder.is_symlink() and folder.resolve().is_relative_to(root))
+def _is_open(folder: Path) -> bool:
+    return not folder.name.startswith(".") and not is_run_folder(folder)
+
+
+def _refuse(error: OSError) -> NoReturn:
+    """Folders that cannot be listed are not passed over in silence."""
+    raise error
