@@ -9,6 +9,7 @@ import torch
 
 from models.errors import ModelInputError
 from models.weights.cache import cache_folder, offline_by
+from models.weights.missing import how_to_fetch
 from models.weights.registry import WeightFile, catalogue, copy_elsewhere, verify
 from tracks.doctor_checks import Row
 from tracks.names import unknown
@@ -40,7 +41,7 @@ def check_weights(wanted: Sequence[str]) -> list[Row]:
         Row("weights damaged", "problem" if damaged else "ok", "; ".join(damaged) or f"{here} here, all as recorded")
     ]
     if missing:
-        command = f"fetch them with make weights WEIGHTS={missing[0]}"
+        command = how_to_fetch([entries[name] for name in missing])
         rows.append(Row("weights missing", "problem", f"{', '.join(missing)}; {command}"))
     if absent:
         rows.append(Row("weights not fetched", "note", f"{absent} files; make weights lists them"))

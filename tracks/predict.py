@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 import tracks.config  # noqa: F401  (registers the schema)
 from eval.histogram import ValueCounts
 from models.base import AnomalyModel
+from models.weights.missing import refuse_missing
 from tracks.cli import command, run_main, stop
 from tracks.datasets.notices import counted_notices
 from tracks.datasets.photos import REFERENCE_PREFIX, Photos
@@ -50,6 +51,7 @@ def predict(cfg: DictConfig) -> list[Verdict]:
     if cfg.threshold == FOLDER:
         check_enough_photos(len(samples))
     PredictionStore.create(folder, settings)  # refuses the folder of another run before any work
+    refuse_missing(OmegaConf.to_container(cfg.model, resolve=True))
     model: AnomalyModel = instantiate(cfg.model).to(device).eval()
     names = learn_references(model, photos, category, device) if cfg.references else []
     threshold, pixels = choose_threshold(cfg, model, category, names)

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 import tracks.config  # noqa: F401  (registers the schema)
 from eval.errors import ScoringInputError
 from eval.published.registry import PublishedTable, experiment, list_tables, load
+from models.weights.missing import how_to_fetch, missing_files
 from tracks.cli import command, run_main
 from tracks.errors import TrackInputError
 from tracks.fingerprint import code_digest
@@ -29,7 +30,6 @@ from tracks.reproduce_runs import (
     duration,
     find_run,
     missing_data,
-    missing_weights,
     needs_of,
     read_run,
     scores_of,
@@ -161,11 +161,10 @@ def refuse_if_missing(cfg: DictConfig, table: PublishedTable, needs: Sequence[Ne
     """Name every data set and weight file that is missing, and how long the runs would take."""
     sets = dict.fromkeys(need.data for need in needs)
     data = [text for name in sets if (text := missing_data(name, data_root(cfg, name, table.data)))]
-    files: dict[str, None] = {}
-    for need in {one.experiment: one for one in needs}.values():
-        files.update(dict.fromkeys(missing_weights(wanted_settings(track_config(cfg, need))["model"])))
-    if files:
-        data.append(f'the weights {", ".join(files)} (make weights WEIGHTS="{" ".join(files)}" fetches them)')
+    experiments = {need.experiment: need for need in needs}.values()
+    models = [wanted_settings(track_config(cfg, need))["model"] for need in experiments]
+    if files := missing_files(models):
+        data.append(f"the weights {', '.join(file.name for file in files)} ({how_to_fetch(files)})")
     if data:
         each = f" (ROOT may hold a folder for each of {', '.join(sets)})" if len(sets) > 1 else ""
         raise TrackInputError(

@@ -13,7 +13,6 @@ from eval.curves import auroc, average_precision, f1_max
 from eval.errors import ScoringInputError
 from eval.legacy import legacy_pro, legacy_region_f1
 from eval.published.registry import PublishedTable, experiment
-from models.weights.registry import catalogue, copy_elsewhere
 from tracks.datasets.registry import registry
 from tracks.errors import TrackInputError
 from tracks.legacy import transductive_image_scores
@@ -157,13 +156,6 @@ def signature(config: Mapping[str, Any], shots: int, seed: int, resolution: str)
     return {"model": config["model"], "data": data, "shots": shots, "seed": seed, "resolution": resolution}
 
 
-def missing_weights(config: Any) -> list[str]:
-    """The names of fetched weight files that a configuration mentions and that are not here."""
-    entries = catalogue()
-    named = [entries[text] for text in dict.fromkeys(_texts(config)) if text in entries]
-    return [entry.name for entry in named if entry.url and not entry.path.is_file() and not copy_elsewhere(entry)]
-
-
 def missing_data(name: str, root: Path | None) -> str | None:
     """What is missing of a data set, in words; None where its folder is there."""
     if root is not None and root.is_dir():
@@ -227,14 +219,6 @@ def _legacy(metric: str, rows: Sequence[Row], store: PredictionStore) -> float:
 def _note(run: Finished, text: str) -> None:
     if text not in run.notes:
         run.notes.append(text)
-
-
-def _texts(node: Any) -> Iterable[str]:
-    """Every string below a plain container."""
-    if isinstance(node, str):
-        yield node
-    for child in node.values() if isinstance(node, Mapping) else node if isinstance(node, list | tuple) else ():
-        yield from _texts(child)
 
 
 def _time(seconds: float) -> str:

@@ -25,6 +25,7 @@ from models.clip_adapter.adapter import random_adapter
 from models.clip_adapter.backbone import ClipBackbone
 from models.clip_adapter.checkpoint import save_adapter
 from models.clip_adapter.text import PromptEnsemble
+from models.weights.missing import refuse_missing
 from tracks.cli import command, run_main
 from tracks.errors import TrackInputError
 from tracks.store import write_atomically
@@ -244,6 +245,7 @@ def build_parts(cfg: DictConfig) -> tuple[ClipBackbone, PromptEnsemble]:
             f"expected a model with adapters to train, got {OmegaConf.select(cfg, 'model._target_')}; use "
             "model=clip_adapter and weights of a CLIP"
         )
+    refuse_missing(OmegaConf.to_container(cfg.model.backbone, resolve=True))
     return instantiate(cfg.model.backbone), instantiate(cfg.model.prompts)
 
 

@@ -1,11 +1,11 @@
 """The auxiliary data set: whether it may be trained on, what is held out of it, what is learnt from."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from models.names import nearest
 from tracks.datasets.sample import Dataset, Sample
 from tracks.errors import TrackInputError
 from tracks.names import unknown
@@ -156,9 +156,9 @@ def _check_usable(samples: Sequence[Sample], where: str) -> None:
 
 def _refuse_misspelt(target: str) -> None:
     name = target.partition(":")[0]
-    near = difflib.get_close_matches(name, KNOWN_TARGETS, n=1, cutoff=0.75)
+    near = nearest(name, KNOWN_TARGETS, likeness=0.75)
     if name not in KNOWN_TARGETS and near:
         raise TrackInputError(
             f"expected target to be {', '.join(KNOWN_TARGETS)} or a name of your own, got {target!r}; did you mean "
-            f"{near[0]}?"
+            f"{near}?"
         )

@@ -23,7 +23,7 @@ from models.clip_adapter.tensor_file import (
     write_tensors,
 )
 from models.errors import ModelInputError
-from models.names import nearest
+from models.names import hint, nearest
 from models.weights.registry import catalogue, find_weights, weights_path
 from models.weights.state import read_state
 
@@ -124,7 +124,7 @@ def weights_file(name: str, weights: str) -> Path:
             raise ModelInputError(
                 f"expected weights for {name} as the path of a file, a name of the weights catalogue "
                 f"({', '.join(catalogue())}), a tag of open_clip ({', '.join(tags) or 'none for this one'}) or "
-                f"random:SEED, got {weights!r}"
+                f"random:SEED, got {weights!r}{hint(weights, [*catalogue(), *tags])}"
             )
         return find_weights(weights)
     try:

@@ -1,10 +1,14 @@
 """`python -m models.weights`: list weight files, fetch one, several or a group, check what is here."""
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 
 from models.errors import ModelInputError
+from models.interrupted import INTERRUPTED, begun
+from models.names import hint
 from models.weights.failures import DownloadError, TransferError
 from models.weights.learnt import forget
 from models.weights.registry import WeightFile, catalogue, copy_elsewhere, fetch, verify
@@ -24,19 +28,23 @@ def chosen(names: Sequence[str]) -> list[WeightFile]:
         members = [entry for entry in entries.values() if name == entry.name or name in entry.groups]
         if not members or not all(entry.url for entry in members):
             fetchable = [entry.name for entry in entries.values() if entry.url]
+            near = "" if members else hint(name, [*groups, *fetchable])
             raise ModelInputError(
-                f"expected weights that can be fetched, got {name!r}; there are the groups {', '.join(groups)} and "
-                f"the files {', '.join(fetchable)}"
+                f"expected weights that can be fetched, got {name!r}{near}; there are the "
+                f"groups {', '.join(groups)} and the files {', '.join(fetchable)}"
             )
         found.update({entry.name: entry for entry in members})
     return list(found.values())
 
 
-def state(entry: WeightFile) -> str:
-    """How a file stands: "here", "not here", "in Hugging Face's cache" or "damaged: ..." with its reason."""
+def state(entry: WeightFile, again: bool = False) -> str:
+    """How a file stands: "here", "not here", "in Hugging Face's cache" or "damaged: ..." with its reason.
+
+    `again` hashes what was verified before.
+    """
     if entry.path.is_file():
         try:
-            verify(entry, entry.path)
+            verify(entry, entry.path, again)
         except ModelInputError as error:
             return f"damaged: {error}"
         return "here"
@@ -86,30 +94,46 @@ def listing(entries: Iterable[WeightFile]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """List weight files, fetch them, or check those that are here; 0 if all is well, 2 if anything failed."""
-    parser = argparse.ArgumentParser(prog="python -m models.weights", description=main.__doc__)
-    parser.add_argument("names", nargs="*", help="files or groups to fetch, for example official")
-    parser.add_argument("--list", action="store_true", help="list all files and what state they are in (the default)")
-    parser.add_argument("--check", action="store_true", help="fetch nothing; say what is missing or damaged")
-    parser.add_argument("--forget", metavar="NAME", help="drop the digest learnt on first use of a file")
-    options = parser.parse_args(arguments)
+    begun()
     try:
-        if options.forget:
-            print("forgotten" if forget(options.forget) else f"nothing was learnt of {options.forget}")
-            return 0
-        if options.list or not options.names:
-            print(listing(chosen(options.names) if options.names else catalogue().values()))
-            return 0
-        entries = chosen(options.names)
-        failed = _wrong(entries) if options.check else fetch_all(entries)
+        failed = _run(arguments)
+        sys.stdout.flush()
     except ModelInputError as error:
         failed = [str(error)]
+    except KeyboardInterrupt:
+        failed = [INTERRUPTED]
+    except BrokenPipeError:  # nobody reads the list any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.filename is None:
+            raise
+        failed = [f"expected to be able to use {error.filename}, got: {error.strerror}; choose another VANDKIT_CACHE"]
     for line in failed:
         print(f"error: {line}", file=sys.stderr)
     return 2 if failed else 0
 
 
+def _run(arguments: Sequence[str] | None) -> list[str]:
+    """What the arguments ask for; a line for each file that is missing, damaged or not to be had."""
+    parser = argparse.ArgumentParser(prog="python -m models.weights", description=__doc__)
+    parser.add_argument("names", nargs="*", help="files or groups to fetch, for example official")
+    parser.add_argument("--list", action="store_true", help="list all files and what state they are in (the default)")
+    parser.add_argument("--check", action="store_true", help="fetch nothing; hash anew, say what is missing or damaged")
+    parser.add_argument("--forget", metavar="NAME", help="drop the digest learnt on first use of a file")
+    options = parser.parse_args(arguments)
+    if options.forget:
+        print("forgotten" if forget(options.forget) else f"nothing was learnt of {options.forget}")
+        return []
+    if options.list or not options.names:
+        print(listing(chosen(options.names) if options.names else catalogue().values()))
+        return []
+    entries = chosen(options.names)
+    return _wrong(entries) if options.check else fetch_all(entries)
+
+
 def _wrong(entries: Iterable[WeightFile]) -> list[str]:
-    states = {entry.name: state(entry) for entry in entries}
+    states = {entry.name: state(entry, again=True) for entry in entries}
     return [f"{name}: {mark}" for name, mark in states.items() if mark not in ("here", "in Hugging Face's cache")]
 
 

@@ -5,7 +5,6 @@ notes the new size and sha256 of the shipped files so named.
 """
 
 import argparse
-import difflib
 import logging
 import os
 import re
@@ -17,16 +16,19 @@ from typing import Any
 import yaml
 
 from models.errors import ModelInputError
+from models.names import hint, nearest
 from models.weights.cache import hugging_face_copy, weights_folder
 from models.weights.digest import git_blob_of, sha256_of
 from models.weights.download import Wanted, download
 from models.weights.learnt import learn, recall
 from models.weights.transfer import Patience
+from models.weights.verified import is_verified, remember
 
 log = logging.getLogger(__name__)
 
 CATALOGUE = Path(__file__).with_name("catalogue.yaml")
 _verified: set[tuple[str, int, int, str]] = set()
+"""Of this process; `models.weights.verified` remembers fetched files for longer."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ def fetch(name: str, patience: Patience | None = None, show: bool = False) -> Pa
     if entry is None or entry.url is None:
         fetchable = [entry.name for entry in catalogue().values() if entry.url]
         raise ModelInputError(
-            f"expected the name of a file to fetch, got {name!r}; can be fetched: {', '.join(fetchable)}"
+            f"expected the name of a file to fetch, got {name!r}{hint(name, fetchable)}; can be fetched: "
+            f"{', '.join(fetchable)}"
         )
     if not entry.path.is_file() and (copy := copy_elsewhere(entry)):
         return copy
@@ -178,9 +181,10 @@ def _with_values(text: str, name: str, size: int, sha256: str) -> str:
     return block.sub(fill, text, count=1)
 
 
-def verify(entry: WeightFile, path: Path) -> None:
-    """Compare size and digest with the entry, once per process and state of the file; learn what nobody has published.
+def verify(entry: WeightFile, path: Path, again: bool = False) -> None:
+    """Compare size and digest with the entry, once per state of the file; learn what nobody has published.
 
+    What was verified is remembered, also for later processes if it was fetched; `again` hashes it all the same.
     Configurations (.json) have no digest.
 
     Raises:
@@ -193,10 +197,11 @@ def verify(entry: WeightFile, path: Path) -> None:
         log.warning("%s: no sha256 is published; learnt %s from %s", entry.name, learnt.sha256, path)
     entry = entry.known
     status = path.stat()
-    key = (str(path), status.st_mtime_ns, status.st_size, f"{entry.sha256}{entry.git_blob}")
-    if key in _verified:
+    digest = entry.sha256 or entry.git_blob or ""
+    key = (str(path), status.st_mtime_ns, status.st_size, digest)
+    if not again and (key in _verified or (entry.url and digest and is_verified(path, digest))):
         return
-    if not (entry.sha256 or entry.git_blob):
+    if not digest:
         raise ModelInputError(
             f"expected a sha256 for {entry.name!r} in {CATALOGUE}, found none, so {path} cannot be verified; record "
             f"it with `python -m models.weights.registry --record {entry.name}`, or name the file by its path"
@@ -214,6 +219,8 @@ def verify(entry: WeightFile, path: Path) -> None:
             f"content was changed or damaged; {_remedy(entry, path)}"
         )
     _verified.add(key)
+    if entry.url:
+        remember(path, digest)
 
 
 def _remedy(entry: WeightFile, wrong: Path | None = None) -> str:
@@ -230,8 +237,8 @@ def _remedy(entry: WeightFile, wrong: Path | None = None) -> str:
 
 
 def _suggest(name: str, entries: dict[str, WeightFile]) -> str:
-    near = difflib.get_close_matches(name, entries, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"the catalogue has: {', '.join(entries)}"
+    near = nearest(name, entries, likeness=0.5)
+    return f"did you mean {near!r}?" if near else f"the catalogue has: {', '.join(entries)}"
 
 
 def _sha256(path: Path) -> str:

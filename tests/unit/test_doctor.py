@@ -431,7 +431,7 @@ def test_damaged_and_missing_weights_are_named(tmp_path, monkeypatch):
     assert "is truncated" in rows["weights damaged"].seen
     assert rows["weights not fetched"].state == "note"
     rows = {row.check: row for row in doctor_machine.check_weights(["official"])}
-    assert rows["weights missing"].seen == "b; fetch them with make weights WEIGHTS=b"
+    assert rows["weights missing"].seen == "b; `make weights WEIGHTS=b` fetches it"
     with pytest.raises(TrackInputError, match="weight files to be one of official, a, b"):
         doctor_machine.check_weights(["oficial"])
 

@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from eval.legacy import legacy_pro, legacy_region_f1
 from eval.published.registry import group, load
+from models.weights.missing import missing_files
 from tracks.cli import CONF, run_main
 from tracks.errors import TrackInputError
 from tracks.reproduce import main, reproduce
@@ -24,7 +25,6 @@ from tracks.reproduce_runs import (
     assign,
     duration,
     find_run,
-    missing_weights,
     needs_of,
     read_run,
     scores_of,
@@ -286,10 +286,8 @@ def test_a_finished_run_is_found_wherever_its_data_lay(tmp_path):
 
 
 def test_weights_that_are_not_here_are_named(settings):
-    assert missing_weights({"a": ["sam_vit_b", "tiny_clip", {"b": "april_gan_visa"}], "c": 3}) == [
-        "sam_vit_b",
-        "april_gan_visa",
-    ]
+    found = missing_files({"a": ["sam_vit_b", "tiny_clip", {"b": "april_gan_visa"}], "c": 3})
+    assert [entry.name for entry in found] == ["sam_vit_b", "april_gan_visa"]
 
 
 def test_what_is_missing_is_said_by_name_with_the_time_it_takes(settings, tmp_path):

@@ -8,7 +8,10 @@ import pytest
 import yaml
 
 from models.errors import ModelInputError
+from models.weights import __main__ as command
 from models.weights import registry
+from models.weights.digest import sha256_of
+from models.weights.missing import refuse_missing
 
 CONTENT = b"some weights " * 100
 
@@ -167,6 +170,82 @@ def test_the_command_lists_records_and_explains(shelf, capsys):
         registry.main(["--fetch", "nothing"])
     assert stop.value.code == 2
     assert "error: expected the name of a file to fetch" in capsys.readouterr().err
+
+
+def test_a_fetched_file_that_was_verified_is_not_hashed_by_later_processes(shelf, monkeypatch):
+    path = registry.fetch("remote")
+    monkeypatch.setattr(registry, "_verified", set())  # as a process begins
+    with monkeypatch.context() as patched:
+        patched.setattr(registry, "_sha256", lambda _: pytest.fail("hashed again"))
+        assert registry.weights_path("remote") == path
+    os.utime(path, ns=(0, 0))
+    monkeypatch.setattr(registry, "_sha256", lambda _: "another")
+    with pytest.raises(ModelInputError, match="content was changed"):
+        registry.weights_path("remote")
+
+
+@pytest.mark.parametrize("change", ["inode", "digest", "size"])
+def test_what_was_verified_counts_for_the_same_file_only(shelf, monkeypatch, change):
+    path = registry.fetch("remote")
+    monkeypatch.setattr(registry, "_verified", set())
+    status = path.stat()
+    if change == "inode":
+        (shelf / "copy").write_bytes(CONTENT)
+        (shelf / "copy").replace(path)
+    elif change == "size":
+        path.write_bytes(CONTENT + b"more")
+    else:
+        text = (shelf / "catalogue.yaml").read_text()
+        (shelf / "catalogue.yaml").write_text(text.replace(hashlib.sha256(CONTENT).hexdigest(), "a" * 64))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    hashed = []
+    monkeypatch.setattr(registry, "_sha256", lambda file: hashed.append(file) or sha256_of(file))
+    if change == "inode":
+        registry.weights_path("remote")
+    else:
+        with pytest.raises(ModelInputError):
+            registry.weights_path("remote")
+    assert hashed == [path]
+
+
+def test_a_record_of_what_was_verified_that_cannot_be_read_or_written_is_done_without(shelf, monkeypatch):
+    path = registry.fetch("remote")
+    (shelf / "fetched/verified.json").write_text("[1, 2")
+    monkeypatch.setattr(registry, "_verified", set())
+    assert registry.weights_path("remote") == path
+    (shelf / "fetched/verified.json").unlink()
+    (shelf / "fetched/verified.json").mkdir()
+    monkeypatch.setattr(registry, "_verified", set())
+    assert registry.weights_path("remote") == path
+
+
+def test_check_hashes_anew(shelf, capsys):
+    path = registry.fetch("remote")
+    status = path.stat()
+    path.write_bytes(CONTENT[:-1] + b"!")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert command.main(["--list", "remote"]) == 0
+    assert command.main(["--check", "remote"]) == 2
+    assert "content was changed" in capsys.readouterr().err
+
+
+def test_missing_files_are_named_at_once_with_the_smallest_group_that_fetches_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("VANDKIT_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    parts = {
+        "generator": {"weights": "groundingdino_swint_ogc", "text": "bert_base_uncased_vocabulary"},
+        "other": "tiny",
+    }
+    with pytest.raises(ModelInputError) as refused:
+        refuse_missing({**parts, "refiner": ["sam_vit_h"]})
+    message = str(refused.value)
+    assert "groundingdino_swint_ogc, bert_base_uncased_vocabulary, sam_vit_h" in message
+    assert "`make weights WEIGHTS=saa_official` fetches them (3.26 GB)" in message
+    with pytest.raises(ModelInputError, match="`make weights WEIGHTS=sam_vit_h` fetches it"):
+        refuse_missing({"refiner": "sam_vit_h"})
+    with pytest.raises(ModelInputError, match='`make weights WEIGHTS="sam_vit_b sam_vit_l"` fetches them'):
+        refuse_missing(["sam_vit_b", "sam_vit_l"])
+    refuse_missing(["tiny", "tiny_clip", "a name of nothing", None, 3])
 
 
 def test_the_real_catalogue_is_whole():
