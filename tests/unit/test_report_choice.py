@@ -20,19 +20,21 @@ def names(picks):
 
 def test_misses_come_from_both_rankings_in_turn_and_once():
     recall = {"a": 0.0, "b": 0.1, "c": 0.9, "d": 0.5}
-    picks = choose(rows(), recall, 0.35, Choice(4, 0)).misses
+    verdicts = {"b": "OK", "d": "DEFECT"}
+    picks = choose(rows(), recall, 0.35, Choice(4, 0), verdicts).misses
     assert names(picks) == ["b", "a", "d", "c"]
     assert [pick.why for pick in picks] == [
         "lowest image score", "lowest pixel recall", "2nd lowest image score", "3rd lowest image score",
     ]  # fmt: skip
-    assert [pick.called for pick in picks] == [False, True, False, True]
+    assert [pick.above_f1_max for pick in picks] == [False, True, False, True]
+    assert [pick.verdict for pick in picks] == ["OK", None, "DEFECT", None]
     assert [pick.pixel_recall for pick in picks] == [0.1, 0.0, 0.5, 0.9]
 
 
 def test_false_alarms_are_the_highest_normal_scores():
     picks = choose(rows(), {}, 0.5, Choice(0, 2)).false_alarms
     assert names(picks) == ["e", "g"]
-    assert [pick.called for pick in picks] == [True, True]
+    assert [pick.above_f1_max for pick in picks] == [True, True]
     assert names(choose(rows(), {}, None, Choice(2, 9)).misses) == ["b", "d"]
 
 

@@ -4,13 +4,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.unit.report_stand_ins import ODD, OPTIONS, ReportDataset, finished_run
-from tests.unit.test_report_page import table, text
+from tests.unit.report_stand_ins import ODD, OPTIONS, ReportDataset, finished_run, unfinished_run
+from tests.unit.test_report_page import section, table, text
 from tracks.decision import decisions
 from tracks.kept_thresholds import NOT_KEPT, KeptThresholds
 from tracks.report_page.decision_table import decision_table
 from tracks.report_page.page import render_page
 from tracks.report_page.photos import Photos
+from tracks.report_page.scored_run import gather
+from tracks.scoring import score_category
 from tracks.threshold import Threshold
 
 CAPTION = "Decided by a threshold"
@@ -76,3 +78,41 @@ def test_the_page_shows_it_and_agrees_with_the_results(store):
 def test_a_fitted_threshold_says_its_target(store, tmp_path):
     decision = {**decisions(store), "target_rate": 0.05}
     assert "Target: at most 5.0% false alarms." in decision_table(decision)
+
+
+@pytest.fixture(scope="module")
+def page(store):
+    return ElementTree.fromstring(render_page(store, Photos(ReportDataset()), OPTIONS))
+
+
+def test_what_is_missed_is_missed_by_the_runs_own_threshold(store, page):
+    """0.55 finds other images than the threshold of F1-max, which is chosen with the labels."""
+    groups = section(page, "bolt").findall("div[@class='groups']/div")
+    rows = {row.name: row for row in store.rows("bolt")}
+    for figcaption in groups[0].findall("figure/figcaption"):
+        own = rows[text(figcaption.find("strong"))].image_score >= 0.55
+        assert text(figcaption.findall("span[@class]")[1]) == ("found" if own else "missed")
+    missed = sum(row.label == 1 and row.image_score < 0.55 for row in rows.values())
+    assert f"{missed} of 3 anomalous images missed by the run's own threshold." in text(groups[0].find("p"))
+    assert "the F1-max threshold" in text(groups[0].find("p"))
+    good_only = section(page, "good only")
+    assert "the run has no threshold of its own" in text(good_only)
+
+
+def test_recall_by_kind_has_its_precision_beside_it(store, page):
+    head, body = (list(table(page, "bolt: recall by kind").find(part)) for part in ("thead", "tbody"))
+    columns = [text(cell) for cell in head[0]]
+    kind, precision = (dict(zip(columns, (text(cell) for cell in line), strict=True)) for line in body)
+    rows = store.rows("bolt")
+    called = [row for row in rows if row.image_score >= 0.55]
+    found = sum(row.label for row in called)
+    assert kind["image recall, own threshold"] == f"{100 * found / 3:.1f}"
+    assert precision["image recall, own threshold"] == f"{100 * found / len(called):.1f}"
+    metrics = score_category(None, "bolt", store)
+    for column, level in (("image recall", "cls"), ("pixel recall", "seg"), ("region recall", "region")):
+        assert precision[column] == f"{100 * metrics[f'precision_{level}']:.1f}"
+
+
+def test_the_map_scale_of_a_page_ends_within_what_a_map_can_reach(tmp_path):
+    store = unfinished_run(tmp_path / "run", protocol={"few_shot_map_bound": 0.85})
+    assert gather(store, OPTIONS.choice).scale.high <= 0.85

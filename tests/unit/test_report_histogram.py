@@ -76,3 +76,11 @@ def test_ticks_are_round_and_told_apart(scores, ticks):
 
 def test_without_images_there_is_no_histogram():
     assert score_histogram([], None) is None
+
+
+def test_both_thresholds_are_drawn_and_told_apart():
+    figure = score_histogram(rows([0.1, 0.2], 0) + rows([0.8, 0.9], 1), 0.5, 0.95)
+    lines = {node.get("class"): float(node.get("x1")) for node in ElementTree.fromstring(figure).iter("line")}
+    assert lines["rule threshold"] < lines["rule threshold own"]
+    assert max(node[1] + 0.1 for node in bars(figure)) < lines["rule threshold own"], "it lies beyond all scores"
+    assert "solid: the run's own threshold, 0.95; dashed: the F1-max threshold, 0.5" in figure

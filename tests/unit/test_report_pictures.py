@@ -14,9 +14,10 @@ from tracks.overlay import HeatScale
 from tracks.report_page.choice import Pick
 from tracks.report_page.html import element
 from tracks.report_page.pictures import Shown, Style, colours, data_uri, heat_picture, picture_row
+from tracks.threshold import DEFECT, GOOD, UNDECIDED
 
 STYLE = Style(HeatScale(0.0, 0.2, 1.0), threshold=0.5, side=64)
-PICK = Pick(row("a.png"), "lowest image score", called=False, pixel_recall=0.25)
+PICK = Pick(row("a.png"), "lowest image score", GOOD, above_f1_max=False, pixel_recall=0.25)
 
 
 def card(shown, style=STYLE, pick=PICK, kind="miss"):
@@ -107,7 +108,9 @@ def test_without_a_photo_map_and_mask_stay():
 
 
 def test_without_a_mask_or_a_threshold_there_is_no_outline():
-    figure = card(Shown(spotted()[0], None, None), Style(STYLE.scale, None, 64), Pick(row("a.png"), "why", None, None))
+    figure = card(
+        Shown(spotted()[0], None, None), Style(STYLE.scale, None, 64), Pick(row("a.png"), "why", None, None, None)
+    )
     assert figure.findall(".//path") == []
     assert "nothing known" in figure.findall(".//svg")[0].get("aria-label")
 
@@ -124,18 +127,32 @@ def test_every_picture_says_what_it_shows():
 
 
 @pytest.mark.parametrize(
-    ("kind", "called", "said"),
-    [("miss", False, "missed"), ("miss", True, "found"), ("alarm", True, "false alarm"), ("alarm", False, "no alarm")],
+    ("kind", "verdict", "above", "tag", "beside"),
+    [
+        ("miss", GOOD, True, "missed", "by the F1-max threshold found"),
+        ("miss", DEFECT, False, "found", "by the F1-max threshold missed"),
+        ("miss", UNDECIDED, False, "undecided", "by the F1-max threshold missed"),
+        ("alarm", DEFECT, False, "false alarm", "by the F1-max threshold no alarm"),
+        ("alarm", GOOD, True, "no alarm", "by the F1-max threshold false alarm"),
+    ],
 )
-def test_the_caption_calls_an_image_what_it_is(kind, called, said):
-    figure = card(Shown(spotted()[0], None, None), pick=Pick(PICK.row, "why", called, 0.25), kind=kind)
-    caption = " ".join(figure.find("figcaption").itertext())
-    assert said in caption
-    assert "25.0\u00a0% of its defect pixels found" in caption
+def test_the_tag_is_by_the_runs_own_threshold_and_the_label_chosen_one_stands_beside(kind, verdict, above, tag, beside):
+    figure = card(Shown(spotted()[0], None, None), pick=Pick(PICK.row, "why", verdict, above, 0.25), kind=kind)
+    tags = ["".join(node.itertext()) for node in figure.findall("figcaption/span[@class]")]
+    assert tags[1] == tag
+    assert beside in tags[2]
+    assert "25.0\u00a0% of its defect pixels found" in tags[2]
+
+
+def test_without_a_threshold_of_its_own_a_run_calls_nothing_missed():
+    figure = card(Shown(spotted()[0], None, None), pick=Pick(PICK.row, "why", None, False, 0.25), kind="miss")
+    tags = figure.findall("figcaption/span[@class]")
+    assert len(tags) == 2
+    assert "by the F1-max threshold missed" in "".join(tags[1].itertext())
 
 
 def test_a_name_with_markup_stays_a_name():
-    pick = Pick(row('<b>&".png'), "why", None, None)
+    pick = Pick(row('<b>&".png'), "why", None, None, None)
     figure = card(Shown(spotted()[0], None, None), pick=pick)
     assert "".join(figure.find("figcaption/strong").itertext()) == '<b>&".png'
     assert element("p", pick.row.name) == '<p>&lt;b&gt;&amp;".png</p>'

@@ -1,7 +1,5 @@
 """The part of a report about one category: curves, scores, recall by kind of defect, worst images."""
 
-from collections.abc import Sequence
-
 from tqdm import tqdm
 
 from tracks.report_page.curve_charts import precision_recall_chart, pro_chart, roc_chart
@@ -11,7 +9,8 @@ from tracks.report_page.pictures import Shown, Style, picture_row
 from tracks.report_page.score_histogram import score_histogram
 from tracks.report_page.scored_run import ScoredCategory
 from tracks.report_page.tables import recall_table
-from tracks.store import PredictionStore, Row
+from tracks.store import PredictionStore
+from tracks.threshold import DEFECT, GOOD, UNDECIDED
 
 
 def category_section(category: ScoredCategory, number: int, pro_limit: float, pictures: Child) -> Html:
@@ -21,7 +20,7 @@ def category_section(category: ScoredCategory, number: int, pro_limit: float, pi
         precision_recall_chart(curves),
         roc_chart(curves),
         pro_chart(curves, pro_limit),
-        score_histogram(category.rows, category.threshold),
+        score_histogram(category.rows, category.threshold, category.own_threshold),
     ]
     return element(
         "section",
@@ -40,8 +39,8 @@ def picture_groups(
     """The worst images of a category in two columns, and how many there are; `first` numbers the first of them."""
     picks = category.picks
     groups = [
-        ("miss", "Worst misses", _tally(category.rows, 1, category.threshold), picks.misses),
-        ("alarm", "Worst false alarms", _tally(category.rows, 0, category.threshold), picks.false_alarms),
+        ("miss", "Worst misses", _tally(category, 1), picks.misses),
+        ("alarm", "Worst false alarms", _tally(category, 0), picks.false_alarms),
     ]
     if picks.unlabelled:
         groups = [("unlabelled", "Highest scores", "No image of this category is labelled.", picks.unlabelled)]
@@ -56,17 +55,25 @@ def picture_groups(
     return element("div", columns, class_="groups"), number - first
 
 
-def _tally(rows: Sequence[Row], label: int, threshold: float | None) -> str:
-    """How many images of a label lie on the wrong side of the threshold."""
-    scores = [row.image_score for row in rows if row.label == label]
+def _tally(category: ScoredCategory, label: int) -> str:
+    """How many images of a label the run's own threshold gets wrong, and how many that of F1-max does."""
+    rows = [row for row in category.rows if row.label == label]
     kind = "anomalous" if label else "normal"
-    if not scores:
+    if not rows:
         return f"There is no {kind} image."
-    if threshold is None:
-        return f"{plural(len(scores), f'{kind} image')}; without a threshold, none counts as wrong."
-    wrong = sum((score < threshold) == bool(label) for score in scores)
+    images = plural(len(rows), f"{kind} image")
+    verdicts = [category.verdicts[row.name] for row in rows if row.name in category.verdicts]
+    own = f"{images}; the run has no threshold of its own."
+    if verdicts:
+        wrong, undecided = verdicts.count(GOOD if label else DEFECT), verdicts.count(UNDECIDED)
+        called = "missed" if label else "called defects"
+        unsure = f", {undecided:,} undecided" if undecided else ""
+        own = f"{wrong:,} of {images} {called} by the run's own threshold{unsure}."
+    if category.threshold is None:
+        return own
+    wrong = sum((row.image_score < category.threshold) == bool(label) for row in rows)
     side = ("lies" if wrong == 1 else "lie") + " below" if label else "reaches" if wrong == 1 else "reach"
-    return f"{wrong:,} of {plural(len(scores), f'{kind} image')} {side} the F1-max threshold, {significant(threshold)}."
+    return f"{own} {wrong:,} {side} the F1-max threshold, {significant(category.threshold)}, chosen with the labels."
 
 
 def _summary(category: ScoredCategory) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from tracks.errors import TrackInputError
 from tracks.store import Row
@@ -26,13 +27,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class Pick:
-    """An image to show: why it was chosen, whether its score reaches the threshold (None without one), and the share
-    of its defect pixels that the pixels' threshold finds (None without a mask).
+    """An image to show: why it was chosen, the verdict of the run's own threshold (None without one), whether its score
+    reaches the threshold of F1-max (None without one), and the share of its defect pixels that the pixels' threshold
+    finds (None without a mask).
     """
 
     row: Row
     why: str
-    called: bool | None
+    verdict: str | None
+    above_f1_max: bool | None
     pixel_recall: float | None
 
 
@@ -45,15 +48,21 @@ class Picks:
     unlabelled: Sequence[Pick]
 
 
-def choose(rows: Sequence[Row], recall: Mapping[str, float], threshold: float | None, choice: Choice) -> Picks:
+def choose(
+    rows: Sequence[Row], recall: Mapping[str, float], threshold: float | None, choice: Choice,
+    verdicts: Mapping[str, str] = MappingProxyType({}),
+) -> Picks:  # fmt: skip
     """The images to show: misses taken in turn from the lowest image scores and from the lowest pixel recalls, false
     alarms from the highest image scores of normal images. Ties go by name.
+
+    By the name of an image, `recall` is that of its pixels and `verdicts` what the run's own threshold says of it;
+    `threshold` is that of F1-max.
     """
 
     def pick(ranked: tuple[Row, str]) -> Pick:
         row, why = ranked
-        called = None if threshold is None else row.image_score >= threshold
-        return Pick(row, why, called, recall.get(row.name))
+        above = None if threshold is None else row.image_score >= threshold
+        return Pick(row, why, verdicts.get(row.name), above, recall.get(row.name))
 
     anomalous = [row for row in rows if row.label == 1]
     by_score = sorted(anomalous, key=lambda row: (row.image_score, row.name))

@@ -13,6 +13,7 @@ from tracks.overlay import HeatScale
 from tracks.report_page.choice import Pick
 from tracks.report_page.html import Child, Html, breakable, element, percent, significant
 from tracks.report_page.outline import outline_path
+from tracks.threshold import DEFECT, GOOD, UNDECIDED
 
 COLOUR_MAP = "inferno"
 """Its lightness only rises, so that brighter is more anomalous, also in print and for those who see fewer colours.
@@ -21,13 +22,15 @@ ENCODINGS = (("webp", {"quality": 76, "method": 6}), ("jpeg", {"quality": 78, "o
 EMPTY = (128, 128, 128)
 
 
-VERDICTS: dict[tuple[str, bool | None], tuple[str, str]] = {
-    ("miss", False): ("missed", "tag bad"),
-    ("miss", True): ("found", "tag good"),
-    ("alarm", True): ("false alarm", "tag bad"),
-    ("alarm", False): ("no alarm", "tag good"),
+VERDICTS: dict[tuple[str, str | None], tuple[str, str]] = {
+    ("miss", GOOD): ("missed", "tag bad"),
+    ("miss", DEFECT): ("found", "tag good"),
+    ("miss", UNDECIDED): ("undecided", "tag"),
+    ("alarm", DEFECT): ("false alarm", "tag bad"),
+    ("alarm", GOOD): ("no alarm", "tag good"),
+    ("alarm", UNDECIDED): ("undecided", "tag"),
 }
-"""What a score below (False) or at or above (True) the threshold means for an anomalous and for a normal image."""
+"""What the verdict of the run's own threshold means for an anomalous and for a normal image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +104,10 @@ def data_uri(image: PIL.Image.Image) -> str:
 
 
 def _caption(pick: Pick, kind: str) -> Html:
-    verdict = VERDICTS.get((kind, pick.called))
+    verdict = VERDICTS.get((kind, pick.verdict))
     facts = [pick.why, f"image score {significant(pick.row.image_score)}"]
+    if pick.above_f1_max is not None and kind in ("miss", "alarm"):
+        facts.append(f"by the F1-max threshold {VERDICTS[kind, DEFECT if pick.above_f1_max else GOOD][0]}")
     if pick.pixel_recall is not None:
         facts.append(f"{percent(pick.pixel_recall)}\u00a0% of its defect pixels found")
     return element(

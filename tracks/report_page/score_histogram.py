@@ -13,8 +13,8 @@ BINS = 24
 KINDS = ((0, "normal", "normal"), (1, "anomalous", "anomalous"), (None, "unlabelled", "unlabelled"))
 
 
-def score_histogram(rows: Sequence[Row], threshold: float | None) -> Html | None:
-    """The figure, with a dashed line at `threshold`; None without rows.
+def score_histogram(rows: Sequence[Row], threshold: float | None, own: float | None = None) -> Html | None:
+    """The figure, a dashed line at `threshold`, that of F1-max, a solid one at the run's `own`; None without rows.
 
     Unlabelled images go upwards where nothing is labelled, and are left out otherwise (the note says so).
     """
@@ -23,7 +23,7 @@ def score_histogram(rows: Sequence[Row], threshold: float | None) -> Html | None
     scores = {label: np.array([row.image_score for row in rows if row.label == label]) for label, _, _ in KINDS}
     labelled = scores[0].size + scores[1].size > 0
     above, below = (scores[0], scores[1]) if labelled else (scores[None], scores[1])
-    edges = _edges(np.concatenate([above, below]))
+    edges = _edges(np.concatenate([above, below, [] if own is None else [own]]))
     up, down = np.histogram(above, edges)[0], np.histogram(below, edges)[0]
     axes = _axes(edges, int(up.max()), int(down.max()))
     upper, lower = ("normal", "anomalous") if labelled else ("unlabelled", "anomalous")
@@ -31,8 +31,10 @@ def score_histogram(rows: Sequence[Row], threshold: float | None) -> Html | None
     layers.append(rule(axes, (axes.x.low, 0.0), (axes.x.high, 0.0), "zero"))
     if threshold is not None:
         layers.append(rule(axes, (threshold, axes.y.low), (threshold, axes.y.high), "threshold"))
+    if own is not None:
+        layers.append(rule(axes, (own, axes.y.low), (own, axes.y.high), "threshold own"))
     layers += _names(axes, upper, lower if labelled else None)
-    return chart("Image scores", _spoken(scores, threshold), axes, layers, _note(scores, labelled, threshold))
+    return chart("Image scores", _spoken(scores, threshold), axes, layers, _note(scores, labelled, threshold, own))
 
 
 def _edges(scores: np.ndarray) -> np.ndarray:
@@ -94,8 +96,11 @@ def _spoken(scores: dict[int | None, np.ndarray], threshold: float | None) -> st
     return f"Histogram of image scores. {'; '.join(parts)}{end}"
 
 
-def _note(scores: dict[int | None, np.ndarray], labelled: bool, threshold: float | None) -> str:
+def _note(
+    scores: dict[int | None, np.ndarray], labelled: bool, threshold: float | None, own: float | None
+) -> str:  # fmt: skip
     counted = ", ".join(f"{scores[label].size:,} {name}" for label, name, _ in KINDS if scores[label].size)
     left_out = "; unlabelled ones are not drawn" if labelled and scores[None].size else ""
     at = f"; dashed: the F1-max threshold, {significant(threshold)}" if threshold is not None else ""
-    return f"{counted}{left_out}{at}."
+    ours = f"; solid: the run's own threshold, {significant(own)}" if own is not None else ""
+    return f"{counted}{left_out}{ours}{at}."

@@ -1,6 +1,6 @@
 """What a report is made from: every category of a prediction store, scored, with its curves and its worst images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,21 +10,29 @@ from eval.category import CategoryScores, ScoreCurves
 from eval.histogram import ValueCounts
 from eval.scorer import Scorer
 from tracks.errors import TrackInputError
-from tracks.overlay import HeatScale, category_scale, count_pixels
+from tracks.kept_thresholds import KeptThresholds
+from tracks.overlay import HeatScale, category_scale, count_pixels, map_bound
 from tracks.report_page.choice import Choice, Picks, choose
 from tracks.scoring import counted_rows, image_scores, scorer_of
 from tracks.store import PredictionStore, Row
+from tracks.threshold import Threshold
 
 
 @dataclass(frozen=True, eq=False)
 class ScoredCategory:
-    """A category: its rows (image scores as they were ranked), numbers, curves, and the images to show."""
+    """A category: its rows (image scores as they were ranked), numbers, curves, and the images to show.
+
+    `verdicts` are what the run's own threshold says of each image, by name, empty without one; `own_threshold` is that
+    threshold, None if the images were ranked by another score than it judges.
+    """
 
     name: str
     rows: Sequence[Row]
     scores: CategoryScores
     curves: ScoreCurves
     picks: Picks
+    verdicts: Mapping[str, str]
+    own_threshold: float | None
 
     @property
     def threshold(self) -> float | None:
@@ -70,7 +78,8 @@ def gather(store: PredictionStore, choice: Choice, image_score: str = "model", p
         )
     pixels = ValueCounts()
     categories = [_category(store, name, choice, image_score, processes, pixels) for name in store.categories]
-    return ScoredRun(categories, category_scale(pixels), Scorer().pro_fpr_limit)
+    bound = map_bound(store.settings.get("protocol") or {}, bool(store.settings.get("shots")))
+    return ScoredRun(categories, category_scale(pixels, bound), Scorer().pro_fpr_limit)
 
 
 def _category(
@@ -89,8 +98,11 @@ def _category(
         share = pixel_recall(anomaly_map, mask, scores.metrics["f1_seg_threshold"])
         if share is not None:
             recall[row.name] = share
-    picks = choose(rows, recall, scores.metrics["f1_cls_threshold"], choice)
-    return ScoredCategory(name, rows, scores, scorer.curves(), picks)
+    own = KeptThresholds(store.folder).threshold(name)
+    verdicts = {row.name: own.verdict(row.image_score) for row in found} if isinstance(own, Threshold) else {}
+    picks = choose(rows, recall, scores.metrics["f1_cls_threshold"], choice, verdicts)
+    drawn = own.value if isinstance(own, Threshold) and image_score == "model" else None
+    return ScoredCategory(name, rows, scores, scorer.curves(), picks, verdicts, drawn)
 
 
 def pixel_recall(anomaly_map: np.ndarray, mask: np.ndarray | None, threshold: float | None) -> float | None:

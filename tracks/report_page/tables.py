@@ -9,6 +9,7 @@ from eval.tables import COLUMNS, count_averaged, mean_over_categories
 from tracks.report_page.html import Child, Html, breakable, element, percent, significant
 from tracks.report_page.intervals import Interval, interval, what_they_are
 from tracks.report_page.scored_run import ScoredCategory, ScoredRun
+from tracks.threshold import DEFECT
 
 LEVELS = {"cls": "images (cls)", "seg": "pixels (seg)", "region": "regions", "": "both"}
 RANKED = ("cls", "seg", "region")
@@ -50,26 +51,56 @@ def thresholds_table(run: ScoredRun) -> Html:
 
 
 def recall_table(category: ScoredCategory, number: int) -> Html | None:
-    """What is found of each kind of defect at the F1-max thresholds; None where no kind is known."""
+    """What is found of each kind of defect, and with what precision; None where no kind is known.
+
+    At the F1-max thresholds, and of images at the run's own threshold too.
+    """
     by_type = category.scores.recall_by_type
     if not by_type:
         return None
     found = [("image", "image recall"), ("pixel", "pixel recall"), ("region", "region recall")]
     columns = [(key, shown) for key, shown in found if any(kind.get(key) is not None for kind in by_type.values())]
+    own = [head_cell("image recall, own threshold")] if category.verdicts else []
     head = element(
-        "thead", element("tr", head_cell("kind of defect"), head_cell("images"), [head_cell(s) for _, s in columns])
+        "thead",
+        element("tr", head_cell("kind of defect"), head_cell("images"), own, [head_cell(s) for _, s in columns]),
     )
     rows = [
         element(
             "tr",
             name_cell(breakable(name)),
             element("td", str(kind["images"])),
+            share_cell(_found_of_kind(category, name)) if own else None,
             [share_cell(kind.get(key)) for key, _ in columns],
         )
         for name, kind in by_type.items()
     ]
-    caption = f"{category.name}: recall by kind of defect at the F1-max thresholds, percent"
+    rows.append(_precision_row(category, [key for key, _ in columns], bool(own)))
+    caption = f"{category.name}: recall by kind of defect at the F1-max thresholds, and the precision there, percent"
     return boxed(caption, f"recall-{number}", head, element("tbody", rows))
+
+
+def _precision_row(category: ScoredCategory, columns: Sequence[str], own: bool) -> Html:
+    """What share of all that is called a defect is one: images, pixels, regions of all kinds together."""
+    levels = {"image": "cls", "pixel": "seg", "region": "region"}
+    return element(
+        "tr",
+        name_cell("precision, all kinds"),
+        element("td", "—"),
+        share_cell(_own_precision(category)) if own else None,
+        [share_cell(category.scores.metrics.get(f"precision_{levels[key]}")) for key in columns],
+        class_="mean",
+    )
+
+
+def _found_of_kind(category: ScoredCategory, name: str) -> float | None:
+    verdicts = [category.verdicts.get(row.name) for row in category.rows if row.label == 1 and row.defect_type == name]
+    return verdicts.count(DEFECT) / len(verdicts) if verdicts else None
+
+
+def _own_precision(category: ScoredCategory) -> float | None:
+    called = [row for row in category.rows if row.label is not None and category.verdicts.get(row.name) == DEFECT]
+    return sum(row.label == 1 for row in called) / len(called) if called else None
 
 
 def key_table(
