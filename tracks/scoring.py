@@ -18,6 +18,8 @@ from tqdm import tqdm
 from eval.category import CategoryScores, Evidence, ScoreCurves
 from eval.errors import ScoringInputError
 from eval.exact import exact_evidence
+from eval.pimo import FPR_RANGE
+from eval.region_f1 import LEAST_IOU
 from eval.scorer import Scorer
 from tracks.datasets.sample import Sample
 from tracks.errors import TrackInputError
@@ -26,9 +28,11 @@ from tracks.store import PredictionStore, Row
 
 log = logging.getLogger(__name__)
 RULES = {
-    "pro": "exact, FPR <= 0.3, interpolated at the limit, 8-connected regions",
-    "region_f1": "8-connected components, one-to-one, intersection over union >= 0.6, every threshold",
-    "aupimo": "exact, FPR of normal images 1e-5 to 1e-4 on a logarithmic axis, without interpolation",
+    "pro": f"exact, FPR <= {Scorer().pro_fpr_limit:g}, interpolated at the limit, 8-connected regions",
+    "region_f1": f"8-connected components, one-to-one, intersection over union >= {LEAST_IOU:g}, every threshold",
+    "aupimo": "exact, FPR of normal images {:.0e} to {:.0e} on a logarithmic axis, without interpolation".format(
+        *FPR_RANGE
+    ).replace("e-0", "e-"),
 }
 """Labels of how a store is scored."""
 SHARD_PIXELS = 100_000_000

@@ -80,6 +80,7 @@ class ClipSeg(AnomalyModel):
             "model_image_size": self.net.image_size,
             "language": self.language,
             "prompts": self.prompts.label,
+            "prompts_digest": self.prompts.digest,
             "map": "mean probability over the sentences of SAA+'s language prompt",
             "image_score": "maximum of the map",
         }

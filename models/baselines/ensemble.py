@@ -87,7 +87,8 @@ class Ensemble(RemembersByCategory):
         self.map_exponent = checked("map_exponent", map_exponent, map_exponent > 0, "above 0")
         self.score_exponent = checked("score_exponent", score_exponent, score_exponent > 0, "above 0")
         self.map_size = checked("map_size", map_size, map_size >= 1, "at least 1")
-        self.preprocess = KeepSize(checked("max_side", max_side, max_side >= 0, "at least 0"))
+        self.max_side = checked("max_side", max_side, max_side >= 0, "at least 0")
+        self.preprocess = KeepSize(self.max_side)
         self._fitted: ByCategory[Fitted] = ByCategory(Fitted.moved)
 
     @torch.no_grad()
@@ -153,6 +154,7 @@ class Ensemble(RemembersByCategory):
             "sit_out_without_references": ", ".join(sit_out) or "none",
             "learn_nothing_from_references": ", ".join(only_words) or "none",
             "map_size": self.map_size,
+            "largest_side": self.max_side or "as it is",
             "zero_shot": "mean of the members' own values, not calibrated",
             "few_shot": f"mean of v^k / (v^k + mu^k), k = {self.map_exponent:g} for maps and {self.score_exponent:g} "
             "for image scores, mu from the references, each left out",

@@ -38,7 +38,8 @@ class UTAD(AnomalyModel):
         self.saliency_map = checked("saliency_map", saliency_map if known else "one without", known, need)
         self.map_size = checked("map_size", map_size, map_size >= 1, "at least 1")
         self.sigma = checked("sigma", sigma, sigma >= 0, "at least 0")
-        self.preprocess = KeepSize(checked("max_side", max_side, max_side >= 0, "at least 0"))
+        self.max_side = checked("max_side", max_side, max_side >= 0, "at least 0")
+        self.preprocess = KeepSize(self.max_side)
         self.eval()
 
     def fit(self, references: Images, category: str) -> NoReturn:
@@ -73,6 +74,7 @@ class UTAD(AnomalyModel):
             "method": "UTAD-like self-similarity",
             "map": f"saliency alone, Gaussian of {self.sigma:g} px",
             "map_size": self.map_size,
+            "largest_side": self.max_side or "as it is",
             "image_score": "maximum of the map",
             **self.saliency_map.protocol,
         }

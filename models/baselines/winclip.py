@@ -153,6 +153,7 @@ class WinCLIP(RemembersByCategory):
             "activation": self.backbone.activation,
             "model_image_size": self.backbone.image_size,
             "precision": self.backbone.precision,
+            "prompts": self.prompts.label,
             "windows": windows,
             "temperature": self.temperature,
             "map": "harmonic mean over the windows of a place, then over their sizes and the image",

@@ -215,16 +215,16 @@ class ClipAdapter(AnomalyModel):
         few_shot_map, few_shot_score = "zero-shot map", "the same"
         if isinstance(self.adapter, ContextAdapter):
             few_shot_map = "the adapter's map, which has compared with the references"
+        memory = (
+            "sum of 1 - cosine to the nearest reference token (Eq. 4), stages "
+            f"{' '.join(map(str, self.memory_stages))}, smoothing {self.memory_smoothing}"
+        )
         if self.memory_weight:
-            few_shot_map += (
-                f" + {self.memory_weight:g} x sum of 1 - cosine to the nearest reference token (Eq. 4), stages "
-                f"{' '.join(map(str, self.memory_stages))}, smoothing {self.memory_smoothing}"
-            )
+            few_shot_map += f" + {self.memory_weight:g} x {memory}"
         if self.place_weight:
-            k = EXPONENT
             few_shot_map += (
-                f"; d^{k:g} / (d^{k:g} + mu^{k:g}) has a share of {self.place_weight:g}, at most the references' "
-                "alignment, d the Mahalanobis distance to their tokens of the same place, stages "
+                f"; d^{EXPONENT:g} / (d^{EXPONENT:g} + mu^{EXPONENT:g}) has a share of {self.place_weight:g}, at most "
+                "the references' alignment, d the Mahalanobis distance to their tokens of the same place, stages "
                 f"{' '.join(map(str, self.place_stages))}, mu from references left out, at most {PARTS} times"
             )
         if share:
@@ -232,6 +232,8 @@ class ClipAdapter(AnomalyModel):
                 f"{1 - share:g} zero-shot + {share:g} m^{k:g} / (m^{k:g} + mu^{k:g}), m the maximum of the "
                 f"{self.memory_score_map} map"
             )
+            if self.memory_score_map == "memory":
+                few_shot_score += f", the {memory}"
         return {
             "method": "clip_adapter (APRIL-GAN)",
             "backbone": self.backbone.name,
@@ -241,6 +243,7 @@ class ClipAdapter(AnomalyModel):
             "mirrored": self.mirrored,
             "without_references": "beside the image's own mirror images" if self.own_mirrors else "the image alone",
             "stages": " ".join(map(str, self.backbone.stages)),
+            "prompts": self.prompts.label,
             "precision": self.backbone.precision,
             "adapter_trained_on": ", ".join(self.adapter.trained_on) or "not stated in the file",
             "adapter_reads": self.adapter.reads,

@@ -1,5 +1,6 @@
 """Words for normal and anomalous: states x templates, and their mean in the joint space (APRIL-GAN, section 2.1)."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,14 @@ class PromptEnsemble:
             object.__setattr__(self, field, _as_tuple(getattr(self, field), field))
         for field in ("normal_states", "anomalous_states", "templates"):
             _check_slots(getattr(self, field), field)
+
+    @property
+    def label(self) -> str:
+        """The words as they stand in a run's protocol: how many, and a digest of them all."""
+        counts = f"{len(self.normal_states)} normal and {len(self.anomalous_states)} anomalous states"
+        defects = f", the words {', '.join(self.defects)}" if self.defects else ""
+        digest = hashlib.sha256(repr(self).encode()).hexdigest()[:8]
+        return f"{counts} in {len(self.templates)} templates{defects} ({digest})"
 
     def sentences(self, category: str) -> tuple[list[str], list[str]]:
         """All normal and all anomalous sentences of a category."""

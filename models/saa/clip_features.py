@@ -55,6 +55,7 @@ class ClipFeatures(nn.Module):
             "saliency_features": f"CLIP {backbone.name}, stages {' '.join(map(str, self.stages))} joined at the "
             f"first's size, resized {resized_by}{own_size}",
             "saliency_weights": backbone.weights,
+            "saliency_precision": backbone.precision,
         }
 
     @torch.no_grad()

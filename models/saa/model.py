@@ -171,6 +171,7 @@ class SAA(AnomalyModel):
             "rules": self.rules.label,
             "language": self.language,
             "prompts": self.prompts.label,
+            "prompts_digest": self.prompts.digest,
             "duplicates": "kept" if self.merge_overlap is None else f"merged from IoU {self.merge_overlap:g}",
             "map": f"mean of the regions' confidences (Eq. 9){dense}",
             "map_size": self.map_size,

@@ -1,5 +1,6 @@
 """Language and property prompts as typed data: what to look for, on what, how many, how large (SAA+, section 4.1)."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
@@ -81,6 +82,11 @@ class PromptBook:
         object.__setattr__(self, "products", known)
         object.__setattr__(self, "default", _product(self.default, "default"))
 
+    @property
+    def digest(self) -> str:
+        """Of all words and numbers, for a run's protocol."""
+        return _digest(self)
+
     def knows(self, category: str) -> bool:
         """Whether the category has an entry of its own."""
         return _key(category) in self.products
@@ -142,6 +148,11 @@ class PromptChoice:
             object.__setattr__(self, "sources", own)
 
     @property
+    def digest(self) -> str:
+        """Of all sources, for a run's protocol."""
+        return _digest(self)
+
+    @property
     def label(self) -> str:
         """The sources as they stand in a run's protocol."""
         return f"for each image one of: {'; '.join(book.label for book in self.sources.values())}"
@@ -174,3 +185,7 @@ def _key(category: str) -> str:
 def _check(name: str, value: object, good: bool, expected: str) -> None:
     if not good:
         raise ModelInputError(f"expected {name} to be {expected}, got {value!r}")
+
+
+def _digest(prompts: PromptBook | PromptChoice) -> str:
+    return hashlib.sha256(repr(prompts).encode()).hexdigest()[:8]

@@ -105,7 +105,8 @@ class Saliency(nn.Module):
             "saliency": f"mean of {distance} to the {self.num_neighbours} {self.neighbours} places (Eq. 5), input "
             f"{self.size} px; several instances: to the nearest place of another one, input {self.several_size} px",
             "saliency_options": ", ".join(name for name, on in options.items() if on) or "none",
-            "few_shot_saliency": f"{SCALE:g} (1 - cosine) to the nearest place of the references",
+            "few_shot_saliency": f"{SCALE:g} (1 - cosine) to the nearest place of the references, kept as "
+            f"{self.bank_precision}",
         }
 
     @torch.no_grad()

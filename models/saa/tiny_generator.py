@@ -117,6 +117,10 @@ class ClipBoxGenerator(nn.Module):
         return {
             "generator": f"CLIP box generator ({self.backbone.name}), scales {' '.join(map(str, self.scales))}, levels "
             f"{' '.join(map(str, self.levels))}; objects by their difference from the image's border",
+            "generator_boxes": f"from a score of {self.min_score:g}, of two with an IoU above {self.box_overlap:g} the "
+            f"better, windows of {self.grid} px",
+            "generator_image_size": self.backbone.image_size,
+            "generator_adapter_reads": self.adapter.reads,
             "generator_weights": self.backbone.weights,
             "generator_trained_on": ", ".join(self.adapter.trained_on) or "not stated in the file",
             "generator_precision": self.backbone.precision,

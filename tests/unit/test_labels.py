@@ -1,0 +1,213 @@
+"""Labels are read from the values that the computation uses: turn any setting of a model, and its label turns."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import pytest
+import torch
+
+from models.baselines.clipseg import ClipSeg
+from models.baselines.constant import Constant
+from models.baselines.ensemble import Ensemble
+from models.baselines.padim import PaDiM
+from models.baselines.patchcore import PatchCore
+from models.baselines.random import Random
+from models.baselines.spade import SPADE
+from models.baselines.utad import UTAD
+from models.baselines.winclip import WinCLIP
+from models.clip_adapter.adapter import random_adapter
+from models.clip_adapter.context_adapter import ContextAdapter
+from models.clip_adapter.model import ClipAdapter
+from models.saa.clip_features import ClipFeatures
+from models.saa.generator import GroundingDinoGenerator
+from models.saa.grabcut import GrabCutRefiner
+from models.saa.model import SAA
+from models.saa.prompts import PromptBook
+from models.saa.refiner import SamRefiner
+from models.saa.rules import Rules
+from models.saa.saliency import Saliency
+from models.saa.tiny_generator import ClipBoxGenerator
+from tests.unit.baseline_stand_ins import small_clipseg, small_patchcore
+from tests.unit.clip_stand_ins import PROMPTS, small_backbone
+from tests.unit.saa_stand_ins import BOOK, BoxRefiner, ColourFeatures, GridGenerator
+from tests.unit.sam_stand_ins import small_sam
+
+DECIDE_NO_NUMBER = {
+    "max_elements", "windows_at_once", "captions_at_once", "boxes_at_once",  # memory alone
+    "image_threshold", "threshold_source",  # stand beside the verdicts
+}  # fmt: skip
+VIT, RESNET, OTHER = small_backbone("vit"), small_backbone("resnet"), small_backbone("vit", precision="bfloat16")
+WORDS = replace(PROMPTS, defects=("dent",))
+BOOKS = (BOOK, PromptBook(source=BOOK.source, general=("dirt on {}",)))
+
+
+def adapter_of(backbone, **options):
+    return random_adapter(backbone.stage_widths, backbone.embed_dim, **options)
+
+
+def saliency(**options) -> Saliency:
+    return Saliency(ColourFeatures(), **{"size": 32, "several_size": 64, **options})
+
+
+@dataclass(frozen=True)
+class Turned:
+    """What is built: `given` with one of `other` put in its place at a time."""
+
+    build: Callable[..., Any]
+    given: Mapping[str, Any]
+    other: Mapping[str, Any] = field(default_factory=dict)
+
+
+PATCHES = {"stages": [1, 2], "sigma": 2.0, "own_window": 0.3, "max_references": 3}
+TURNED = {
+    "constant": Turned(Constant, {}, {"value": 0.25, "map_size": 32}),
+    "random": Turned(Random, {}, {"seed": 1, "map_size": 32}),
+    "clip_adapter": Turned(
+        ClipAdapter,
+        {"backbone": VIT, "adapter": adapter_of(VIT), "prompts": PROMPTS, "map_weight": 0.5, "place_weight": 0.5},
+        {
+            "backbone": OTHER, "adapter": adapter_of(VIT, deviation=True), "prompts": WORDS, "map_weight": 0.25,
+            "map_top_share": 0.01, "memory_stages": [2, 4], "memory_weight": 0.5, "memory_smoothing": 3,
+            "place_weight": 0.25, "place_stages": [1, 2], "memory_score_weight": 0.25, "memory_score_map": "memory",
+            "calibration_exponent": 3.0, "mirrored": True, "own_window": 0.3, "max_references": 3,
+        },
+    ),
+    "clip_adapter, the shipped way": Turned(
+        ClipAdapter,
+        {
+            "backbone": RESNET, "adapter": ContextAdapter(RESNET.stage_widths, RESNET.embed_dim, hidden=8),
+            "prompts": PROMPTS, "score_gate": 0.5, "memory_weight": 0.0, "memory_score_map": "memory",
+            "place_weight": 0.6, "place_stages": [1, 2], "memory_score_weight": 0.3, "own_mirrors": True,
+        },
+        {
+            "adapter": adapter_of(RESNET), "score_gate": 0.25, "memory_stages": [1], "memory_smoothing": 3,
+            "memory_weight": 1.0, "memory_score_map": "combined", "memory_score_weight": 0.25, "own_mirrors": False,
+            "calibration_exponent": 3.0, "place_weight": 0.25, "place_stages": [1], "mirrored": True,
+        },
+    ),
+    "winclip": Turned(
+        WinCLIP, {"backbone": VIT, "prompts": PROMPTS},
+        {
+            "backbone": OTHER, "prompts": WORDS, "window_sides": [2], "temperature": 0.1, "own_window": 0.3,
+            "max_references": 3,
+        },
+    ),
+    "patchcore": Turned(
+        PatchCore, {"backbone": VIT},
+        {
+            **PATCHES, "backbone": RESNET, "patch_size": 5, "stage_dim": 20, "target_dim": 30, "coreset": 0.5,
+            "num_neighbours": 3,
+        },
+    ),
+    "padim": Turned(
+        PaDiM, {"backbone": RESNET, "num_channels": 40},
+        {
+            "backbone": VIT, "stages": [1, 2], "num_channels": 30, "seed": 1, "regularisation": 0.1, "sigma": 2.0,
+            "max_references": 3,
+        },
+    ),
+    "spade": Turned(SPADE, {"backbone": VIT}, {**PATCHES, "backbone": RESNET, "num_images": 3, "num_places": 2}),
+    "utad": Turned(
+        UTAD, {"saliency_map": saliency()},
+        {"saliency_map": saliency(scale=0.25), "map_size": 40, "sigma": 1.0, "max_side": 100},
+    ),
+    "clipseg": Turned(
+        ClipSeg, {"net": small_clipseg(), "prompts": BOOK},
+        {"net": small_clipseg().requires_grad_(False), "prompts": BOOKS[1], "language": "general"},
+    ),
+    "ensemble": Turned(
+        Ensemble, {"members": {"constant": Constant(), "patchcore": small_patchcore()}},
+        {
+            "members": {"constant": Constant(value=0.1), "patchcore": small_patchcore()}, "shares": {"constant": 2.0},
+            "map_exponent": 3.0, "score_exponent": 3.0, "map_size": 40, "max_side": 100,
+        },
+    ),
+    "saa": Turned(
+        SAA,
+        {"generator": GridGenerator(), "refiner": BoxRefiner(), "saliency_map": saliency(), "prompts": BOOK},
+        {
+            "generator": ClipBoxGenerator(VIT, adapter_of(VIT)), "refiner": GrabCutRefiner(),
+            "saliency_map": saliency(scale=0.25), "prompts": BOOKS[1], "rules": "released",
+            "switches": {"exponent": 2.0}, "language": "general", "property": False, "saliency": False,
+            "confidence": False, "merge_overlap": 0.5, "dense_saliency": 0.1, "score_saliency": 0.5,
+            "few_shot_exponent": 2.0, "map_size": 40, "max_references": 3,
+        },
+    ),
+    "saliency": Turned(
+        Saliency, {"net": ColourFeatures(), "size": 32, "several_size": 64},
+        {
+            "net": ClipFeatures(VIT), "rule": "released", "num_neighbours": 10, "neighbours": "farthest", "scale": 0.25,
+            "size": 64, "several_size": 96, "keep_aspect": True, "normalise_stages": True, "smoothing": 3,
+            "bank_precision": "bfloat16",
+        },
+    ),
+    "features of a CLIP": Turned(
+        ClipFeatures, {"backbone": VIT}, {"backbone": OTHER, "stages": [1, 2], "antialias": False}
+    ),
+    "boxes of the small CLIP": Turned(
+        ClipBoxGenerator, {"backbone": VIT, "adapter": adapter_of(VIT)},
+        {
+            "backbone": OTHER, "adapter": adapter_of(VIT, deviation=True), "scales": [1], "levels": [0.3],
+            "box_overlap": 0.5, "min_score": 0.2, "grid": 64,
+        },
+    ),
+    "boxes of GroundingDINO": Turned(
+        GroundingDinoGenerator, {"network": torch.nn.Identity(), "reader": None},
+        {
+            "weights": "mine", "box_threshold": 0.2, "text_threshold": 0.2, "score": "phrase_tokens",
+            "short_side": 400, "long_side": 1000, "joined_captions": True, "precision": "bfloat16",
+        },
+    ),
+    "outlines of SAM": Turned(
+        SamRefiner, {"sam": small_sam()}, {"name": "vit_x", "weights": "mine", "precision": "bfloat16"}
+    ),
+    "outlines by GrabCut": Turned(
+        GrabCutRefiner, {}, {"margin": 0.5, "side": 32, "iterations": 5, "least_share": 0.1}
+    ),
+}  # fmt: skip
+ELSEWHERE = {
+    "clip_adapter": {"score_gate", "own_mirrors"},  # of an adapter that gives an image score and compares
+    "clip_adapter, the shipped way": {
+        "backbone", "prompts", "map_weight", "map_top_share", "own_window", "max_references",
+    },
+    "saliency": {"own_window"},  # in the label of the model that has references
+    "boxes of GroundingDINO": {"network", "reader"},  # their files are the label `weights`
+    "outlines of SAM": {"sam"},
+    "clipseg": {"net"},
+}  # fmt: skip
+"""Settings that another case turns, or whose label is another setting."""
+CASES = [(name, key) for name, turned in TURNED.items() for key in turned.other if key not in ELSEWHERE.get(name, ())]
+
+
+@pytest.mark.parametrize(("name", "key"), CASES, ids=lambda value: str(value))
+def test_a_setting_that_is_turned_turns_the_label(name, key):
+    turned = TURNED[name]
+    before = turned.build(**turned.given).protocol
+    after = turned.build(**{**turned.given, key: turned.other[key]}).protocol
+    assert before != after, f"{key}={turned.other[key]} is labelled as {turned.given.get(key, 'the default')} is"
+
+
+@pytest.mark.parametrize("name", TURNED)
+def test_no_setting_is_forgotten_here(name):
+    known = set(inspect.signature(TURNED[name].build).parameters)
+    assert known - DECIDE_NO_NUMBER - ELSEWHERE.get(name, set()) <= set(TURNED[name].other), name
+
+
+@pytest.mark.parametrize("switch", [each.name for each in fields(Rules) if each.name != "name"])
+def test_a_switch_of_saa_that_is_turned_turns_the_label(switch):
+    paper, released = Rules.paper(), getattr(Rules.released(), switch)
+    assert getattr(paper, switch) != released, "the two protocols differ in every switch"
+    label = Rules.named("paper", {switch: released}).label
+    assert label == f"paper with {switch}={released}"
+
+
+def test_the_shipped_image_score_is_labelled_with_the_exponent_it_has():
+    turned = TURNED["clip_adapter, the shipped way"]
+    model = turned.build(**turned.given)
+    assert model.calibration_exponent == 4
+    score = model.protocol["image_score"]
+    assert "0.3 m^4 / (m^4 + mu^4)" in score
+    assert "stages 1 2 3, smoothing 1" in score
+    assert "d^2 / (d^2 + mu^2)" in model.protocol["few_shot_map"]
