@@ -21,7 +21,7 @@ from tracks.intervals import resample_rows
 from tracks.names import unknown
 from tracks.pairing import RUN_KEYS, Pairs, check_same_masks, differing_settings, pair_rows
 from tracks.scoring import scorer_of
-from tracks.store import PredictionStore, Row, write_atomically
+from tracks.store import PredictionStore, Row, write_atomically, write_text
 
 HEADLINE = ("auroc_cls", "f1_cls", "auroc_seg", "f1_seg", "pro_seg", "f1_harmonic")
 _LONGEST_NAME = 100
@@ -137,7 +137,7 @@ def compare_configured(cfg: DictConfig) -> dict[str, Any]:
     print(header(results) + "\n" + tables(results, metrics or HEADLINE, details=bool(metrics)) + "\n" + footer(results))
     everything = [metric for metric in RESAMPLED if results["mean"][metric]]
     text = "\n".join((header(results), tables(results, everything, details=True), footer(results)))
-    write_atomically(folder / "compare.md", text.encode())
+    write_text(folder / "compare.md", text)
     write_atomically(folder / "compare.json", (json.dumps(results, indent=2) + "\n").encode())
     print(f"files: {folder}: compare.md (every metric), compare.json")
     return results

@@ -29,7 +29,7 @@ from tracks.errors import TrackInputError
 from tracks.fingerprint import code_digest, device_name, settings_digest, versions
 from tracks.names import unknown
 from tracks.run_folder import link_latest
-from tracks.store import write_atomically
+from tracks.store import write_atomically, write_text
 from tracks.track import choose_categories
 
 GIVEN_ON = (
@@ -63,8 +63,8 @@ def compare_models(cfg: DictConfig, words: Sequence[str]) -> dict[str, Any]:
     text = f"{content['title']}\n\n{to_markdown(rows, beside)}\n{footnotes(rows, beside, content['notes'])}"
     print(f"\n{text}")
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "table.md", text.encode())
-    write_atomically(folder / "table.csv", to_csv(rows, beside).encode())
+    write_text(folder / "table.md", text)
+    write_text(folder / "table.csv", to_csv(rows, beside))
     write_atomically(folder / "table.json", (json.dumps(content, indent=2) + "\n").encode())
     if not cfg.out:
         link_latest(folder.parent, folder)

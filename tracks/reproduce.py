@@ -35,7 +35,7 @@ from tracks.reproduce_runs import (
     scores_of,
     signature,
 )
-from tracks.store import write_atomically
+from tracks.store import write_text
 from tracks.track import run_track
 
 
@@ -65,8 +65,8 @@ def reproduce(cfg: DictConfig) -> list[Line]:
     print(text)
     out = Path(cfg.out or Path(cfg.outputs) / "reproduce" / table.name).expanduser()
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "comparison.csv", to_csv(lines).encode())
-    write_atomically(out / "comparison.md", text.encode())
+    write_text(out / "comparison.csv", to_csv(lines))
+    write_text(out / "comparison.md", text)
     print(f"files: {out}: comparison.csv, comparison.md")
     return lines
 

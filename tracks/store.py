@@ -229,6 +229,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text of tables in UTF-8; of names that are none, a csv keeps the bytes and others show the escapes."""
+    write_atomically(path, text.encode(errors="surrogateescape" if path.suffix == ".csv" else "backslashreplace"))
+
+
 def _link_or_copy(source: Path, target: Path) -> None:
     """A file that is replaced but never changed may share its bytes."""
     target.parent.mkdir(parents=True, exist_ok=True)

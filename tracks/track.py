@@ -33,7 +33,7 @@ from tracks.resize import MAP_RULE, MASK_RULES
 from tracks.run_folder import link_latest, run_folder, working_in
 from tracks.runner import RunnerOptions, fit_references, lacking, predict_category
 from tracks.scoring import RULES, score_category
-from tracks.store import PRECISIONS, PredictionStore, write_atomically
+from tracks.store import PRECISIONS, PredictionStore, write_atomically, write_text
 from tracks.threshold import weights_threshold
 
 log = logging.getLogger(__name__)
@@ -247,11 +247,11 @@ def known_of_run(folder: Path) -> dict[str, Any]:
 def write_results(folder: Path, results: dict[str, Any], cfg: DictConfig | None) -> None:
     """Write results.json, results.csv, results.md and the resolved configuration."""
     write_atomically(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
-    write_atomically(folder / "results.csv", to_csv(results).encode())
+    write_text(folder / "results.csv", to_csv(results))
     tables = to_markdown(results) + "\nDecided by threshold:\n\n" + decision_table(results["decision"])
-    write_atomically(folder / "results.md", f"{tables}\n{decision_lines(results['decision'])}\n".encode())
+    write_text(folder / "results.md", f"{tables}\n{decision_lines(results['decision'])}\n")
     if cfg is not None:
-        write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
 
 
 def report(results: dict[str, Any], folder: Path, predicted: int, latest: Path | None) -> None:

@@ -28,7 +28,7 @@ from models.clip_adapter.text import PromptEnsemble
 from models.weights.missing import refuse_missing
 from tracks.cli import command, run_main
 from tracks.errors import TrackInputError
-from tracks.store import write_atomically
+from tracks.store import write_text
 from train.checkpoint import ADAPTER_FILE, CONFIG_FILE, PICTURE_FILE, StateFile, open_run, own_folder, write_log
 from train.config import TrainOptions, read_options
 from train.forward import stage_maps
@@ -77,7 +77,7 @@ def train_in(processes: Processes, cfg: DictConfig) -> Path:
     with own_folder(folder) if processes.first else nullcontext():
         processes.first_then_others(lambda: open_run(folder, settings, fresh=cfg.fresh and processes.first))
         if processes.first:
-            write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True).encode())
+            write_text(folder / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True))
         AdapterTraining(backbone, prompts, course, options, folder, processes).run()
     return folder
 

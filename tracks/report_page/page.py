@@ -77,7 +77,7 @@ def render_page(store: PredictionStore, photos: Photos, options: PageOptions) ->
 def write_page(path: Path, page: str) -> int:
     """Write the page where it is to stand; returns its size in bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.write_bytes(page.encode())
+    return path.write_bytes(page.encode(errors="backslashreplace"))
 
 
 def _header(record: RunRecord, run: ScoredRun) -> Html:

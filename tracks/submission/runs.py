@@ -23,7 +23,7 @@ def finished_rows(stores: Iterable[PredictionStore]) -> Iterator[tuple[Predictio
     """Every image of every run.
 
     Raises:
-        TrackInputError: a run without results, or a category without rows.
+        TrackInputError: a run without results, a category without rows, a name that no archive can hold.
     """
     for store in stores:
         if not (store.folder / "results.json").is_file():
@@ -38,7 +38,18 @@ def finished_rows(stores: Iterable[PredictionStore]) -> Iterator[tuple[Predictio
                     f"expected predictions of {category} in {store.folder}, got none; run the track again"
                 )
             for row in rows:
+                _check_encodable(store, f"{row.category}/{row.name}")
                 yield store, row
+
+
+def _check_encodable(store: PredictionStore, name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise TrackInputError(
+            f"expected names in UTF-8 for a submission, got {ascii(name)} in {store.folder}; rename the file (or its "
+            "folder) and run the track again"
+        ) from error
 
 
 def placed(stores: Iterable[PredictionStore], place: Callable[[Row], str]) -> list[StoredImage]:
