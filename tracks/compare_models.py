@@ -28,6 +28,7 @@ from tracks.device import pick_device
 from tracks.errors import TrackInputError
 from tracks.fingerprint import code_digest, device_name, settings_digest, versions
 from tracks.names import unknown
+from tracks.paths import folder_name
 from tracks.run_folder import link_latest
 from tracks.store import write_atomically, write_text
 from tracks.track import choose_categories
@@ -59,7 +60,7 @@ def compare_models(cfg: DictConfig, words: Sequence[str]) -> dict[str, Any]:
     beside = published(dataset.name, categories, [row["model"] for row in rows], shots)
     content = summary(dataset.name, words, categories, outcomes, rows, beside, notes)
     name = f"{dataset.name}-{settings_digest({'cells': [cell.folder.name for cell in cells]})}"
-    folder = Path(cfg.out).expanduser() if cfg.out else outputs / "tables" / name
+    folder = Path(cfg.out).expanduser() if cfg.out else outputs / "tables" / folder_name(name)
     text = f"{content['title']}\n\n{to_markdown(rows, beside)}\n{footnotes(rows, beside, content['notes'])}"
     print(f"\n{text}")
     folder.mkdir(parents=True, exist_ok=True)

@@ -38,6 +38,11 @@ def shortened(name: str) -> str:
     return "/".join(_shortened(part) for part in name.split("/"))
 
 
+def folder_name(text: str) -> str:
+    """A text as the name of one folder, for runs and tables named after what they are of."""
+    return shortened(re.sub(r"[/\\:\0]", "_", text))
+
+
 def _shortened(part: str) -> str:
     content = os.fsencode(part)
     if len(content) <= LONGEST_NAME:

@@ -25,6 +25,7 @@ from tracks.errors import TrackInputError
 from tracks.fingerprint import settings_digest
 from tracks.judge import UNREADABLE, Judge, Verdict
 from tracks.overlay import count_pixels
+from tracks.paths import folder_name
 from tracks.run_folder import link_latest
 from tracks.runner import fit_references
 from tracks.store import PredictionStore, write_atomically
@@ -104,7 +105,7 @@ def describe(cfg: DictConfig) -> dict[str, Any]:
 def output_folder(cfg: DictConfig, settings: dict[str, Any]) -> Path:
     """OUT, or a folder named after the photos and the settings."""
     name = f"{Path(settings['images']).name}-{settings_digest(settings)}"
-    return Path(cfg.out or Path(cfg.outputs) / "predict" / name).expanduser()
+    return Path(cfg.out or Path(cfg.outputs) / "predict" / folder_name(name)).expanduser()
 
 
 def clear(folder: Path) -> None:

@@ -14,7 +14,7 @@ from models.locked import alone
 from tracks.errors import TrackInputError
 from tracks.fingerprint import settings_digest
 from tracks.kept_thresholds import THRESHOLDS_FILE
-from tracks.paths import below, shortened
+from tracks.paths import below, folder_name
 from tracks.store import LOCK_FILE, SETTINGS_FILE, PredictionStore, read_settings, write_atomically
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ WRITTEN_BY_A_TRACK = (
 def run_folder(out: str | None, track_folder: Path, settings: Mapping[str, Any]) -> Path:
     """OUT, or a folder named after the settings."""
     name = "{model}-{weights}-{data}-{shots}shot-seed{seed}".format(**settings)
-    return Path(out) if out else below(track_folder, shortened(f"{name}-{settings_digest(settings)}".replace("/", "_")))
+    return Path(out) if out else below(track_folder, folder_name(f"{name}-{settings_digest(settings)}"))
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from tracks.kept_thresholds import KeptThresholds
 from tracks.legacy import LEGACY_IMAGE_SCORE
 from tracks.names import unknown
 from tracks.overlay import draw_overlays
+from tracks.paths import below
 from tracks.references import resolve, write_manifest
 from tracks.resize import MAP_RULE, MASK_RULES
 from tracks.run_folder import link_latest, run_folder, working_in
@@ -155,6 +156,8 @@ def samples_to_score(dataset: Dataset, category: str, references: Sequence[Sampl
     samples = [sample for sample in dataset.test(category) if sample.name not in used]
     if not samples:
         raise TrackInputError(f"expected test images of {category} in {dataset.name}, got none; look into its folder")
+    for name in (category, *(sample.name for sample in samples)):
+        below(Path("the run folder"), name)  # said before anything is predicted
     distinct(references)  # all are handed out, copies are only said
     warn_of_judged_references(references, samples)
     return samples

@@ -12,6 +12,7 @@ from models.clip_adapter.adapter import AdapterHeader
 from models.clip_adapter.backbone import ClipBackbone
 from models.clip_adapter.text import PromptEnsemble
 from tracks.fingerprint import settings_digest
+from tracks.paths import folder_name
 from train.config import TrainOptions
 from train.source import Course
 
@@ -47,8 +48,8 @@ def run_folder(cfg: DictConfig, settings: dict[str, Any]) -> Path:
         return Path(cfg.out)
     choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
     weights = choices.get("weights", settings["backbone"])
-    name = f"{weights}-{settings['trained_on']}-for-{settings['target']}-seed{settings['seed']}".replace(":", "_")
-    return Path(cfg.outputs) / "train" / f"{name}-{settings_digest(settings)}"
+    name = f"{weights}-{settings['trained_on']}-for-{settings['target']}-seed{settings['seed']}"
+    return Path(cfg.outputs) / "train" / folder_name(f"{name}-{settings_digest(settings)}")
 
 
 def adapter_header(

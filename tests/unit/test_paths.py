@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tracks.errors import TrackInputError
-from tracks.paths import LONGEST_NAME, below, name_below, shortened
+from tracks.paths import LONGEST_NAME, below, folder_name, name_below, shortened
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,12 @@ def test_long_names_are_cut_but_stay_apart_and_keep_their_ending():
     assert all(name.startswith("test/crack/部") and name.endswith(".png") for name in cut)
     assert all(len(os.fsencode(part)) <= LONGEST_NAME for name in cut for part in name.split("/"))
     assert len(os.fsencode(shortened("\udce9" * 250))) <= LONGEST_NAME
+
+
+def test_a_text_names_one_folder():
+    assert folder_name("constant-none-my/set-0shot") == "constant-none-my_set-0shot"
+    assert folder_name("../x:y") == ".._x_y"
+    assert len(os.fsencode(folder_name("x" * 300))) <= LONGEST_NAME
 
 
 def test_a_file_has_one_name_however_its_path_is_spelled(tmp_path):

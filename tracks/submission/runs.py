@@ -47,7 +47,7 @@ def _check_encodable(store: PredictionStore, name: str) -> None:
         name.encode()
     except UnicodeEncodeError as error:
         raise TrackInputError(
-            f"expected names in UTF-8 for a submission, got {ascii(name)} in {store.folder}; rename the file (or its "
+            f"expected names in UTF-8 for a submission, got {name!a} in {store.folder}; rename the file (or its "
             "folder) and run the track again"
         ) from error
 
