@@ -29,6 +29,11 @@ class Prediction:
     image_scores: Tensor
     scalars: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def cpu(self) -> "Prediction":
+        """The same on the processor: what is done image by image begins with one transfer of the batch."""
+        scalars = {name: values.cpu() for name, values in self.scalars.items()}
+        return Prediction(self.anomaly_maps.cpu(), self.image_scores.cpu(), scalars)
+
 
 class AnomalyModel(nn.Module, ABC):
     """A zero- and few-shot anomaly detector.
@@ -101,7 +106,7 @@ def stacked(images: Images, device: torch.device | None = None) -> Tensor:
         ModelInputError: images of unlike sizes.
     """
     if isinstance(images, Tensor):
-        return images if device is None else images.to(device)
+        return images if device is None else images.to(device, non_blocking=True)
     if len(shapes := {tuple(image.shape) for image in images}) > 1:
         raise ModelInputError(
             f"expected images of one size, got {', '.join(map(str, sorted(shapes)))}; make each with the model's own "

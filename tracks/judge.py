@@ -130,7 +130,7 @@ class Judge:
             return
         images = as_batch([photo.image for photo in photos if photo.image is not None], self.device)
         with torch.inference_mode():
-            prediction = self.model.predict(images, [self.category] * len(photos))
+            prediction = self.model.predict(images, [self.category] * len(photos)).cpu()
         for photo, score, anomaly_map in zip(
             photos, prediction.image_scores.tolist(), prediction.anomaly_maps, strict=True
         ):

@@ -67,7 +67,8 @@ def predict_category(
     """Predict the images of a category that the store lacks; returns how many that were.
 
     Batches are cut from the whole list, whatever is there already, so that an image is always
-    computed in the same company: a run that was killed ends in the same numbers, bit for bit.
+    computed in the same batch: a run that was killed ends in the same numbers, bit for bit on a processor (a GPU need
+    not round alike from one run to the next).
     `watch` is entered around each call of the model's `predict`; `unrounded` is given the maps before the store rounds
     them.
     """
@@ -79,7 +80,7 @@ def predict_category(
         for _, batch in load_ahead(todo, lambda sample: _load(model, sample, options), options.workers):
             images = as_batch([loaded.image for loaded in batch], options.device)
             with torch.inference_mode(), watch:
-                prediction = model.predict(images, [category] * len(batch))
+                prediction = model.predict(images, [category] * len(batch)).cpu()
             for index, loaded in enumerate(batch):
                 if loaded.sample.name in stale:
                     _keep(store, loaded, prediction, index, options, unrounded)

@@ -116,7 +116,7 @@ def leave_one_out(model: AnomalyModel, category: str) -> Prediction:
     """
     try:
         with torch.inference_mode():
-            return model.reference_prediction(category)
+            return model.reference_prediction(category).cpu()
     except (NotImplementedError, ModelInputError) as error:
         raise TrackInputError(
             "expected a model that scores each of its references as if it were a test image, to fit a threshold on "

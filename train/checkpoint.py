@@ -90,7 +90,7 @@ class StateFile:
         if not self.path.is_file():
             return TrainingState()
         try:
-            content = torch.load(self.path, map_location=device, weights_only=True)
+            content = torch.load(self.path, map_location="cpu", weights_only=True)  # each part finds its own device
             adapter.load_state_dict(content["adapter"])
             optimizer.load_state_dict(content["optimizer"])
             torch.set_rng_state(content["random"].cpu())

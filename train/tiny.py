@@ -309,7 +309,7 @@ def fit(model: TinyClip, corpus: Corpus, words: Words, cfg: DictConfig, device: 
     )
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=cfg.rounds[0].learning_rate, weight_decay=cfg.weight_decay)
-    start = _restore(checkpoint, model, average, optimizer, device)
+    start = _restore(checkpoint, model, average, optimizer)
     source = BatchSource(corpus, words.embedded(model.clip, device), cfg, device)
     log_file = Path(cfg.work) / "log.csv"
     total = sum(now.steps for now in cfg.rounds)
@@ -349,10 +349,10 @@ def _save(path: Path, step: int, model: nn.Module, average: nn.Module, optimizer
     path.with_suffix(".part").replace(path)
 
 
-def _restore(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, device: str) -> int:
+def _restore(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     if not path.is_file():
         return 0
-    state = torch.load(path, map_location=device, weights_only=True)
+    state = torch.load(path, map_location="cpu", weights_only=True)  # each part finds its own device
     model.load_state_dict(state["model"])
     average.load_state_dict(state["average"])
     optimizer.load_state_dict(state["optimizer"])

@@ -41,17 +41,17 @@ class Constant(AnomalyModel):
         check_categories(images, categories)
         for category in categories if self._shots else ():
             self._shots[category]
-        return self._prediction(len(images), images[0].device)
+        return self._prediction(len(images))
 
     def reference_prediction(self, category: str) -> Prediction:
         """The value for each reference."""
-        return self._prediction(self._shots[category], torch.device("cpu"))
+        return self._prediction(self._shots[category])
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
         """Labels of every number made with this model."""
         return {"method": "constant (reference line)", "value": self.value, "map_size": self.map_size}
 
-    def _prediction(self, count: int, device: torch.device) -> Prediction:
-        maps = torch.full((count, self.map_size, self.map_size), self.value, device=device)
+    def _prediction(self, count: int) -> Prediction:
+        maps = torch.full((count, self.map_size, self.map_size), self.value, device=self.device)
         return Prediction(maps, maps.amax(dim=(1, 2)))

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 
 CANDIDATES = 512
+STEPS_UNSEEN = 32
+"""So many rows are taken before it is asked whether they are sure: each question makes a GPU wait."""
 MAX_ELEMENTS = 2**23
 """Largest matrix of distances held at a time, in elements (32 MiB)."""
 
@@ -48,15 +50,17 @@ def _farthest_first(least: Tensor, rows: Tensor, squares: Tensor, candidates: in
     """The next rows, up to `most` and at least one, as long as the best is sure to be among the candidates."""
     highest = least.topk(min(candidates + 1, len(least)))
     among = highest.indices[:candidates]
-    others = float(highest.values[candidates]) if len(highest.values) > candidates else -torch.inf
+    least_sure = highest.values[candidates] if len(highest.values) > candidates else least.new_tensor(-torch.inf)
     apart = highest.values[:candidates].clone()
     between = torch.addmm(squares[among], rows[among], rows[among].T, alpha=-2).add_(squares[among, None])
-    found: list[Tensor] = []
-    while len(found) < most:
-        value, best = apart.max(dim=0)
-        if found and (value == -torch.inf or value < others):
+    found, values = [], []
+    for step in range(min(most, len(among))):
+        value, best = apart.max(dim=0, keepdim=True)
+        found.append(best)
+        values.append(value)
+        torch.minimum(apart, between.index_select(0, best)[0], out=apart)
+        apart.index_fill_(0, best, -torch.inf)
+        if step % STEPS_UNSEEN == 0 and step and bool(value < least_sure):
             break
-        found.append(among[best])
-        torch.minimum(apart, between[best], out=apart)
-        apart[best] = -torch.inf
-    return torch.stack(found)
+    sure = torch.cat(values) >= least_sure.clamp(min=torch.finfo(least.dtype).min)
+    return among[torch.cat(found)[: max(1, int(sure.sum()))]]

@@ -7,12 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from models.base import AnomalyModel, Images, Prediction
-from models.baselines.by_category import BOTH, ByCategory, check_categories, checked
+from models.base import Images, Prediction
+from models.baselines.by_category import BOTH, ByCategory, RemembersByCategory, check_categories, checked
 from models.saa.preprocess import KeepSize
 
 
-class Random(AnomalyModel):
+class Random(RemembersByCategory):
     """Uniform noise in [0, 1) for every pixel of the map and for the image score.
 
     Args:
@@ -27,14 +27,14 @@ class Random(AnomalyModel):
         self.seed = int(seed)
         self.map_size = checked("map_size", map_size, map_size >= 1, "at least 1")
         self.preprocess = KeepSize()
-        self._references: ByCategory[Prediction] = ByCategory(
+        self._fitted: ByCategory[Prediction] = ByCategory(
             lambda known, fn: Prediction(fn(known.anomaly_maps), fn(known.image_scores))
         )
 
     def fit(self, references: Images, category: str) -> None:
         """Remember the noise of the references; nothing is learnt from them."""
         checked("references", len(references), len(references) > 0, f"at least one image of {category!r}")
-        self._references[category] = self._noise(references)
+        self._fitted[category] = self._noise(references)
 
     def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
         """Noise for B images.
@@ -43,13 +43,13 @@ class Random(AnomalyModel):
             KeyError: once `fit` was called, for a category that was not fitted.
         """
         check_categories(images, categories)
-        for category in categories if self._references else ():
-            self._references[category]
+        for category in categories if self._fitted else ():
+            self._fitted[category]
         return self._noise(images)
 
     def reference_prediction(self, category: str) -> Prediction:
         """The noise of each reference."""
-        return self._references[category]
+        return self._fitted[category]
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
@@ -59,13 +59,12 @@ class Random(AnomalyModel):
     def _noise(self, images: Images) -> Prediction:
         drawn = [self._of_one(image) for image in images]
         side = self.map_size
-        return Prediction(
-            torch.stack([each[1:].view(side, side) for each in drawn]), torch.stack([x[0] for x in drawn])
-        )
+        maps = torch.stack([each[1:].view(side, side) for each in drawn])
+        return Prediction(maps.to(self.device), torch.stack([each[0] for each in drawn]).to(self.device))
 
     def _of_one(self, image: Tensor) -> Tensor:
         """The score and the S * S map values of one image, from a seed made of its bytes and shape."""
         content = f"{self.seed} {tuple(image.shape)}".encode() + image.cpu().contiguous().numpy().tobytes()
         number = int.from_bytes(hashlib.sha256(content).digest()[:8], "big") >> 1
         generator = torch.Generator().manual_seed(number)
-        return torch.rand(1 + self.map_size**2, generator=generator).to(image.device)
+        return torch.rand(1 + self.map_size**2, generator=generator)

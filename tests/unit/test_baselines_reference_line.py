@@ -6,7 +6,7 @@ import torch
 from eval.curves import f1_max
 from models.baselines.constant import Constant
 from models.baselines.random import Random
-from tests.unit.test_model_contract import pictures
+from tests.unit.test_model_contract import DEVICES, pictures
 
 
 def test_constant_is_the_same_for_every_pixel_and_image():
@@ -19,6 +19,22 @@ def test_constant_is_the_same_for_every_pixel_and_image():
     assert torch.equal(model.reference_prediction("nut").image_scores, torch.full((2,), 0.25))
     with pytest.raises(KeyError, match=r"screw.*nut"):
         model.predict(images[:1], ["screw"])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("build", [Constant, Random])
+def test_what_knows_nothing_is_on_its_device_too(build, device):
+    model = build(map_size=8)
+    images = [model.preprocess(picture) for picture in pictures(2)]
+    model.fit(images, "nut")
+    expected = model.predict(images, ["nut"] * 2), model.reference_prediction("nut")
+    model.to(device)
+    for got, known in zip(
+        (model.predict(images, ["nut"] * 2), model.reference_prediction("nut")), expected, strict=True
+    ):
+        assert got.anomaly_maps.device == got.image_scores.device == model.device
+        assert torch.equal(got.anomaly_maps.cpu(), known.anomaly_maps)
+        assert torch.equal(got.image_scores.cpu(), known.image_scores)
 
 
 def test_the_constants_best_f1_is_that_of_calling_all_anomalous():

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from models.base import stacked
+from models.base import Prediction, stacked
 from models.errors import ModelInputError
-from tests.fakes import FakeDataset, FakeSample
+from tests.fakes import BrightnessModel, FakeDataset, FakeSample
 from tests.unit.saa_stand_ins import small_saa
+from tests.unit.test_model_contract import DEVICES
 from tracks.batch import as_batch
 from tracks.runner import RunnerOptions, fit_references, predict_category
 from tracks.store import PredictionStore
@@ -31,6 +32,23 @@ def test_a_model_of_one_size_stacks_a_list_and_refuses_several_sizes():
     assert stacked(torch.stack(images)).shape == (2, 3, 4, 5)
     with pytest.raises(ModelInputError, match=r"images of one size, got \(3, 4, 5\), \(3, 5, 4\)"):
         stacked([images[0], torch.rand(3, 5, 4)])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_numbers_travel_to_the_device_and_bytes_stay(device):
+    numbers, pixels = [torch.rand(3, 4, 5)] * 2, [torch.zeros(3, 4, 5, dtype=torch.uint8)] * 2
+    assert as_batch(numbers, device).device.type == torch.device(device).type
+    assert_close(as_batch(numbers, device).cpu(), torch.stack(numbers))
+    assert [image.device.type for image in as_batch(pixels, device)] == ["cpu", "cpu"]
+
+
+def test_a_prediction_leaves_the_device_once_for_each_batch(tmp_path, monkeypatch):
+    moved, cpu = [], Prediction.cpu
+    monkeypatch.setattr(Prediction, "cpu", lambda self: moved.append(len(self.image_scores)) or cpu(self))
+    store = PredictionStore.create(tmp_path / "run", {"categories": ["bolt"]})
+    samples = FakeDataset().test("bolt")
+    predict_category(BrightnessModel(), samples, "bolt", store, RunnerOptions(batch_size=4))
+    assert moved == [4, 4, 2]
 
 
 @dataclass(frozen=True)

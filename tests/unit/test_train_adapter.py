@@ -12,6 +12,7 @@ from eval.curves import f1_max
 from models.clip_adapter.adapter import random_adapter
 from models.clip_adapter.checkpoint import load_adapter
 from models.clip_adapter.model import ClipAdapter
+from tests.unit.test_model_contract import DEVICES
 from tests.unit.train_stand_ins import PROMPTS, FlatDataset, break_off, small_backbone
 from tracks.errors import TrackInputError
 from train.adapter import AdapterTraining
@@ -92,6 +93,23 @@ def test_killed_and_continued_ends_in_the_same_weights(tmp_path, step, checkpoin
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
     ours, theirs = log_rows(tmp_path / "killed"), log_rows(tmp_path / "whole")
     assert [{**row, "seconds": ""} for row in ours] == [{**row, "seconds": ""} for row in theirs]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_after_a_resume_adams_state_lies_where_it_lay(tmp_path, device):
+    file, places = StateFile(tmp_path), []
+    for _ in range(2):
+        layer = torch.nn.Linear(2, 1).to(device)
+        optimizer = torch.optim.Adam(layer.parameters())
+        state = file.restore(layer, optimizer, device)  # the second time there is something
+        if not optimizer.state:
+            layer(torch.ones(1, 2, device=device)).sum().backward()
+            optimizer.step()
+            file.save(state, layer, optimizer)
+        places.append({key: value.device for key, value in optimizer.state[layer.weight].items()})
+    assert places[0] == places[1]
+    assert places[0]["exp_avg"].type == torch.device(device).type
+    assert places[0]["step"].type == "cpu"  # a step counter on a GPU would make it wait at every step
 
 
 def test_a_step_checkpoint_saves_the_steps_before_it(tmp_path):
