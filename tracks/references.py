@@ -12,6 +12,7 @@ from tracks.datasets.files import FileSample
 from tracks.datasets.sample import Dataset, Sample
 from tracks.errors import TrackInputError
 from tracks.names import listed, missing_path, unknown
+from tracks.paths import below
 from tracks.store import write_atomically
 
 MANIFEST_FORMAT = "vandkit references 1"
@@ -155,7 +156,7 @@ def _list_file(path: Path, category: str) -> Path:
         return path
     if not path.is_dir():
         raise missing_path("a list of references", path)
-    places = [path / category / below / name for below in ("", "train/good") for name in SHOT_LISTS]
+    places = [below(path, category) / inner / name for inner in ("", "train/good") for name in SHOT_LISTS]
     for place in places:
         if place.is_file():
             return place

@@ -17,6 +17,7 @@ from tracks.datasets.mtd import MTD
 from tracks.datasets.mvtec import MVTec
 from tracks.datasets.mvtec_ad2 import MVTecAD2
 from tracks.datasets.mvtec_loco import MVTecLOCO
+from tracks.datasets.photos import Photos
 from tracks.datasets.registry import licence_notice
 from tracks.datasets.vand2023 import VAND2023
 from tracks.datasets.visa import VisA
@@ -282,6 +283,13 @@ def test_every_reader_says_what_it_leaves_out(
         dataset = build(tmp_path / "set")
         assert len(found(dataset)) == images
     assert all(text in caplog.text for text in said), caplog.text
+
+
+@pytest.mark.parametrize("category", [4711, 1.1, None, "", "../x", "/x"])
+def test_a_category_is_text_that_stays_inside(parts: Path, category: Any) -> None:
+    for build in (Folder, Photos):
+        with pytest.raises(TrackInputError, match="name of the category as text, got"):
+            build(parts, category=category)
 
 
 def test_folders_named_by_a_way_up_have_names_that_stay_inside(tmp_path: Path) -> None:

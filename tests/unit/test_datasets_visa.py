@@ -227,3 +227,31 @@ def test_no_training_images(raw: Path) -> None:
     assert len(VisA(raw).test("pcb1")) == 3
     with pytest.raises(TrackInputError, match=r"split train of .*1cls\.csv.*shots=0"):
         VisA(raw).train("pcb1")
+
+
+def test_an_image_counts_once_however_its_path_is_spelled(raw: Path) -> None:
+    columns = ("object", "split", "label", "image", "mask")
+    good = {
+        "object": "pcb1",
+        "split": "test",
+        "label": "normal",
+        "image": "pcb1/Data/Images/Normal/0003.JPG",
+        "mask": "",
+    }
+    again = {**good, "image": "pcb1/Data//Images/../Images/Normal/0003.JPG"}
+    write_split(raw, [*rows_of("pcb1"), again], columns)
+    assert [sample.name for sample in VisA(raw).test("pcb1")].count("test/good/0003.JPG") == 1
+    write_split(raw, [*rows_of("pcb1"), {**again, "label": "anomaly", "mask": rows_of("pcb1")[-1]["mask"]}], columns)
+    with pytest.raises(TrackInputError, match=r"every image once in .*1cls\.csv, got .*0003\.JPG in line 8"):
+        VisA(raw)
+    write_split(raw, [*rows_of("pcb1"), {**good, "object": "../x"}], columns)
+    with pytest.raises(TrackInputError, match="expected an object"):
+        VisA(raw)
+
+
+def test_other_data_in_these_layouts_are_not_called_visa(raw: Path, converted: Path) -> None:
+    (converted / "candle").rename(converted / "bottle")
+    with pytest.raises(TrackInputError, match=r"categories of VisA .*got bottle .*data=mvtec"):
+        VisA(converted)
+    assert VisA(converted, ["pcb1"]).name == "visa"
+    assert VisA(converted, name="mine").name == "mine"

@@ -17,6 +17,7 @@ from tracks.datasets.masks import Oddity, defects, level_oddities, read_levels
 from tracks.datasets.notices import notice
 from tracks.errors import TrackInputError
 from tracks.names import missing_path, unknown
+from tracks.paths import leads_out
 
 RUN_KEYS = frozenset(("track", "trained_on"))
 """One of them stands in every run.json of a track, of predict or of a training."""
@@ -129,6 +130,13 @@ def existing_folder(kind: str, folder: str | Path) -> Path:
     if path.exists():
         raise TrackInputError(f"expected {kind} at {path}, got a file; give the folder that holds it")
     raise missing_path(kind, path)
+
+
+def category_name(name: object) -> str:
+    """The name of a category as a user gives it; TrackInputError for a number, nothing, or what leads out of a run."""
+    if not isinstance(name, str) or leads_out(name):
+        raise TrackInputError(f"expected the name of the category as text, got {name!r}; write a number in quotes")
+    return name
 
 
 def mask_rule(above: float) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tracks.datasets.files import (
     FileSample,
+    category_name,
     existing_folder,
     listed_samples,
     mask_rule,
@@ -54,7 +55,7 @@ class Folder:
                 for an image, folders that leave nothing to test on.
         """
         self.name = name
-        self.categories = (category,)
+        self.categories = (category_name(category),)
         self._root = existing_folder("the data set's folder", root)
         self._suffixes = _suffixes(extensions)
         self._category, self._mask_above, self._bit_depth = category, mask_above, bit_depth

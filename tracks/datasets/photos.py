@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tracks.copies import distinct, warn_of_judged_references
-from tracks.datasets.files import FileSample, existing_folder, is_run_folder, list_images, natural_key
+from tracks.datasets.files import FileSample, category_name, existing_folder, is_run_folder, list_images, natural_key
 from tracks.datasets.formats import IMAGE_SUFFIXES, endings, passed_over
 from tracks.datasets.images import common_bit_depth
 from tracks.errors import TrackInputError
@@ -44,7 +44,7 @@ class Photos:
             TrackInputError: no such folder, or no image in it.
         """
         self.name = "photos"
-        self.categories = (category,)
+        self.categories = (category_name(category),)
         self.protocol: dict[str, str | int | float | bool] = {"labels": "none"}
         self._recursive = recursive
         good = None if references is None else existing_folder("the folder of references", references)

@@ -13,6 +13,7 @@ Segmentation", ECCV 2022.
 import csv
 import io
 import logging
+import posixpath
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from tracks.datasets.mvtec import MVTec
 from tracks.datasets.photos import find_images
 from tracks.errors import TrackInputError
 from tracks.names import listed, missing_path
+from tracks.paths import leads_out
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +62,8 @@ class VisA:
         """List the images of the chosen categories (all if None or empty).
 
         Raises:
-            TrackInputError: no such folder, neither layout or a mixture of both, a split file that does not fit.
+            TrackInputError: no such folder, neither layout or a mixture of both, a split file that does not fit,
+                categories that are not VisA's although no other `name` is given.
         """
         self.name = name
         self._root = _data_folder(existing_folder("the VisA set", root))
@@ -77,6 +80,12 @@ class VisA:
             self._converted = MVTec(self._root, categories, mask_above, name)
             self.categories = self._converted.categories
             self._test = {category: self._converted.test(category) for category in self.categories}
+        strangers = [category for category in self.categories if category not in TEST_COUNTS]
+        if strangers and name == "visa":
+            raise TrackInputError(
+                f"expected categories of VisA ({listed(list(TEST_COUNTS))}), got {listed(strangers)} in {self._root}; "
+                "other data in MVTec layout are read by data=mvtec, in this layout by a data.name of their own"
+            )
         self.protocol: dict[str, str | int | float | bool] = {
             "mask_rule": mask_rule(mask_above),
             "split": "1cls" if raw or _has_counts_of_1cls(self._test) else "as converted, not the counts of 1cls",
@@ -109,14 +118,22 @@ def read_split_file(root: Path, mask_above: float = 0) -> dict[str, dict[str, li
             "split_csv): unpack it again, or copy that folder from github.com/amazon-science/spot-diff"
         )
     parts: dict[str, dict[str, list[FileSample]]] = {"train": {}, "test": {}}
-    absent = set()
+    absent, known = set(), dict[tuple[str, Path], FileSample]()
     for line, row in _rows(split_file):
         if not (root / row["object"]).is_dir():
             absent.add(row["object"])
             continue
         for part in parts.values():
             part.setdefault(row["object"], [])
-        parts[row["split"]][row["object"]].append(_sample(root, row, f"line {line} of {split_file}", mask_above))
+        sample = _sample(root, row, f"line {line} of {split_file}", mask_above)
+        before = known.setdefault((row["split"], sample.path), sample)
+        if before is sample:
+            parts[row["split"]][row["object"]].append(sample)
+        elif before != sample:
+            raise TrackInputError(
+                f"expected every image once in {split_file}, got {sample.path} in line {line} with another label or "
+                "mask than before; restore the file from the download"
+            )
     if absent:
         log.warning("visa: %s of %s are not there and left out", ", ".join(sorted(absent)), split_file)
     for samples in (part[category] for part in parts.values() for category in part):
@@ -157,9 +174,10 @@ def _rows(split_file: Path) -> Iterator[tuple[int, dict[str, str]]]:
         reader.fieldnames = names
         for row in reader:
             cells = {name: (row[name] or "").strip().replace("\\", "/") for name in COLUMNS}
-            if cells["split"] not in ("train", "test") or cells["label"] not in KIND or not cells["image"]:
+            known = cells["split"] in ("train", "test") and cells["label"] in KIND
+            if not known or not cells["image"] or leads_out(cells["object"]):
                 raise TrackInputError(
-                    f"expected a split (train, test), a label (normal, anomaly) and an image in line "
+                    f"expected an object, a split (train, test), a label (normal, anomaly) and an image in line "
                     f"{reader.line_num} of {split_file}, got {cells}; restore the file from the download"
                 )
             yield reader.line_num, cells
@@ -171,14 +189,14 @@ def _sample(root: Path, row: Mapping[str, str], place: str, mask_above: float) -
             f"expected only normal images in the split train, got {row['image']} in {place}; use the file 1cls.csv of "
             "the download, not one of those with two classes"
         )
-    image = root / row["image"]
+    image = root / posixpath.normpath(row["image"])
     if not image.is_file():
         raise missing_path(f"the image of {place}", image)
     kind = KIND[row["label"]]
     name = f"{row['split']}/{kind}/{image.name}"
     if row["label"] == "normal":
         return FileSample(name, row["object"], 0, kind, image)
-    mask = root / row["mask"]
+    mask = root / posixpath.normpath(row["mask"])
     if not row["mask"] or not mask.is_file():
         raise missing_path(f"the mask of {image} ({place})", mask if row["mask"] else image.with_suffix(".png"))
     return FileSample(name, row["object"], 1, kind, image, mask, mask_above)
