@@ -27,6 +27,7 @@ USUAL = {
     "not binary": "all black and one level",
 }
 """What is said of masks without the oddities that are always looked for."""
+AS_PUBLISHED = "empty as published"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Seen:
 
     picture: Picture
     digest: str = ""
-    readable: bool = True
+    error: str = ""
     oddities: list[Oddity] = field(default_factory=list)
 
 
@@ -62,8 +63,8 @@ def _look(picture: Picture, mask_above: float) -> Seen:
         seen.digest = hashlib.blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=16).hexdigest()
         if picture.masks and picture.label != 0:
             _, seen.oddities = defects(picture.path, picture.masks, mask_above)
-    except TrackInputError:
-        seen.readable = False
+    except TrackInputError as error:
+        seen.error = str(error)
     if picture.label is None:  # the mask tells, so an empty one says that the picture is normal
         seen.oddities = [oddity for oddity in seen.oddities if oddity.kind != "empty"]
     return seen
@@ -73,9 +74,12 @@ def check_files(found: Found, seen: Sequence[Seen], is_read: bool) -> list[Row]:
     """The rows on layouts, pictures and masks; what a reader made do with (`is_read`) is only noted."""
     if not seen:
         return [_layout_row(found, is_read), Row("pictures", "problem", "not one was found")]
-    unreadable = [one.picture.path for one in seen if not one.readable]
-    unreadable += [oddity.path for one in seen for oddity in one.oddities if oddity.kind == "unreadable"]
-    rows = [_layout_row(found, is_read), _row("unreadable files", unreadable, f"{len(seen):,} pictures decode")]
+    unreadable = {one.picture.path: one.error for one in seen if one.error}
+    unreadable |= {odd.path: odd.text for one in seen for odd in one.oddities if odd.kind == "unreadable"}
+    rows = [_layout_row(found, is_read), Row("unreadable files", "ok", f"{len(seen):,} pictures decode")]
+    if unreadable:
+        reason = next(iter(unreadable.values()))
+        rows[-1] = Row("unreadable files", "problem", f"{_named(list(unreadable))}; the first: {reason}")
     lacking = [one.picture.path for one in seen if one.picture.lacks_mask]
     masks = sum(len(one.picture.masks) for one in seen)
     state: Literal["note", "problem"] = "note" if is_read else "problem"
@@ -100,17 +104,14 @@ def _mask_rows(oddities: Sequence[Oddity]) -> Iterator[Row]:
     for oddity in oddities:
         if oddity.kind != "unreadable":
             known = oddity.kind == "empty" and oddity.path.stem in UNMARKED
-            by_kind.setdefault("empty as published" if known else oddity.kind, []).append(oddity)
+            by_kind.setdefault(AS_PUBLISHED if known else oddity.kind, []).append(oddity)
     for kind, alike in by_kind.items():
-        check = f"masks {kind}"
         if not alike:
-            yield Row(check, "ok", USUAL[kind])
-        elif kind in USUAL or kind == "empty as published":
-            state: Literal["note", "problem"] = "problem" if alike[0].refused and kind in USUAL else "note"
-            yield Row(check, state, _named([oddity.path for oddity in alike]))
-        else:
-            state = "problem" if alike[0].refused else "note"
-            yield Row(check, state, f"{_named([oddity.path for oddity in alike])}; {alike[0].text}")
+            yield Row(f"masks {kind}", "ok", USUAL[kind])
+            continue
+        reason = "" if kind in (*USUAL, AS_PUBLISHED) else f"; {alike[0].text}"
+        state: Literal["note", "problem"] = "problem" if alike[0].refused and kind != AS_PUBLISHED else "note"
+        yield Row(f"masks {kind}", state, _named([oddity.path for oddity in alike]) + reason)
 
 
 def check_pictures(listed: Found, seen: Sequence[Seen]) -> Row:

@@ -252,6 +252,14 @@ def test_each_planted_fault_is_named_alone_and_judged_as_by_a_run(tmp_path, faul
     assert others == set()
 
 
+def test_why_a_picture_is_refused_is_said(tmp_path):
+    path = mvtec(tmp_path) / "nut/test/good/000.png"
+    frames = [PIL.Image.new("L", SIZE, level) for level in (3, 4)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    assert run_refuses(tmp_path)
+    assert f"{path}, got an animation of 2 frames" in problems(examine(tmp_path))["unreadable files"]
+
+
 def test_a_picture_in_train_and_test_is_a_problem_of_its_own(tmp_path):
     path = plant(mvtec(tmp_path), "duplicates, train and test")
     found = problems(examine(tmp_path))

@@ -192,3 +192,10 @@ def test_every_page_of_a_mask_counts(tmp_path: Path) -> None:
     pages = [PIL.Image.fromarray(mask) for mask in (MARKED, second)]
     pages[0].save(tmp_path / "m.tif", save_all=True, append_images=pages[1:])
     np.testing.assert_array_equal(sample(tmp_path / "m.tif").load_mask(), MARKED | second)
+
+
+def test_a_mask_that_is_gone_is_no_mask_without_a_defect(tmp_path: Path) -> None:
+    of_gone = saved(tmp_path / "m.png", MARKED)
+    (tmp_path / "m.png").unlink()
+    with pytest.raises(TrackInputError, match=r"expected an image at .*m\.png, found nothing"):
+        of_gone.load_mask()
