@@ -86,6 +86,8 @@ class AnomalyModel(nn.Module, ABC):
 
         Each is left out of what the model learnt while it is scored (for K = 1 the model says in its
         `protocol` what it does instead), so that a decision threshold can be fitted on normal images alone.
+        A model may score several views of each, the image as it is first: then the scalar "reference" says
+        which reference (0 to K - 1) each row is of.
         """
 
     @property

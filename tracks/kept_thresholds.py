@@ -49,8 +49,10 @@ class KeptThresholds:
             prediction = leave_one_out(model, category)
             basis: dict[str, Any] = {"reference_scores": prediction.image_scores.tolist()}
             basis["probabilities"] = model.scores_are_probabilities
-            told = {"references": owners(prediction), "names": None if names is None else list(names)}
-            basis |= {key: value for key, value in told.items() if value is not None}
+            if (of := owners(prediction)) != list(range(len(of))):
+                basis["references"] = of
+            if names is not None:
+                basis["names"] = list(names)
             basis["odd_references"] = list(_fitted(basis, 0.05).odd_references)  # refuses scores that are not finite
         except TrackInputError as error:
             basis = {"none_because": str(error)}

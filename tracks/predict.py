@@ -30,7 +30,7 @@ from tracks.run_folder import link_latest
 from tracks.runner import fit_references
 from tracks.store import PredictionStore, write_atomically
 from tracks.threshold import DEFECT, GOOD, UNDECIDED, Threshold, leave_one_out, weights_threshold
-from tracks.threshold_fit import FOLDER, check_enough_photos, folder_threshold, reference_threshold
+from tracks.threshold_fit import FOLDER, check_enough_photos, folder_threshold, owners, reference_threshold
 from tracks.verdict_table import CSV_FILE, as_csv, written
 
 DEFAULT_CATEGORY = "object"
@@ -127,7 +127,7 @@ def learn_references(model: AnomalyModel, photos: Photos, category: str, device:
 def choose_threshold(
     cfg: DictConfig, model: AnomalyModel, category: str, references: Sequence[str]
 ) -> tuple[Threshold | None, ValueCounts]:
-    """The user's threshold, that of the references, or that of the weights; and the references' map values.
+    """The user's threshold, that of the references, or that of the weights; and the map values of good references.
 
     None where the photos are to give it.
     """
@@ -142,9 +142,10 @@ def choose_threshold(
         if own is None and not of_folder:
             raise TrackInputError(f"{error}; set one yourself, for example with ARGS=threshold=0.5") from error
         return own, pixels
-    for anomaly_map in prediction.anomaly_maps:
-        count_pixels(pixels, anomaly_map.half().cpu().numpy(), normal=True)
     fitted = reference_threshold(prediction, references, cfg.false_alarm_rate, model.scores_are_probabilities)
+    for owner, anomaly_map in zip(owners(prediction), prediction.anomaly_maps, strict=True):
+        if references[owner] not in fitted.odd_references:
+            count_pixels(pixels, anomaly_map.half().cpu().numpy(), normal=True)
     return (None if of_folder else own or fitted), pixels
 
 

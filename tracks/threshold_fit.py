@@ -109,10 +109,10 @@ def reference_threshold(
     )
 
 
-def owners(prediction: Prediction) -> list[int] | None:
-    """Which reference each score is of, where a model says so in the scalar "reference"; None: one score for each."""
-    told = prediction.scalars.get("reference")
-    return None if told is None else [int(number) for number in told.tolist()]
+def owners(prediction: Prediction) -> list[int]:
+    """Which reference each score is of: as a model says in the scalar "reference", else one for each."""
+    count = len(prediction.image_scores)
+    return [int(number) for number in prediction.scalars.get("reference", range(count))]
 
 
 def _scale(scores: np.ndarray, probabilities: bool) -> Scale:

@@ -16,12 +16,13 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from eval.histogram import VALUES
 from models.base import AnomalyModel, Prediction
 from models.errors import ModelInputError
 from tracks.cli import CONF
 from tracks.errors import TrackInputError
 from tracks.judge import Verdict
-from tracks.predict import predict
+from tracks.predict import choose_threshold, predict
 from tracks.threshold import UNCHECKED, Threshold, weights_threshold
 from tracks.threshold_fit import fit_threshold, folder_threshold
 from tracks.verdict_table import as_csv, written
@@ -380,6 +381,15 @@ def test_an_odd_reference_is_named_and_found_in_threshold_json(tmp_path, photos,
     assert fitted["highest_normal"] == pytest.approx(70 / 255)
     assert "normal-6.jpg scores like a defect: look at it or leave it out" in capsys.readouterr().out
     assert table(tmp_path / "out")["bad, with comma.png"]["verdict"] == "DEFECT"
+
+
+def test_an_odd_reference_does_not_show_what_good_maps_look_like(tmp_path, model):
+    levels = (60, 61, 63, 66, 69, 70, 230)
+    model.fit(torch.stack([torch.full((3, SIDE, SIDE), level / 255) for level in levels]), "nut")
+    names = [f"{level}.png" for level in levels]
+    threshold, pixels = choose_threshold(settings(tmp_path), model, "nut", names)
+    assert threshold.odd_references == ("230.png",)
+    assert VALUES[pixels.by_value()[1] > 0].max() == pytest.approx(70 / 255, abs=1e-3)
 
 
 def test_references_that_are_all_alike_give_no_verdict(tmp_path, photos, model, capsys):
