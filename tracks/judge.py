@@ -138,7 +138,7 @@ class Judge:
             tifffile.imwrite(encoded, resize_map(anomaly_map, photo.size))
             name = photo.sample.name
             map_file = self._written(f"maps/{shortened(name)}.tiff", encoded)
-            yield Verdict(name, UNDECIDED, score, map_file, f"overlays/{shortened(name)}.png" if map_file else "")
+            yield Verdict(name, UNDECIDED, score, map_file)
 
     def _written(self, name: str, encoded: io.BytesIO) -> str:
         """`name`, relative to the folder, once it is written; "" if it cannot be."""
@@ -147,6 +147,7 @@ class Judge:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, encoded.getvalue())
         except OSError as error:
+            error.filename = error.filename or str(path)
             self.failures.append(error)
             return ""
         return name
