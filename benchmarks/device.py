@@ -27,6 +27,7 @@ from benchmarks.metrics.table import machine
 from models.base import AnomalyModel
 from tracks.batch import as_batch
 from tracks.cost import Stopwatch, held_bytes
+from tracks.device import pick_device
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 CATEGORY = "object"
@@ -149,7 +150,7 @@ def main() -> None:
     cases = [case for case in CASES if options.only in case.name]
     if not cases:
         parser.error(f"expected --only to be part of a case's name: {'; '.join(case.name for case in CASES)}")
-    device, began, rows = torch.device(options.device), time.perf_counter(), []
+    device, began, rows = torch.device(pick_device(options.device)), time.perf_counter(), []
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(machine()["processor"])
     print(f"{name}, torch {torch.__version__}\n")
     print("| model | batch | images/s | memory, MB | bank, MB | fit, s |\n| --- | --: | --: | --: | --: | --: |")

@@ -6,7 +6,11 @@ from tracks.errors import TrackInputError
 
 
 def pick_device(wanted: str) -> str:
-    """A torch device name; "auto" is the GPU where there is one."""
+    """A torch device name; "auto" is the GPU where there is one.
+
+    From then on float32 means float32 on a GPU: by default torch lets convolutions round to TF32, ten bits of fraction.
+    """
+    torch.backends.cudnn.allow_tf32 = False
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

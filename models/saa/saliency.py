@@ -147,10 +147,9 @@ class Saliency(nn.Module):
         """
         if len(references) == 0:
             raise ModelInputError(f"expected at least one reference image of {category!r}, got none")
-        for image in references:
-            check_image(image)
         known = []
         for image in references:
+            check_image(image)
             tokens, grid = self._tokens(image, self.size)
             tokens = tokens.to(BANK_PRECISIONS[self.bank_precision])
             known.append(Reference(tokens, grid, (image.shape[1], image.shape[2])))
