@@ -1,7 +1,7 @@
 """Many references: which of them a model remembers, and how the others are scored, in time linear in their number."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, overload
 
 import torch
@@ -14,6 +14,8 @@ from models.errors import ModelInputError
 MAX_REFERENCES = 32
 """What a model remembers by default: every image is compared with all of it, a reference left out also."""
 AT_ONCE = 8
+REFERENCE = "reference"
+"""The scalar of a prediction that says which reference each row is of."""
 
 Part = TypeVar("Part")
 
@@ -92,14 +94,21 @@ class ManyReferences:
         )
 
     def with_others(self, model: AnomalyModel, category: str, left_out: Prediction) -> Prediction:
-        """The remembered references, each left out, joined by the others as `model` predicts them: all K in order."""
+        """The remembered references, each left out, joined by the others as `model` predicts them: all K in order.
+
+        A model that scores several views of a reference says in the scalar "reference" of which remembered one each is.
+        """
         if category not in self._others:
             return left_out
         others = self._others[category]
-        positions = others.positions
-        return joined(
-            [left_out, predicted(model, others.references, positions, category)], [*others.remembered, *positions]
-        )
+        scored = predicted(model, others.references, others.positions, category)
+        own = left_out.scalars.get(REFERENCE, torch.arange(len(left_out.image_scores))).tolist()
+        numbers = [*(others.remembered[int(number)] for number in own), *others.positions]
+        both = joined([left_out, scored], numbers)
+        if REFERENCE not in left_out.scalars:
+            return both
+        numbered = torch.tensor(sorted(numbers)).to(left_out.scalars[REFERENCE])
+        return replace(both, scalars={**both.scalars, REFERENCE: numbered})
 
 
 def chosen(images: Images, positions: Sequence[int], what: str = "") -> Images:
@@ -122,12 +131,13 @@ def predicted(model: AnomalyModel, images: Images, positions: Sequence[int], cat
 
 def joined(parts: Sequence[Prediction], positions: Sequence[int]) -> Prediction:
     """The predictions of several groups of images as one, each image at its position."""
-    order = torch.tensor(positions).argsort().tolist()
+    order = torch.tensor(positions).argsort(stable=True).tolist()
 
     def together(values: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(values))[order]
 
-    scalars = {name: together([part.scalars[name] for part in parts]) for name in parts[0].scalars}
+    shared = [name for name in parts[0].scalars if all(name in part.scalars for part in parts)]
+    scalars = {name: together([part.scalars[name] for part in parts]) for name in shared}
     maps, scores = (together([getattr(part, name) for part in parts]) for name in ("anomaly_maps", "image_scores"))
     return Prediction(maps, scores, scalars)
 
