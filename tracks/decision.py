@@ -106,10 +106,15 @@ def _judged(threshold: Threshold | str, store: PredictionStore, rows: Sequence[R
         "expected_false_alarm_rate": threshold.false_alarm_rate,
         "highest_reference": threshold.highest_normal,
         "odd_references": list(threshold.odd_references),
-        "remarks": threshold.after([row.image_score for row in rows]).remarks,
+        "remarks": [*threshold.remarks, *_contradiction(threshold, rows)],
         **counts,
         **_shares(counts),
     }
+
+
+def _contradiction(threshold: Threshold, rows: Sequence[Row]) -> list[str]:
+    why = threshold.contradiction([row.image_score for row in rows])
+    return [why] if why else []
 
 
 def _shares(counts: Mapping[str, int]) -> dict[str, float | None]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from eval.histogram import ValueCounts
+from eval.histogram import LARGEST, ValueCounts
 from models.base import AnomalyModel
 from models.errors import ModelInputError
 from tracks.ahead import cut, load_ahead
@@ -135,7 +135,9 @@ class Judge:
             photos, prediction.image_scores.tolist(), prediction.anomaly_maps, strict=True
         ):
             encoded = io.BytesIO()
-            tifffile.imwrite(encoded, resize_map(anomaly_map, photo.size))
+            resized = resize_map(anomaly_map, photo.size, np.float32)
+            fits = np.abs(resized).max() <= LARGEST
+            tifffile.imwrite(encoded, resized.astype(np.float16) if fits else resized)
             name = photo.sample.name
             map_file = self._written(f"maps/{shortened(name)}.tiff", encoded)
             yield Verdict(name, UNDECIDED, score, map_file)

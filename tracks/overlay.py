@@ -13,7 +13,7 @@ from matplotlib import colormaps
 from scipy.ndimage import binary_dilation
 from tqdm import tqdm
 
-from eval.histogram import VALUES, ValueCounts
+from eval.histogram import LARGEST, VALUES, ValueCounts
 from tracks.datasets.sample import Sample
 from tracks.kept_thresholds import KeptThresholds
 from tracks.paths import below, shortened
@@ -85,8 +85,8 @@ def map_bound(protocol: Mapping[str, Any], with_references: bool) -> float | Non
 
 
 def count_pixels(counts: ValueCounts, anomaly_map: np.ndarray, normal: bool) -> None:
-    """Let the pixels of one map, of any size, take part in the scale."""
-    counts.add(anomaly_map, np.full(anomaly_map.shape, not normal))
+    """Let the pixels of one map, of any size, take part in the scale; values beyond float16 count as its largest."""
+    counts.add(np.clip(anomaly_map, -LARGEST, LARGEST), np.full(anomaly_map.shape, not normal))
 
 
 def render_overlay(

@@ -145,7 +145,7 @@ def choose_threshold(
     fitted = reference_threshold(prediction, references, cfg.false_alarm_rate, model.scores_are_probabilities)
     for owner, anomaly_map in zip(owners(prediction), prediction.anomaly_maps, strict=True):
         if references[owner] not in fitted.odd_references:
-            count_pixels(pixels, anomaly_map.half().cpu().numpy(), normal=True)
+            count_pixels(pixels, anomaly_map.float().cpu().numpy(), normal=True)
     return (None if of_folder else own or fitted), pixels
 
 

@@ -66,24 +66,26 @@ class Threshold:
     def remarks(self) -> list[str]:
         """Sentences that a user should read before the verdicts."""
         odd = [f"{name} scores like a defect: look at it or leave it out" for name in self.odd_references]
-        return odd + ([f"undecided above the references: {self.undecided}"] if self.undecided else [])
+        where = "" if self.highest_normal is None else " above the references"
+        return odd + ([f"no verdict{where}: {self.undecided}"] if self.undecided else [])
 
     def after(self, scores: Sequence[float]) -> "Threshold":
         """The threshold once the scores of 10 or more images are known: undecided if they show it to be no use.
 
         Transductive, but it only ever withdraws verdicts.
         """
-        why = self._contradicted_by(np.asarray(scores, dtype=np.float64))
+        why = self.contradiction(scores)
         return replace(self, highest_normal=None, undecided=why) if why else self
 
-    def _contradicted_by(self, scores: np.ndarray) -> str:
-        if not self.reference_scores or self.undecided or scores.size < ENOUGH_PHOTOS:
+    def contradiction(self, scores: Sequence[float]) -> str:
+        """How the scores of judged images show that the threshold is no use; "" where they do not."""
+        if not self.reference_scores or self.undecided or len(scores) < ENOUGH_PHOTOS:
             return ""
         lowest, typical, highest = np.quantile(self.reference_scores, (0, 0.5, 1))
         nearly_all = float(np.quantile(scores, NEARLY_ALL))
         if max(abs(lowest), abs(highest)) < ROUNDING * abs(float(np.median(scores))):
             return "the references differ from one another by next to nothing beside what the photos do; give others"
-        if typical > nearly_all and scores.max() < self.value:
+        if typical > nearly_all and max(scores) < self.value:
             return (
                 f"scored without themselves the references reach {lowest:.2f} to {highest:.2f}, yet {NEARLY_ALL:.0%} "
                 f"of the photos stay below {nearly_all:.2f} and none reaches {self.value:.2f}: this threshold finds "

@@ -90,7 +90,7 @@ def fit_threshold(
     odd = _odd(fitted, scale)
     kept = [of_one for index, of_one in enumerate(fitted) if index not in odd]
     used = np.delete(own, odd)
-    found = _conformal(used, target_rate) or _predicted(kept, used, scale, target_rate)
+    found = conformal(used, target_rate) or _predicted(kept, used, scale, target_rate)
     found = replace(found, odd_references=tuple(names[index] for index in odd), reference_scores=tuple(used.tolist()))
     if odd and found.false_alarm_rate is not None:
         more = found.false_alarm_rate + len(odd) / (len(views) + 1)
@@ -154,7 +154,7 @@ def _odd(fitted: Sequence[np.ndarray], scale: Scale) -> list[int]:
     return [] if odd.size > max(1, ODD_SHARE * means.size) else odd.tolist()
 
 
-def _conformal(scores: np.ndarray, target_rate: float) -> Threshold | None:
+def conformal(scores: np.ndarray, target_rate: float) -> Threshold | None:
     """The order statistic that one more good image exceeds with at most the target rate; None with too few references.
 
     The r-th smallest of K scores is exceeded with probability 1 - r / (K + 1).

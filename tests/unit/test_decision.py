@@ -231,3 +231,40 @@ def test_a_threshold_comes_back_as_it_was_kept(tmp_path):
     assert again.target_rate == 0.05
     assert "other" not in again
     assert again.threshold("other") == NOT_KEPT
+
+
+def test_a_run_says_which_reference_is_odd_and_what_its_threshold_cannot_find(tmp_path):
+    store = store_of(tmp_path / "run", [(0, 0.3 + number / 100, None) for number in range(20)])
+    kept = KeptThresholds(store.folder, 0.05)
+    basis = {"probabilities": True, "names": ["a.png", "b.png", "c.png", "normal-14.jpg"]}
+
+    def remarks(scores):
+        kept._keep("nut", {"reference_scores": scores, **basis})
+        decision = decisions(store)
+        assert decision["categories"]["nut"]["remarks"] == [
+            line.removeprefix("nut: ") for line in decision_lines(decision).splitlines() if line.startswith("nut: ")
+        ]
+        return decision["categories"]["nut"]
+
+    odd = remarks([0.33, 0.36, 0.4, 0.96])
+    assert odd["odd_references"] == ["normal-14.jpg"]
+    assert odd["remarks"] == ["normal-14.jpg scores like a defect: look at it or leave it out"]
+    (blind,) = remarks([0.59, 0.66, 0.7, 0.75])["remarks"]
+    assert "this threshold finds nothing" in blind
+    assert remarks([0.33, 0.36, 0.4, 0.41])["remarks"] == []
+
+
+def test_the_kept_file_names_the_odd_reference_and_keeps_whose_score_each_is(tmp_path):
+    class Viewing(BrightnessModel):
+        def reference_prediction(self, category):
+            scores = torch.tensor([0.33, 0.36, 0.4, 0.96, 0.34, 0.35, 0.41, 0.95])
+            owners = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
+            return Prediction(torch.zeros(8, 2, 2), scores, {"reference": owners})
+
+    names = ["a.png", "b.png", "c.png", "normal-14.jpg"]
+    KeptThresholds(tmp_path, 0.05).keep_fitted("nut", Viewing(), names)
+    basis = json.loads((tmp_path / "thresholds.json").read_text())["categories"]["nut"]
+    assert basis["odd_references"] == ["normal-14.jpg"]
+    assert basis["references"] == [0, 1, 2, 3, 0, 1, 2, 3]
+    expected = fit_threshold(basis["reference_scores"], 0.05, references=basis["references"], names=names)
+    assert KeptThresholds(tmp_path).threshold("nut") == expected

@@ -427,6 +427,19 @@ def test_what_changes_a_verdict_changes_the_folder(tmp_path, photos, model):
         assert len(folders) == number
 
 
+def test_maps_beyond_float16_are_kept_whole_and_drawn(tmp_path, photos, model, monkeypatch):
+    def huge(images, categories, real=model.predict):
+        found = real(images, categories)
+        return Prediction(found.anomaly_maps * 1e6, found.image_scores * 1e6)
+
+    monkeypatch.setattr(model, "predict", huge)
+    predict(settings(tmp_path, threshold=5e5))
+    anomaly_map = tifffile.imread(tmp_path / "out/maps/bad, with comma.png.tiff")
+    assert anomaly_map.dtype == np.float32
+    assert anomaly_map.max() == pytest.approx(1e6)
+    assert table(tmp_path / "out")["bad, with comma.png"]["overlay"]
+
+
 def test_batches_are_as_large_as_asked_for(tmp_path, photos, model):
     for index in range(8):
         save_photo(photos / f"more/{index}.png", 50)

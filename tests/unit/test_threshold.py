@@ -353,6 +353,7 @@ def test_a_threshold_above_every_photo_and_references_above_nearly_all_is_withdr
     assert "0.59 to 0.75" in seen.undecided
     assert threshold.after(photos[:9]) == threshold, "nine photos show nothing"
     assert threshold.after([*photos, 0.95]) == threshold, "it found one"
+    assert seen.remarks == [f"no verdict: {threshold.contradiction(photos)}"]
     lower = fit_threshold([0.3, 0.36, 0.4, 0.42], 0.05, probabilities=True)
     assert lower.after(photos) == lower, "good photos score as the references do"
     known = known_threshold(0.9, "x")
