@@ -59,7 +59,7 @@ def test_few_shot_prints_the_table_and_the_files(few_shot_run):
     decided = written["decision"]["pooled"]
     assert (decided["categories"], decided["normal"], decided["anomalous"]) == (2, 8, 12)
     assert f"({decided['false_alarms']} of 8 normal images; target 5.0%)" in printed
-    assert all("of 2 reference scores" in entry["source"] for entry in written["decision"]["categories"].values())
+    assert all("of 2 references as log odds" in entry["source"] for entry in written["decision"]["categories"].values())
 
 
 def test_scoring_the_store_again_gives_the_same_numbers(few_shot_run, tmp_path):
