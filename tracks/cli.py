@@ -133,9 +133,9 @@ def _of_system(error: BaseException) -> str | None:
         )
     if isinstance(error, OSError) and error.filename is not None:
         path = error.filename if error.filename2 is None else error.filename2
-        return (
-            f"expected to be able to use {path}, got: {error.strerror or error}; choose another path, or mend this one"
-        )
+        in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = "a file where a folder is needed" if in_the_way else error.strerror or error
+        return f"expected to be able to use {path}, got: {reason}; choose another path, or mend this one"
     if isinstance(error, UnicodeEncodeError):
         return (
             f"expected a name that can be written in {error.encoding}, got {error.object[:200]!r}; rename it, or set "

@@ -58,7 +58,8 @@ def compare_models(cfg: DictConfig, words: Sequence[str]) -> dict[str, Any]:
     outcomes = list(run_all(cells, outputs / "logs"))
     rows = rows_of(outcomes)
     beside = published(dataset.name, categories, [row["model"] for row in rows], shots)
-    content = summary(dataset.name, words, categories, outcomes, rows, beside, notes)
+    shown = [str(OmegaConf.create({"word": word}).word) for word in words]
+    content = summary(dataset.name, shown, categories, outcomes, rows, beside, notes)
     name = f"{dataset.name}-{settings_digest({'cells': [cell.folder.name for cell in cells]})}"
     folder = Path(cfg.out).expanduser() if cfg.out else outputs / "tables" / folder_name(name)
     text = f"{content['title']}\n\n{to_markdown(rows, beside)}\n{footnotes(rows, beside, content['notes'])}"
@@ -165,7 +166,8 @@ def main(cfg: DictConfig) -> None:
     """Compare; exit code 2 if a run crashed or none has a result."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the run in progress too
     hydra_config = HydraConfig.get()
-    words = shared_words(hydra_config.overrides.task, hydra_config.runtime.choices)
+    given: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)  # ${oc.env:ROOT} keeps its commas
+    words = shared_words(given, hydra_config.runtime.choices)
     content = compare_models(cfg, words)
     if not content["rows"] or any(failure["crashed"] for failure in content["failed"]):
         sys.exit(EXIT_BAD_INPUT)

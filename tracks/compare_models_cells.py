@@ -159,7 +159,8 @@ def _mark(cell: Cell) -> dict[str, Any]:
 
 @cache
 def _scoring_digest() -> str:
-    return settings_digest({str(path): path.read_text() for each in SCORING for path in sorted(ROOT.glob(each))})
+    files = [path for each in SCORING for path in sorted(ROOT.glob(each))]
+    return settings_digest({str(path): path.read_text(encoding="utf-8") for path in files})
 
 
 def _read(cell: Cell, found: bool) -> Outcome | None:

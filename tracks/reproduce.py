@@ -82,7 +82,8 @@ def chosen_needs(cfg: DictConfig, table: PublishedTable) -> list[Need]:
         for name in cfg[key]:
             if name not in known:
                 raise unknown(key, name, known)
-    return needs_of(table, list(cfg.seeds), list(cfg.only), list(cfg.models))
+    seeds = [cfg.seeds] if isinstance(cfg.seeds, int) else list(cfg.seeds)
+    return needs_of(table, seeds, list(cfg.only), list(cfg.models))
 
 
 def found_or_run(cfg: DictConfig, table: PublishedTable, needs: Sequence[Need]) -> dict[Need, Finished]:

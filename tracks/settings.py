@@ -42,6 +42,8 @@ KINDS = {
 
 ONE_PATH = ("out", "outputs", "root", "images", "references", "archive", "a", "b", "cache_dir", "table")
 """Settings (the last part of their keys) that hold one path or name, also where there is none by default."""
+ONE_OR_SEVERAL = ("shots", "seeds")
+"""Settings that are a list by default and may be one number as well."""
 IN_OUR_WORDS = {
     r"An item is already at '([^']+)'": "expected {0}=... without the +, which is for settings that are not there yet",
     r"Could not delete from config\. '([^']+)'": "expected to take away a setting that is there, got ~{0}",
@@ -156,7 +158,7 @@ def _check_kind(key: str, default: Any, given: Any) -> None:
         bool: (bool, int),
         int: (int, float) if "." in key else (int,),
         float: (int, float),
-        list: (list,),
+        list: (list, int) if key in ONE_OR_SEVERAL else (list,),
         dict: (dict,),
     }
     kind = type(default)

@@ -79,8 +79,8 @@ def test_an_interruption_says_that_the_work_is_kept(capsys):
     [
         (errno.ENOSPC, "room on the disk for /a/b"),
         (errno.EACCES, "use /a/b, got: Permission denied"),
-        (errno.EEXIST, "use /a/b, got: File exists"),
-        (errno.ENOTDIR, "use /a/b, got: Not a directory"),
+        (errno.EEXIST, "use /a/b, got: a file where a folder is needed"),
+        (errno.ENOTDIR, "use /a/b, got: a file where a folder is needed"),
         (errno.EISDIR, "use /a/b, got: Is a directory"),
         (errno.ENAMETOOLONG, "use /a/b, got: File name too long"),
         (errno.ELOOP, "use /a/b, got: Too many levels of symbolic links"),
