@@ -457,6 +457,27 @@ def test_a_name_that_is_no_unicode_does_not_stop_the_run(tmp_path, photos, model
     assert b"caf\xe9.png" in (tmp_path / "out/predictions.csv").read_bytes()
 
 
+def test_names_as_long_as_a_disk_takes_them(tmp_path, photos, model):
+    photos = photos.rename(tmp_path / ("部" * 80))
+    name = "钉" * 83 + "a.png"  # 254 bytes
+    save_photo(photos / name, 50)
+    predict(settings(tmp_path, images=str(photos), out=None))
+    (folder,) = (path for path in (tmp_path / "outputs/predict").iterdir() if not path.is_symlink())
+    row = table(folder)[name]
+    assert tifffile.imread(folder / row["map"]).shape == (30, 40)
+    assert PIL.Image.open(folder / row["overlay"]).width == 40
+
+
+def test_a_folder_called_outputs_is_judged_and_one_with_a_run_of_ours_is_not(tmp_path, photos, model):
+    save_photo(photos / "outputs/1.png", 50)
+    for _ in range(2):
+        verdicts = predict(settings(tmp_path, out=str(photos / "judged")))
+        assert sorted(verdict.name for verdict in verdicts) == sorted(
+            ["bad, with comma.png", "below/good.jpg", "good.png", "outputs/1.png"]
+        )
+    assert len(predict(settings(tmp_path))) == 4  # nor does another command judge its maps and overlays
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
