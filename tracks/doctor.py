@@ -51,7 +51,10 @@ def examine_data(
     rows = [_reader_row(reader), *check_files(found, seen, is_read)]
     if is_read:
         rows += [check_pictures(listed, seen), check_references(listed.references)]
-    return [*rows, *duplicates(seen), check_counts(counts, registry().get(name))]
+    is_own = (
+        not isinstance(reader, TrackInputError) and reader.name != name
+    )  # data in MVTec layout that are not MVTec AD
+    return [*rows, *duplicates(seen), check_counts(counts, None if is_own else registry().get(name))]
 
 
 def _reader_row(reader: Dataset | TrackInputError) -> Row:

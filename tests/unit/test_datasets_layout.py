@@ -154,6 +154,7 @@ def test_folders_that_do_not_tell_whether_they_are_normal_are_asked_about(parts:
         key=lambda pair: pair[0].casefold() if good != "OK2" else pair[0],
     )
     assert len(told.train("bolt")) == 2
+    assert found(MVTec(parts, normal_folders=good)) == found(told)
     assert [label for _, label, _ in found(MVTec(parts, normal_folders=[]))] == [1] * 4
     with pytest.raises(TrackInputError, match=r"each of data\.normal_folders to be one of .*got 'goood'"):
         MVTec(parts, normal_folders=["goood"])

@@ -151,6 +151,12 @@ def problems(rows):
     return {check: row.seen for check, row in rows.items() if row.state == "problem"}
 
 
+def test_own_data_in_mvtec_layout_are_not_counted_like_mvtec_ad(tmp_path):
+    root = mvtec(tmp_path)
+    counts = doctor.examine_data(root, "mvtec", 0, 1, MVTec(root))[-1]
+    assert (counts.check, counts.state) == ("counts", "skipped")
+
+
 @pytest.mark.parametrize("make", LAYOUTS, ids=lambda make: make.__name__)
 def test_a_healthy_set_has_no_problem(tmp_path, make):
     rows = examine(make(tmp_path), make)

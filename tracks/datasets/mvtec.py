@@ -48,7 +48,7 @@ class MVTec:
         mask_above: float = 0,
         name: str | None = None,
         bit_depth: int | None = None,
-        normal_folders: Sequence[str] | None = None,
+        normal_folders: str | Sequence[str] | None = None,
     ) -> None:
         """List the test images of the chosen categories (all if None or empty).
 
@@ -71,7 +71,8 @@ class MVTec:
                 raise unknown("category", category, self._folders)
         self.categories = tuple(dict.fromkeys(categories or self._folders))
         self.name = name or _name_of(self._root, self.categories)
-        self._told = None if normal_folders is None else tuple(normal_folders)
+        told = [normal_folders] if isinstance(normal_folders, str) else normal_folders
+        self._told = None if told is None else tuple(told)
         self._left_out = LeftOut()
         if not categories and self._root not in self._folders.values():
             strangers = [folder for folder in list_folders(self._root) if folder not in self._folders.values()]
