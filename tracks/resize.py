@@ -5,6 +5,8 @@ import PIL.Image
 from torch import Tensor
 from torch.nn import functional
 
+from models.opencv import nearest_places
+
 MASK_RULES = {
     "bilinear": "bilinear with antialias, >= half covered; never emptied",
     "nearest": "nearest, as OpenCV's INTER_NEAREST; never emptied",
@@ -28,18 +30,11 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int], rule: str = "bilinear")
     """
     if mask.shape == size or not mask.any():
         return mask if mask.shape == size else np.zeros(size, dtype=bool)
-    if rule == "nearest" and (picked := _nearest(mask, size)).any():
-        return picked
+    if rule == "nearest":
+        rows, columns = (nearest_places(new, old) for new, old in zip(size, mask.shape, strict=True))
+        if (picked := mask[np.ix_(rows, columns)]).any():
+            return picked
     image = PIL.Image.fromarray(mask.astype(np.uint8) * 255)
     share = np.asarray(image.resize((size[1], size[0]), PIL.Image.Resampling.BILINEAR))
     resized = share >= 128
     return resized if resized.any() else share == share.max()
-
-
-def _nearest(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Of each pixel's area the place at its top left, found by the floating-point product that OpenCV takes."""
-    rows, columns = (
-        np.floor(np.arange(new) * (1 / (new / old))).astype(int).clip(max=old - 1)
-        for new, old in zip(size, mask.shape, strict=True)
-    )
-    return mask[np.ix_(rows, columns)]

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.errors import ModelInputError
+from models.opencv import resize_bytes
 from models.saa.features import FeatureNet, Size
 from models.saa.neighbours import MAX_ELEMENTS, distance_elsewhere, mean_distance
 from models.saa.places import Grid, check_mask, inside, members, upsampled
@@ -35,9 +36,12 @@ class RuleSettings(NamedTuple):
 
     neighbours: Neighbours
     scale: float
+    opencv_resize: bool
 
 
-RULES: dict[Rule, RuleSettings] = {"paper": RuleSettings("nearest", 1.0), "released": RuleSettings("farthest", 0.5)}
+RULES: dict[Rule, RuleSettings] = {
+    "paper": RuleSettings("nearest", 1.0, False), "released": RuleSettings("farthest", 0.5, True),
+}  # fmt: skip
 
 
 class Saliency(nn.Module):
@@ -49,6 +53,8 @@ class Saliency(nn.Module):
         num_neighbours: N of Eq. 5; all others where there are fewer.
         neighbours: "nearest" or "farthest" in place of the rule's.
         scale: of the distance, in place of the rule's: 1 for 1 - cosine, 0.5 for half of it.
+        opencv_resize: whether the input is resized and rounded as OpenCV does it with bytes, in place of the rule's;
+            only for a net whose own resizing does not average over what it leaves out (`antialias` is False).
         size: side in pixels of the net's input.
         several_size: the same where several instances are compared.
         keep_aspect: give the input the image's proportions, at about the same number of pixels.
@@ -61,9 +67,10 @@ class Saliency(nn.Module):
 
     def __init__(
         self, net: FeatureNet, *, rule: Rule = "paper", num_neighbours: int = 400,
-        neighbours: Neighbours | None = None, scale: float | None = None, size: int = 256, several_size: int = 1024,
-        keep_aspect: bool = False, normalise_stages: bool = False, smoothing: int = 1, own_window: float = 0.15,
-        bank_precision: Precision = "float32", max_elements: int = MAX_ELEMENTS,
+        neighbours: Neighbours | None = None, scale: float | None = None, opencv_resize: bool | None = None,
+        size: int = 256, several_size: int = 1024, keep_aspect: bool = False, normalise_stages: bool = False,
+        smoothing: int = 1, own_window: float = 0.15, bank_precision: Precision = "float32",
+        max_elements: int = MAX_ELEMENTS,
     ):  # fmt: skip
         super().__init__()
         _check("rule", rule, rule in RULES, " or ".join(RULES))
@@ -73,6 +80,8 @@ class Saliency(nn.Module):
         self.neighbours = neighbours or RULES[rule].neighbours
         _check("neighbours", self.neighbours, self.neighbours in get_args(Neighbours), "nearest, farthest or null")
         self.scale = RULES[rule].scale if scale is None else _check("scale", scale, scale > 0, "above 0")
+        wanted = RULES[rule].opencv_resize if opencv_resize is None else opencv_resize
+        self.opencv_resize = wanted and getattr(net, "antialias", None) is False
         self.size = _check("size", size, size >= LARGEST_STRIDE, f"at least {LARGEST_STRIDE}")
         self.several_size = _check(
             "several_size", several_size, several_size >= LARGEST_STRIDE, f"at least {LARGEST_STRIDE}"
@@ -102,6 +111,7 @@ class Saliency(nn.Module):
         distance = "1 - cosine" if self.scale == 1 else f"{self.scale:g} (1 - cosine)"
         return {
             **self.net.protocol,
+            "saliency_resize": "8 bits, as OpenCV's INTER_LINEAR" if self.opencv_resize else "as the features say",
             "saliency": f"mean of {distance} to the {self.num_neighbours} {self.neighbours} places (Eq. 5), input "
             f"{self.size} px; several instances: to the nearest place of another one, input {self.several_size} px",
             "saliency_options": ", ".join(name for name, on in options.items() if on) or "none",
@@ -194,7 +204,10 @@ class Saliency(nn.Module):
 
     def _tokens(self, image: Tensor, size: int) -> tuple[Tensor, Grid]:
         """The places of an image as rows (P, C) of length 1, and their grid."""
-        maps = self.net.features(image[None], self._input_size(image, size))
+        input_size = self._input_size(image, size)
+        target = (input_size, input_size) if isinstance(input_size, int) else input_size
+        shown = resize_bytes(image[None], target) if self.opencv_resize else image[None]
+        maps = self.net.features(shown, input_size)
         if self.normalise_stages:
             maps = torch.cat([F.normalize(stage, dim=1) for stage in maps.split(list(self.net.stage_widths), 1)], dim=1)
         if self.smoothing > 1:

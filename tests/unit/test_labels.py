@@ -136,10 +136,11 @@ TURNED = {
         },
     ),
     "saliency": Turned(
-        Saliency, {"net": ColourFeatures(), "size": 32, "several_size": 64},
+        Saliency, {"net": ClipFeatures(RESNET, antialias=False), "size": 32, "several_size": 64},
         {
-            "net": ClipFeatures(VIT), "rule": "released", "num_neighbours": 10, "neighbours": "farthest", "scale": 0.25,
-            "size": 64, "several_size": 96, "keep_aspect": True, "normalise_stages": True, "smoothing": 3,
+            "net": ClipFeatures(VIT), "opencv_resize": True, "rule": "released", "num_neighbours": 10,
+            "neighbours": "farthest", "scale": 0.25, "size": 64,
+            "several_size": 96, "keep_aspect": True, "normalise_stages": True, "smoothing": 3,
             "bank_precision": "bfloat16",
         },
     ),

@@ -427,3 +427,20 @@ def test_the_protocol_says_what_was_computed():
     protocol = Saliency(ClipFeatures(small_backbone("resnet")), rule="released", num_neighbours=33).protocol
     assert "0.5 (1 - cosine) to the 33 farthest" in str(protocol["saliency"])
     assert "CLIP resnet" in str(protocol["saliency_features"])
+
+
+def test_released_rules_show_the_net_what_opencv_would():
+    net = ClipFeatures(small_backbone("resnet"), antialias=False)
+    seen = []
+    features = net.features
+    net.features = lambda images, size: seen.append(images) or features(images, size)
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 90, 70), dtype=np.uint8))
+    for rule in ("released", "paper"):
+        Saliency(net, rule=rule, size=64, num_neighbours=5)(image)
+    shown = cv2.resize(image.permute(1, 2, 0).numpy(), (64, 64), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_array_equal(seen[0][0].permute(1, 2, 0).numpy(), shown)
+    assert seen[1].shape == (1, 3, 90, 70)
+    labels = [Saliency(net, rule=rule).protocol["saliency_resize"] for rule in ("released", "paper")]
+    assert labels == ["8 bits, as OpenCV's INTER_LINEAR", "as the features say"]
+    averaging = ClipFeatures(small_backbone("resnet"), antialias=True)
+    assert not Saliency(averaging, rule="released").opencv_resize
