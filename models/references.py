@@ -1,5 +1,6 @@
 """Many references: which of them a model remembers, and how the others are scored, in time linear in their number."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, overload
@@ -10,6 +11,8 @@ from tqdm import tqdm
 
 from models.base import AnomalyModel, Images, Prediction
 from models.errors import ModelInputError
+
+log = logging.getLogger(__name__)
 
 MAX_REFERENCES = 32
 """What a model remembers by default: every image is compared with all of it, a reference left out also."""
@@ -86,6 +89,7 @@ class ManyReferences:
             raise ModelInputError(f"expected at least one reference image of {category!r}, got none")
         if count > self.most:
             self._others[category] = Others(references, tuple(i * count // self.most for i in range(self.most)))
+            log.warning("%s: %d references, %s", category, count, self.label)
             return chosen(references, self._others[category].remembered, f"{category}: references")
         return (
             references

@@ -29,7 +29,7 @@ from tracks.paths import folder_name
 from tracks.run_folder import link_latest
 from tracks.runner import fit_references
 from tracks.store import PredictionStore, write_atomically
-from tracks.threshold import DEFECT, GOOD, UNDECIDED, Threshold, leave_one_out, weights_threshold
+from tracks.threshold import DEFECT, GOOD, UNDECIDED, NoLeaveOneOut, Threshold, leave_one_out, weights_threshold
 from tracks.threshold_fit import FOLDER, check_enough_photos, folder_threshold, owners, reference_threshold
 from tracks.verdict_table import CSV_FILE, as_csv, written
 
@@ -138,7 +138,7 @@ def choose_threshold(
     print(f"scoring the {len(references)} references, each without itself: what good parts score", flush=True)
     try:
         prediction = leave_one_out(model, category)
-    except TrackInputError as error:
+    except NoLeaveOneOut as error:
         if own is None and not of_folder:
             raise TrackInputError(f"{error}; set one yourself, for example with ARGS=threshold=0.5") from error
         return own, pixels

@@ -110,17 +110,21 @@ def weights_threshold(model: AnomalyModel) -> Threshold:
     return known_threshold(getattr(header, "image_threshold", None), getattr(header, "threshold_source", ""))
 
 
+class NoLeaveOneOut(TrackInputError):
+    """A model cannot score its own references; that a reference does not read is another matter."""
+
+
 def leave_one_out(model: AnomalyModel, category: str) -> Prediction:
     """The K references of a fitted category, each scored without itself: what `fit_threshold` wants.
 
     Raises:
-        TrackInputError: the model cannot score its own references.
+        NoLeaveOneOut: the model cannot score its own references.
     """
     try:
         with torch.inference_mode():
             return model.reference_prediction(category).cpu()
     except (NotImplementedError, ModelInputError) as error:
-        raise TrackInputError(
+        raise NoLeaveOneOut(
             "expected a model that scores each of its references as if it were a test image, to fit a threshold on "
             f"them; {type(model).__name__} does not{f' ({error})' if str(error) else ''}"
         ) from error

@@ -31,9 +31,10 @@ def test_those_remembered_are_evenly_spread(count, expected):
     assert ManyReferences(4).remembered(numbered(count), "nut").mean(dim=(1, 2, 3)).tolist() == expected
 
 
-def test_the_others_are_scored_in_their_places():
+def test_the_others_are_scored_in_their_places_and_it_is_said(caplog):
     many = ManyReferences(4)
     known = many.remembered(numbered(30), "nut")
+    assert "nut: 30 references, of more than 4 references 4, evenly spread, are remembered" in caplog.text
     every = many.with_others(Number(), "nut", Number().predict(known, ["nut"] * 4))
     for values in (every.image_scores, every.anomaly_maps[:, 0, 0], every.scalars["map_max"]):
         assert values.tolist() == list(range(30))

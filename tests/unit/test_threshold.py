@@ -8,7 +8,7 @@ from scipy import special, stats
 from models.base import Prediction
 from models.errors import ModelInputError
 from tracks.errors import TrackInputError
-from tracks.threshold import DEFECT, GOOD, UNDECIDED, known_threshold, leave_one_out
+from tracks.threshold import DEFECT, GOOD, UNDECIDED, NoLeaveOneOut, known_threshold, leave_one_out
 from tracks.threshold_fit import fit_threshold, folder_threshold, reference_threshold
 
 
@@ -272,8 +272,18 @@ def test_a_model_that_cannot_score_its_references_is_named():
         def reference_prediction(self, category):
             raise ModelInputError("there is no second image")
 
-    with pytest.raises(TrackInputError, match=r"Blind does not \(there is no second image\)"):
+    with pytest.raises(NoLeaveOneOut, match=r"Blind does not \(there is no second image\)"):
         leave_one_out(Blind(), "nut")
+
+
+def test_a_reference_that_does_not_read_is_no_fault_of_the_model():
+    class Reading:
+        def reference_prediction(self, category):
+            raise TrackInputError("expected a picture in good-40.png")
+
+    with pytest.raises(TrackInputError, match="good-40") as caught:
+        leave_one_out(Reading(), "nut")
+    assert not isinstance(caught.value, NoLeaveOneOut)
 
 
 def test_scores_that_are_probabilities_never_ask_for_more_than_one():
