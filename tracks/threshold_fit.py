@@ -24,8 +24,8 @@ from tracks.threshold import ENOUGH_PHOTOS, ROUNDING, Threshold
 
 FOLDER = "folder"
 """What a user sets as threshold to have it taken from the photos themselves."""
-USUAL_SPREAD = {"log odds": 0.6, "logarithms": 0.15}
-"""Standard deviation of good images' scores that is usual on the validation photographs, by scale."""
+USUAL_LOG_ODDS, USUAL_LOGARITHMS = 0.6, 0.15
+"""Standard deviations of good images' scores that are usual on the validation photographs, by scale."""
 USUAL_WEIGHT = 4.0
 """It counts as much as a spread seen in this many further references."""
 ODD_CHANCE = 0.01
@@ -44,11 +44,12 @@ LEAST_PROBABILITY = 1e-6
 
 @dataclass(frozen=True)
 class Scale:
-    """Where scores are fitted: their `name`, how to get there and back."""
+    """Where scores are fitted: its `name`, how to get there and back, and what spread is `usual` there, if known."""
 
     name: str
     to: np.ufunc
     back: np.ufunc
+    usual: float | None
 
 
 def fit_threshold(
@@ -83,7 +84,7 @@ def fit_threshold(
     views = [scores[owners == owner] for owner in np.unique(owners)]
     names = names or [f"reference {number}" for number in range(1, len(views) + 1)]
     own = np.array([of_one[0] for of_one in views])
-    if len(views) > 1 and np.ptp(own) <= ROUNDING * np.abs(own).max():
+    if np.ptp(own) <= ROUNDING * np.abs(own).max() and (len(views) > 1 or own[0] == 0):
         return _identical(own)
     scale = _scale(scores, probabilities)
     fitted = [scale.to(_inside(of_one, scale)) for of_one in views]
@@ -117,26 +118,23 @@ def owners(prediction: Prediction) -> list[int]:
 
 def _scale(scores: np.ndarray, probabilities: bool) -> Scale:
     if probabilities:
-        return Scale("log odds", logit, expit)
+        return Scale("log odds", logit, expit, USUAL_LOG_ODDS)
     if (scores > 0).all():
-        return Scale("logarithms", np.log, np.exp)
-    return Scale("they are", np.positive, np.positive)
+        return Scale("logarithms", np.log, np.exp, USUAL_LOGARITHMS)
+    usual = USUAL_LOGARITHMS * abs(float(scores[0])) if scores.size == 1 else None  # of the only number that there is
+    return Scale("they are", np.positive, np.positive, usual)
 
 
 def _inside(scores: np.ndarray, scale: Scale) -> np.ndarray:
     return np.clip(scores, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY) if scale.to is logit else scores
 
 
-def _usual_spread(scale: Scale, middle: float) -> float:
-    """What is usual on photographs, of scores whose median is `middle`; without a scale a share of it."""
-    return USUAL_SPREAD.get(scale.name, USUAL_SPREAD["logarithms"] * abs(middle))
-
-
-def _moderated(variance: float, freedom: float, scale: Scale, middle: float) -> tuple[float, float]:
+def _moderated(variance: float, freedom: float, scale: Scale) -> tuple[float, float]:
     """A standard deviation that leans on the usual one (Smyth 2004, moderated t), and its degrees of freedom."""
-    usual = _usual_spread(scale, middle) ** 2
+    if scale.usual is None:
+        return math.sqrt(variance), freedom
     total = USUAL_WEIGHT + freedom
-    return math.sqrt((USUAL_WEIGHT * usual + freedom * variance) / total), total
+    return math.sqrt((USUAL_WEIGHT * scale.usual**2 + freedom * variance) / total), total
 
 
 def _odd(fitted: Sequence[np.ndarray], scale: Scale) -> list[int]:
@@ -149,7 +147,9 @@ def _odd(fitted: Sequence[np.ndarray], scale: Scale) -> list[int]:
         return []
     middle = float(np.median(means))
     mad = float(np.median(np.abs(means - middle))) / MAD_PER_DEVIATION
-    spread, freedom = _moderated(mad**2, means.size - 1, scale, middle)
+    spread, freedom = _moderated(mad**2, means.size - 1, scale)
+    if not spread:
+        return []
     odd = np.flatnonzero(stdtr(freedom, (middle - means) / spread) < ODD_CHANCE / means.size)
     return [] if odd.size > max(1, ODD_SHARE * means.size) else odd.tolist()
 
@@ -179,16 +179,16 @@ def _predicted(
     means = np.array([of_one.mean() for of_one in fitted])
     count, scores = means.size, sum(of_one.size for of_one in fitted)
     variance, freedom = _total_variance(fitted, means)
-    spread, freedom = _moderated(variance, freedom, scale, float(np.median(means)))
+    spread, freedom = _moderated(variance, freedom, scale)
     factor = float(stdtrit(freedom, 1 - target_rate)) * math.sqrt(1 + 1 / count)  # the mean is itself an estimate
     highest = float(own.max())
     value = max(float(scale.back(means.mean() + factor * spread)), highest)
     of_views = f" ({scores} scores)" if scores > count else ""
+    leaning = "" if scale.usual is None else f", a spread that leans on {scale.usual:.2g}, usual on photographs"
     source = (
-        f"mean + {factor:.2f} x {spread:.2g} of {count} reference{'s' if count > 1 else ''}{of_views} as {scale.name}, "
-        f"a spread that leans on {_usual_spread(scale, float(np.median(means))):.2g}, usual on photographs; at least "
-        f"their maximum; false alarms about {target_rate:.1%} if good scores are normally distributed, at most "
-        f"{1 / (count + 1):.0%} if not"
+        f"mean + {factor:.2f} x {spread:.2g} of {count} reference{'s' if count > 1 else ''}{of_views} as {scale.name}"
+        f"{leaning}; at least their maximum; false alarms about {target_rate:.1%} if good scores are normally "
+        f"distributed, at most {1 / (count + 1):.0%} if not"
     )
     return Threshold(_just_above(value), source, target_rate, highest)
 
@@ -212,8 +212,8 @@ def _total_variance(fitted: Sequence[np.ndarray], means: np.ndarray) -> tuple[fl
 def _identical(scores: np.ndarray) -> Threshold:
     """No verdict rests on rounding: references that score the same show nothing of how good images differ."""
     why = (
-        f"{scores.size} references score the same, {scores[0]:.4g}, but for rounding: they are copies of one another, "
-        "or the model tells nothing apart; give photos of different good parts"
+        f"the references (here {scores.size}) all score {scores[0]:.4g}, but for rounding: they are copies of one "
+        "another, or the model tells nothing apart; give photos of different good parts"
     )
     return Threshold(_just_above(scores.max()), f"the score of {scores.size} like references", None, None, (), why)
 

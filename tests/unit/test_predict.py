@@ -144,7 +144,7 @@ def test_the_map_is_where_the_photo_is_bright_and_the_good_overlay_is_the_photo(
     assert (bad[2, 2] == 51).all()
 
 
-def test_with_references_the_threshold_is_fitted_on_them_alone(tmp_path, photos, model):
+def test_with_references_the_threshold_is_fitted_on_them_alone(tmp_path, photos, model, capsys):
     for index, level in enumerate((60, 70, 66, 80)):
         save_photo(tmp_path / f"refs/{index}.png", level)
     predict(settings(tmp_path, references=str(tmp_path / "refs")))
@@ -153,6 +153,9 @@ def test_with_references_the_threshold_is_fitted_on_them_alone(tmp_path, photos,
     scores = np.array([60, 70, 66, 80]) / 255
     assert fitted["value"] == pytest.approx(fit_threshold(np.float32(scores).tolist(), 0.05).value)
     assert fitted["reference_scores"] == pytest.approx(scores)
+    printed = capsys.readouterr().out
+    assert "learnt 4 references in" in printed
+    assert "scoring the 4 references, each without itself" in printed
     assert fitted["highest_normal"] == pytest.approx(80 / 255)
     first = table(tmp_path / "out")
     assert [row["verdict"] for row in first.values()].count("DEFECT") == 1

@@ -100,8 +100,16 @@ def test_scores_that_are_no_probabilities_are_fitted_by_their_logarithms_whateve
     threshold = fit_threshold(scores)
     assert np.log(threshold.value) == pytest.approx(predictive(logs, spread, 7), rel=1e-6)
     assert fit_threshold(1e-4 * scores).value == pytest.approx(1e-4 * threshold.value, rel=1e-6)
-    below_zero = fit_threshold(scores - 3)
-    assert scores.max() - 3 < below_zero.value < 3
+
+
+def test_scores_of_either_sign_have_no_usual_spread_and_take_students_interval():
+    scores = np.array([-1.0, 0.0, -0.5, 1.5])
+    threshold = fit_threshold(scores)
+    assert threshold.value == pytest.approx(predictive(scores, scores.std(ddof=1), 3), rel=1e-6)
+    assert "usual on photographs" not in threshold.source
+    assert fit_threshold([-0.4]).value == pytest.approx(predictive([-0.4], 0.15 * 0.4, 4), rel=1e-6)
+    assert fit_threshold([0.0, 0.0, 0.0, 0.0, 1.0]).odd_references == (), "nothing to tell by how far it is out"
+    assert fit_threshold([0.0]).undecided
 
 
 def test_one_reference_leans_on_the_spread_that_is_usual_alone():
