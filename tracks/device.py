@@ -16,7 +16,7 @@ def pick_device(wanted: str) -> str:
     try:
         torch.empty(0, device=wanted)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).partition("\n")[0]
         raise TrackInputError(
             f"expected a device that this machine has, got {wanted!r} ({reason}); use auto"
         ) from error

@@ -14,6 +14,7 @@ import tracks.zero_shot
 from models.errors import ModelInputError
 from tracks.cli import explain, reports_errors, run_main
 from tracks.errors import TrackInputError
+from tracks.settings import _check_kind
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -163,6 +164,30 @@ def test_a_command_without_a_schema_knows_the_kinds_of_its_defaults(words, said,
     monkeypatch.setattr(sys, "argv", ["score", "run=nowhere", *words])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     assert said in said_by(lambda: run_main(tracks.score.main), capsys)
+
+
+@pytest.mark.parametrize(
+    ("key", "default", "given"),
+    [
+        ("shots", [0, 1], 4), ("seeds", [], [1]), ("model.weight", 1, 0.5), ("rate", 0.5, 1), ("fresh", False, 1),
+        ("run", "outputs/a", ["b", "c"]), ("run", None, ["b"]), ("name", "a", 3), ("out", "", "x"), ("any", None, "x"),
+    ],
+)  # fmt: skip
+def test_values_of_a_settings_own_kind_are_taken(key, default, given):
+    _check_kind(key, default, given)
+
+
+@pytest.mark.parametrize(
+    ("key", "default", "given"),
+    [
+        ("models", [], "winclip"), ("models", [], 3), ("workers", 2, 1.5), ("workers", 2, True), ("rate", 0.5, "x"),
+        ("rate", None, float("nan")), ("fresh", False, "maybe"), ("out", None, ["a"]), ("data.root", "a", ["b"]),
+        ("settings", {}, 3),
+    ],
+)  # fmt: skip
+def test_values_of_another_kind_are_refused(key, default, given):
+    with pytest.raises(TrackInputError, match=f"expected (one value for )?{key}"):
+        _check_kind(key, default, given)
 
 
 def test_ctrl_c_while_a_command_imports_its_parts_ends_in_one_sentence(tmp_path):
