@@ -10,7 +10,7 @@ from tracks.names import listed
 from tracks.store import PredictionStore, Row
 
 RUN_KEYS = ("track", "model", "weights", "data", "shots", "seed")
-DIGESTS = ("weights_digest", "code_digest")
+DIGESTS = ("weights_digest", "code_digest", "device_name", "versions", "false_alarm_rate")
 _SHOWN = 6
 
 Pairs = list[tuple[Row, Row]]

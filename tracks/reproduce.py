@@ -34,7 +34,9 @@ from tracks.reproduce_runs import (
     read_run,
     scores_of,
     signature,
+    signature_of,
 )
+from tracks.resize import MASK_RULES
 from tracks.store import write_text
 from tracks.track import run_track
 
@@ -144,7 +146,11 @@ def wanted_settings(track_cfg: DictConfig) -> dict[str, Any]:
     config = {key: OmegaConf.to_container(track_cfg[key], resolve=True) for key in ("model", "data")}
     side = track_cfg.resolution
     resolution = "each image's own" if side == "native" else f"{side} x {side}"
-    return signature(config, track_cfg.shots, track_cfg.seed, resolution)  # type: ignore[arg-type]
+    return signature(
+        config, track_cfg.shots, track_cfg.seed, resolution, map_precision=track_cfg.map_precision,  # type: ignore[arg-type]
+        mask_resize=MASK_RULES[track_cfg.mask_resize], image_score=track_cfg.image_score,
+        chosen_categories=list(track_cfg.categories),
+    )  # fmt: skip
 
 
 def data_root(cfg: DictConfig, name: str, all_sets: Sequence[str]) -> Path | None:
@@ -206,7 +212,7 @@ def departures(need: Need, run: Finished) -> list[str]:
     same_kind = not notes
     if run.store is not None:
         made = run.store.settings
-        actual = signature(made["config"], results["shots"], need.seed, made["protocol"]["resolution"])
+        actual = signature_of(made, shots=results["shots"], seed=need.seed)
         different = sorted(key for key in _differences(actual, published) if same_kind or not key.startswith("model."))
         if different:
             notes.append(f"settings that are not the published set-up's: {listed(different)}")

@@ -17,6 +17,7 @@ from tracks.datasets.registry import registry
 from tracks.errors import TrackInputError
 from tracks.legacy import transductive_image_scores
 from tracks.names import missing_path
+from tracks.resize import MASK_RULES
 from tracks.store import PredictionStore, Row
 
 log = logging.getLogger(__name__)
@@ -139,9 +140,7 @@ def find_run(track_folder: Path, wanted: Mapping[str, Any]) -> Finished | None:
             continue
         try:
             settings = json.loads(path.read_text(encoding="utf-8"))
-            same = signature(
-                settings["config"], settings["shots"], settings["seed"], settings["protocol"]["resolution"]
-            )
+            same = signature_of(settings)
         except (ValueError, KeyError, TypeError):
             continue
         if same == wanted:
@@ -149,11 +148,27 @@ def find_run(track_folder: Path, wanted: Mapping[str, Any]) -> Finished | None:
     return read_run(max(found)[1]) if found else None
 
 
-def signature(config: Mapping[str, Any], shots: int, seed: int, resolution: str) -> dict[str, Any]:
-    """What makes two runs the same run, but for where the data lie and which code made it."""
+def signature_of(settings: Mapping[str, Any], **changed: Any) -> dict[str, Any]:
+    """`signature` of the settings in a run.json; one of before a setting has the value that there was then."""
+    protocol = settings["protocol"]
+    how = {key: protocol[key] for key in ("map_precision", "mask_resize") if key in protocol}
+    how |= {key: settings[key] for key in ("image_score", "chosen_categories") if key in settings}
+    shots, seed = changed.get("shots", settings["shots"]), changed.get("seed", settings["seed"])
+    return signature(settings["config"], shots, seed, protocol["resolution"], **how)
+
+
+def signature(
+    config: Mapping[str, Any], shots: int, seed: int, resolution: str, *, map_precision: str = "float16",
+    mask_resize: str = MASK_RULES["bilinear"], image_score: str = "model", chosen_categories: Sequence[str] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """What makes two runs the same run, but for where the data lie, which code made it and on what machine."""
     data = {key: value for key, value in config["data"].items() if key != "root"}
     data["categories"] = data.get("categories") or None
-    return {"model": config["model"], "data": data, "shots": shots, "seed": seed, "resolution": resolution}
+    return {
+        "model": config["model"], "data": data, "shots": shots, "seed": seed, "resolution": resolution,
+        "map_precision": map_precision, "mask_resize": mask_resize, "image_score": image_score,
+        "categories": list(chosen_categories),
+    }  # fmt: skip
 
 
 def missing_data(name: str, root: Path | None) -> str | None:

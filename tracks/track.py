@@ -187,6 +187,7 @@ def describe(
         "shots": cfg.shots,
         "seed": cfg.seed,
         "categories": list(categories),
+        "chosen_categories": list(cfg.categories),
         "protocol": protocol,
         "image_score": cfg.image_score,
         "false_alarm_rate": cfg.false_alarm_rate,

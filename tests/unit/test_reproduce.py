@@ -282,6 +282,9 @@ def test_a_finished_run_is_found_wherever_its_data_lay(tmp_path):
     here = {"model": {"a": 1}, "data": {"name": "visa", "root": "/here", "categories": None}}
     assert find_run(tmp_path, signature(here, 0, 0, "518 x 518")).folder == tmp_path / "old"
     assert find_run(tmp_path, signature(here, 0, 0, "256 x 256")) is None
+    for other in ({"map_precision": "float32"}, {"mask_resize": "nearest"}, {"image_score": "legacy_minmax"},
+                  {"chosen_categories": ["candle"]}):  # fmt: skip
+        assert find_run(tmp_path, signature(here, 0, 0, "518 x 518", **other)) is None
     assert find_run(tmp_path, signature(here | {"model": {"a": 2}}, 0, 0, "518 x 518")) is None
 
 

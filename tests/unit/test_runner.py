@@ -8,14 +8,19 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from sklearn.metrics import average_precision_score
 
+import tracks.config  # noqa: F401  (registers the schema)
 from models.base import Prediction
 from tests.fakes import BrightnessModel, FakeDataset
+from tests.unit.clip_stand_ins import small_model
 from tests.unit.dataset_stand_ins import save_image, save_mask
 from tests.unit.rows import row as row_of
+from tracks.cli import CONF
 from tracks.errors import TrackInputError
+from tracks.resize import resize_mask
 from tracks.run_folder import link_latest
 from tracks.runner import RunnerOptions, predict_category
 from tracks.score import score_run
@@ -393,3 +398,23 @@ def test_rounding_that_costs_rank_is_said_in_the_run_and_float32_mends_it(tmp_pa
     pairs = [(store.read_mask(row).ravel(), store.read_map(row).ravel()) for row in store.rows("nut")]
     masks, maps = (np.concatenate(each) for each in zip(*pairs, strict=True))
     assert whole["categories"]["nut"]["ap_seg"] == pytest.approx(average_precision_score(masks, maps), abs=1e-9)
+
+
+def test_the_published_set_up_scores_the_very_maps_that_the_model_makes(tmp_path):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        published = compose("zero_shot", ["experiment=april_gan_mvtec"])
+    assert published.map_precision == "float32"
+    model = {"_target_": "tests.unit.clip_stand_ins.small_model", "kind": "vit"}
+    cfg = config(tmp_path, model=model, map_precision=published.map_precision, resolution=48, batch_size=20)
+    results = run_track(cfg, "zero_shot")
+    for category in ("bolt", "nut"):
+        samples, made = FakeDataset().test(category), small_model("vit")
+        with torch.inference_mode():
+            images = torch.stack([made.preprocess(sample.load_image()) for sample in samples])
+            maps = made.predict(images, [category] * len(samples)).anomaly_maps.numpy()
+        masks = np.stack([resize_mask(sample.load_mask(), (48, 48)) for sample in samples])
+        expected = average_precision_score(masks.ravel(), maps.ravel())
+        assert results["categories"][category]["ap_seg"] == pytest.approx(expected, abs=1e-9)
+        assert average_precision_score(masks.ravel(), maps.ravel().astype(np.float16)) != pytest.approx(
+            expected, abs=1e-9
+        )
