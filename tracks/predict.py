@@ -51,8 +51,8 @@ def predict(cfg: DictConfig) -> list[Verdict]:
     samples, device = photos.test(category), pick_device(cfg.device)
     if cfg.threshold == FOLDER:
         check_enough_photos(len(samples))
-    PredictionStore.create(folder, settings)  # refuses the folder of another run before any work
     refuse_missing(OmegaConf.to_container(cfg.model, resolve=True))
+    PredictionStore.create(folder, settings)  # refuses the folder of another run before any work
     model: AnomalyModel = instantiate(cfg.model).to(device).eval()
     names = learn_references(model, photos, category, device) if cfg.references else []
     threshold, pixels = choose_threshold(cfg, model, category, names)

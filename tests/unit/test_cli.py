@@ -166,6 +166,18 @@ def test_a_command_without_a_schema_knows_the_kinds_of_its_defaults(words, said,
     assert said in said_by(lambda: run_main(tracks.score.main), capsys)
 
 
+def test_a_run_names_all_weights_that_are_missing_and_their_group(monkeypatch, capsys, tmp_path):
+    for variable in ("VANDKIT_WEIGHTS", "HF_HUB_CACHE"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    words = ["weights=openai_vitl14_336", "weights.adapter.path=april_gan_visa", f"outputs={tmp_path}/outputs"]
+    monkeypatch.setattr(sys, "argv", ["zero_shot", *words])
+    message = said_by(lambda: run_main(tracks.zero_shot.main), capsys)
+    assert "openai_vitl14_336, april_gan_visa" in message
+    assert "`make weights WEIGHTS=april_gan` fetches them" in message
+    assert not (tmp_path / "outputs").exists()
+
+
 @pytest.mark.parametrize(
     ("key", "default", "given"),
     [
