@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import ModelInputError
+from models.precision import whole_float32
 
 Images = Tensor | Sequence[Tensor]
 """Preprocessed images: one (B, 3, h, w) tensor, or B tensors (3, h, w) where a model's `preprocess` keeps sizes."""
@@ -42,7 +43,8 @@ class AnomalyModel(nn.Module, ABC):
 
     One rule for devices: a model is on one, and `to`, `cuda` and `cpu` move all of it, what was learnt of references
     too; images are moved to it wherever they lie, and predictions are on it. Its precision is an argument of its parts:
-    `half`, `double` and the like change nothing, neither weights nor what was learnt.
+    `half`, `double` and the like change nothing, neither weights nor what was learnt; and float32 is that on a GPU too,
+    never TF32.
     """
 
     preprocess: Callable[[PIL.Image.Image], Tensor]
@@ -50,6 +52,13 @@ class AnomalyModel(nn.Module, ABC):
 
     scores_are_probabilities: ClassVar[bool] = False
     """Whether image scores lie in [0, 1] and are fitted best by their log odds."""
+
+    def __init_subclass__(cls) -> None:
+        """Keep float32 whole wherever a model learns or predicts."""
+        super().__init_subclass__()
+        for name in ("fit", "predict", "reference_prediction"):
+            if name in vars(cls):
+                setattr(cls, name, whole_float32()(vars(cls)[name]))
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +117,8 @@ def stacked(images: Images, device: torch.device | None = None) -> Tensor:
         ModelInputError: images of unlike sizes.
     """
     if isinstance(images, Tensor):
-        return images if device is None else images.to(device, non_blocking=True)
+        # A copy to the processor is waited for: what reads it there would not.
+        return images if device is None else images.to(device, non_blocking=device.type != "cpu")
     if len(shapes := {tuple(image.shape) for image in images}) > 1:
         raise ModelInputError(
             f"expected images of one size, got {', '.join(map(str, sorted(shapes)))}; make each with the model's own "

@@ -1,5 +1,8 @@
 """In which precision a frozen net runs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from models.errors import ModelInputError
@@ -17,6 +20,18 @@ def check_precision(precision: str) -> str:
     if precision not in PRECISIONS:
         raise ModelInputError(f"expected precision to be one of {', '.join(PRECISIONS)}, got {precision!r}")
     return precision
+
+
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """Let convolutions of float32 be float32: unless told so, a GPU rounds what goes in to 11 bits (TF32)."""
+    convolution = torch.backends.cudnn.conv
+    before = convolution.fp32_precision
+    convolution.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        convolution.fp32_precision = before
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

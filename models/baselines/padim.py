@@ -60,6 +60,7 @@ class PaDiM(RemembersByCategory):
     """
 
     serves: ClassVar[tuple[str, ...]] = (FEW_SHOT,)
+    channels: Tensor
 
     def __init__(
         self, backbone: PatchBackbone, *, stages: Sequence[int] | None = None, num_channels: int = 550, seed: int = 0,
@@ -73,7 +74,7 @@ class PaDiM(RemembersByCategory):
         checked("num_channels", num_channels, num_channels >= 1, "at least 1")
         self.num_channels = min(num_channels, sum(widths))
         self.seed = int(seed)
-        self.channels = _drawn(sum(widths), self.num_channels, self.seed)
+        self.register_buffer("channels", _drawn(sum(widths), self.num_channels, self.seed), persistent=False)
         self.regularisation = checked("regularisation", regularisation, regularisation > 0, "above 0")
         self.sigma = checked("sigma", sigma, sigma >= 0, "at least 0")
         self._fitted: ByCategory[Fitted] = ByCategory(Fitted.moved)
@@ -140,7 +141,7 @@ class PaDiM(RemembersByCategory):
         maps = stage_maps(features, self.backbone.stages, self.stages)
         self._grid = (maps[0].shape[2], maps[0].shape[3])
         joined = torch.cat([F.interpolate(stage, self._grid, mode="nearest") for stage in maps], dim=1)
-        return joined[:, self.channels.to(joined.device)].flatten(2).transpose(1, 2)
+        return joined[:, self.channels].flatten(2).transpose(1, 2)
 
     def _prediction(self, distances: Tensor) -> Prediction:
         maps = upsampled(distances, self._grid, self.backbone.image_size, self.sigma)

@@ -55,10 +55,7 @@ class UTAD(AnomalyModel):
         """Score B uint8 images (3, H, W), each against itself."""
         check_categories(images, categories)
         size = (self.map_size, self.map_size)
-        each = [
-            F.interpolate(self.saliency_map(image.to(self.device))[None, None], size, mode="bilinear")
-            for image in images
-        ]
+        each = [F.interpolate(self.saliency_map(image)[None, None], size, mode="bilinear") for image in images]
         maps = blurred(torch.cat(each), self.sigma)[:, 0]
         return Prediction(maps, maps.amax(dim=(1, 2)))
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from models.base import AnomalyModel, Images, Prediction
 from models.errors import ModelInputError
-from models.references import MAX_REFERENCES, ManyReferences, Prepared
+from models.references import MAX_REFERENCES, ManyReferences
 from models.saa.agreement import most_agreed
 from models.saa.confidence import TopRegions, anomaly_map, top_regions, with_dense_saliency
 from models.saa.first_time import FirstTime
@@ -132,8 +132,7 @@ class SAA(AnomalyModel):
     def fit(self, references: Images, category: str) -> None:
         """Measure saliency in this category against normal (3, H, W) uint8 images, of any sizes, from now on."""
         known = [image.cpu() for image in self._many.remembered(references, category)]
-        shown = Prepared(known, lambda image: self._shown(image).to(self.device))
-        self.saliency_map.fit(shown, category)
+        self.saliency_map.fit([self._shown(image) for image in known], category)
         self._references[category] = known
         maps = self.saliency_map.reference_maps(category)
         self._typical[category] = torch.stack([top(each) for each in maps]).mean().cpu()

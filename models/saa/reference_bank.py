@@ -48,9 +48,9 @@ class ReferenceBank:
             yield self._nearest(tokens, others) if others else self._nearest(tokens, [own], elsewhere), own
 
     def move(self, place: Callable[[Tensor], Tensor]) -> None:
-        """Move the references to another device; they keep their precision."""
+        """Move the references to another device."""
         for reference in self.references:
-            reference.tokens = place(reference.tokens).to(reference.tokens.dtype)
+            reference.tokens = place(reference.tokens)
 
     def _nearest(
         self, tokens: Tensor, references: Sequence[Reference], excluded: Callable[[slice, slice], Tensor] | None = None

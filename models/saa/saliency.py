@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.base import moved
 from models.errors import ModelInputError
 from models.opencv import resize_bytes
 from models.saa.features import FeatureNet, Size
@@ -95,6 +96,7 @@ class Saliency(nn.Module):
         )
         self.max_elements = _check("max_elements", max_elements, max_elements >= 1, "at least 1")
         self._banks: dict[str, ReferenceBank] = {}
+        self.register_buffer("_here", torch.empty(0), persistent=False)
 
     @property
     def highest(self) -> float:
@@ -124,10 +126,10 @@ class Saliency(nn.Module):
         self, image: Tensor, objects: Tensor | Iterable[Tensor] | None = None, *, within: Tensor | None = None,
         category: str | None = None,
     ) -> Tensor:  # fmt: skip
-        """Saliency (H, W) float32 >= 0 of a (3, H, W) uint8 RGB image, on the image's device.
+        """Saliency (H, W) float32 >= 0 of a (3, H, W) uint8 RGB image, on the device that this module is on.
 
         Args:
-            image: of any size.
+            image: of any size, on any device.
             objects: (M, H, W) bool, the instances where several are expected: each is compared with the others. With
                 fewer than two there is nothing to compare, and the saliency is 0. An iterable of such stacks is gone
                 through once, so that not all masks need to be held at full size.
@@ -146,7 +148,7 @@ class Saliency(nn.Module):
             values, grid = self._unlike_other_objects(image, objects)
         else:
             values, grid = self._unlike_the_rest(image, within)
-        return upsampled(values, grid, image.shape[1:]).to(image.device)
+        return upsampled(values, grid, image.shape[1:])
 
     @torch.no_grad()
     def fit(self, references: Sequence[Tensor], category: str) -> None:
@@ -206,8 +208,8 @@ class Saliency(nn.Module):
         """The places of an image as rows (P, C) of length 1, and their grid."""
         input_size = self._input_size(image, size)
         target = (input_size, input_size) if isinstance(input_size, int) else input_size
-        shown = resize_bytes(image[None], target) if self.opencv_resize else image[None]
-        maps = self.net.features(shown, input_size)
+        pixels = image[None].to(self._here.device)  # type: ignore[arg-type]
+        maps = self.net.features(resize_bytes(pixels, target) if self.opencv_resize else pixels, input_size)
         if self.normalise_stages:
             maps = torch.cat([F.normalize(stage, dim=1) for stage in maps.split(list(self.net.stage_widths), 1)], dim=1)
         if self.smoothing > 1:
@@ -232,7 +234,7 @@ class Saliency(nn.Module):
         """Move the references along with the parameters (`to`, `cuda`, `cpu`)."""
         super()._apply(fn, recurse)
         for bank in self._banks.values():
-            bank.move(fn)
+            bank.move(lambda tensor: moved(tensor, fn))
         return self
 
 

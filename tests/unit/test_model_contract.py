@@ -4,9 +4,10 @@ import inspect
 import json
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tracks.config  # noqa: F401  (registers the schema of the tracks)
 from models.base import AnomalyModel
 from models.baselines.by_category import BOTH, FEW_SHOT, ZERO_SHOT
+from models.baselines.coreset import greedy_coreset
 from models.clip_adapter.backbone import load_backbone
 from models.clip_adapter.context_adapter import ContextAdapter
 from models.errors import ModelInputError
@@ -31,8 +34,8 @@ from models.saa.sam_weights import load_sam
 from tests.unit.baseline_stand_ins import BASELINES
 from tests.unit.clip_stand_ins import small_model
 from tests.unit.saa_stand_ins import small_saa
+from tests.unit.second_device import DEVICE, second_device
 from tracks.cost import CostLedger, held_bytes, read_cost
-from tracks.device import pick_device
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -81,7 +84,6 @@ def serves(name: str, track: str) -> bool:
     return not only or track in only
 
 
-pick_device("auto")  # as a command begins: float32 is float32
 FEW_SHOT_MODELS = [name for name in MODELS if serves(name, FEW_SHOT)]
 LEARNERS = [name for name in FEW_SHOT_MODELS if name not in LEARNS_NOTHING]
 SETTINGS = [(name, track) for name in MODELS for track in BOTH if serves(name, track)]
@@ -119,15 +121,15 @@ def batch(model: AnomalyModel, count: int, seed: int = 0) -> torch.Tensor:
     return torch.stack([model.preprocess(picture) for picture in pictures(count, seed)])
 
 
-def assert_alike(model, got, expected) -> None:
-    """The same but for another processor's rounding, which decides between rows equally far in a greedy selection."""
-    if getattr(model, "coreset", 1) < 1 and model.device.type != "cpu":
-        apart = (got.anomaly_maps.cpu() - expected.anomaly_maps).abs().mean()
-        assert apart < 0.3 * expected.anomaly_maps.std()
-        return
-    for one, other in ((got.anomaly_maps, expected.anomaly_maps), (got.image_scores, expected.image_scores)):
-        one, other = one.cpu(), other.cpu()
-        assert_close(one, other, rtol=1e-3, atol=1e-3 * float(other.abs().max()))
+def assert_alike(got, expected) -> None:
+    """The same but for another processor's rounding: it moves no pixel by a hundredth of what lies between pixels.
+
+    Float32 leaves less than a tenth of that of any model here; image scores are too few to have a spread.
+    """
+    got, expected = got.cpu(), expected.cpu()
+    lowest, highest = expected.anomaly_maps.aminmax()
+    assert_close(got.anomaly_maps, expected.anomaly_maps, rtol=0, atol=0.01 * float(highest - lowest))
+    assert_close(got.image_scores, expected.image_scores, rtol=1e-3, atol=0)
 
 
 def assert_same(a, b) -> None:
@@ -382,7 +384,7 @@ def test_images_are_moved_to_the_model_and_predictions_are_on_it(ready, device):
         got = ready.predict(given, categories)
         for tensor in (got.anomaly_maps, got.image_scores, *got.scalars.values()):
             assert tensor.device == ready.device == torch.empty(0, device=device).device
-        assert_alike(ready, got, expected)
+        assert_alike(got, expected)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -393,7 +395,17 @@ def test_references_are_learnt_and_scored_on_the_device(few_shot_model, device):
     got = fitted(model.to(device)).predict(images, ["nut", "bolt"]), model.reference_prediction("nut")
     for one, other in zip(got, expected, strict=True):
         assert one.anomaly_maps.device == one.image_scores.device == model.device
-        assert_alike(model, one, other)
+        if getattr(model, "coreset", 1) == 1 or device == "cpu":
+            assert_alike(one, other)
+        else:  # rounding decides between rows that are equally far, and thereby what all later ones are
+            apart = (one.anomaly_maps.cpu() - other.anomaly_maps).abs().mean()
+            assert apart < 0.3 * other.anomaly_maps.std()
+
+
+@pytest.mark.parametrize("device", DEVICES[1:])
+def test_a_coreset_is_chosen_alike_on_the_device_where_nothing_is_rounded_to_a_tie(device):
+    rows = torch.randn(3000, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert greedy_coreset(rows.to(device), 600).tolist() == greedy_coreset(rows, 600).tolist()
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -417,6 +429,76 @@ def test_neither_weights_nor_what_was_learnt_change_their_precision(few_shot_mod
         change()
         assert_same(model.predict(images, ["nut", "bolt"]), expected)
         assert torch.equal(model.reference_prediction("nut").anomaly_maps, left_out.anomaly_maps)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU and need not play one")
+@pytest.mark.parametrize(("name", "track"), SETTINGS)
+def test_no_tensor_is_left_behind_on_a_device_that_is_played(name, track):
+    model = MODELS[name]()
+    images, references = batch(model, 2), batch(model, 2, seed=10)
+    if track == FEW_SHOT:
+        model.fit(references, "nut")
+    expected = model.predict(images, ["nut", "nut"])
+    with second_device():
+        model.to(DEVICE)
+        said = [model.predict(images, ["nut", "nut"])]
+        assert_same(said[0].cpu(), expected)
+        if track == FEW_SHOT:
+            model.fit(references[:1], "nut")
+            said += [model.reference_prediction("nut"), model.predict(images.to(DEVICE), ["nut", "nut"])]
+            model.fit(references, "bolt")
+            said.append(model.reference_prediction("bolt"))
+        for each in said:
+            for tensor in (each.anomaly_maps, each.image_scores, *each.scalars.values()):
+                assert tensor.device == model.device == DEVICE
+
+
+@pytest.mark.parametrize("name", FEW_SHOT_MODELS)
+def test_all_that_is_learnt_goes_where_the_model_goes(name):
+    model = fitted(MODELS[name]()).to("meta")
+    here = [(path, tensor) for path, tensor in tensors_of(model) if tensor.device.type != "meta"]
+    given = [path for path, tensor in here if tensor.dtype == torch.uint8]  # images, which are resized on the processor
+    numbers = [path for path, tensor in here if tensor.ndim == 0]  # which may meet any device
+    assert [path for path, _ in here if path not in given + numbers] == []
+
+
+def tensors_of(thing: object, path: str = "model", seen: set[int] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor that a thing holds in its attributes and their containers, with the path to it."""
+    seen = set() if seen is None else seen
+    if id(thing) in seen:
+        return
+    seen.add(id(thing))
+    if isinstance(thing, torch.Tensor):
+        yield path, thing
+        return
+    items = thing if isinstance(thing, dict) else dict(enumerate(thing)) if isinstance(thing, list | tuple) else {}
+    if not items and hasattr(thing, "__dict__") and not isinstance(thing, type | ModuleType):
+        items = vars(thing)
+    for name, value in items.items():
+        yield from tensors_of(value, f"{path}.{name}", seen)
+
+
+class Convolutions(TorchDispatchMode):
+    """Notes in which precision convolutions of float32 would be on a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.precisions: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.convolution.default:
+            self.precisions.add(torch.backends.cudnn.conv.fp32_precision)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["clip_adapter_resnet", "patchcore_coreset", "padim", "spade_timm", "winclip_vit"])
+def test_float32_is_not_rounded_to_tf32(name):
+    model, before = MODELS[name](), torch.backends.cudnn.conv.fp32_precision
+    with Convolutions() as seen:
+        model.fit(batch(model, 1), "nut")
+        model.predict(batch(model, 1), ["nut"])
+    assert seen.precisions == {"ieee"}
+    assert torch.backends.cudnn.conv.fp32_precision == before != "ieee"
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -484,6 +566,8 @@ def test_building_it_draws_from_nobody_elses_generator(name, device):
     if device == "cuda":
         torch.empty(0, device=device)
         generators += torch.cuda.default_generators
+    if name == "grounding_dino":
+        pytest.importorskip("yapf.yapflib.yapf_api", reason="groundingdino reads settings by yapf, which is not whole")
     before = [generator.get_state() for generator in generators]
     BUILDERS[name]()
     for generator, state in zip(generators, before, strict=True):
