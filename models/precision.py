@@ -25,7 +25,7 @@ def check_precision(precision: str) -> str:
 @contextmanager
 def whole_float32() -> Iterator[None]:
     """Let convolutions of float32 be float32: unless told so, a GPU rounds what goes in to 11 bits (TF32)."""
-    convolution = torch.backends.cudnn.conv
+    convolution = torch.backends.cudnn.conv  # type: ignore[attr-defined]
     before = convolution.fp32_precision
     convolution.fp32_precision = "ieee"
     try:
