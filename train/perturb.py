@@ -9,6 +9,8 @@ from torch.nn import functional
 
 Pair = tuple[Tensor, Tensor]
 VISIBLE = 0.04
+STROKES = 0.3
+"""Share of thin lines among what is pasted."""
 
 
 def augment_twins(
@@ -20,12 +22,14 @@ def augment_twins(
     scenes: int = 1,
     large: Tensor | None = None,
     squash: float = 0.15,
+    pasted: Tensor | float = 0.35,
 ) -> Pair:
     """Pictures of B scenes without and with a defect, (B, 3, H, W) each, to 2B windows and their masks.
 
     Every `scenes` pictures in turn show one product: they are turned, cropped and taken alike, but for a little.
     Both twins get the same of everything, the noise too, so that the defect is all that tells them apart; something
-    more is pasted into a share of the defective ones, and a whole region of a share `large` (B,) of them is changed.
+    more is pasted into a share `pasted` of the defective ones, and a whole region of a share `large` of them is
+    changed; each share is one number, or (B,) of each picture its own.
     `squash` is the most that a window is stretched, the logarithm of the factor.
     """
 
@@ -34,7 +38,7 @@ def augment_twins(
 
     twins, nothing = move(normal, torch.zeros_like(masks), size, same(), scenes, squash)
     images, masks = move(defective, masks, size, same(), scenes, squash)
-    images, masks = paste_defects(images, masks, same(), share=0.35)
+    images, masks = paste_defects(images, masks, same(), share=pasted)
     if large is not None:
         images, masks = change_regions(images, masks, same(), share=large)
     return torch.cat([camera(twins, same(), scenes), camera(images, same(), scenes)]), torch.cat([nothing, masks])
@@ -46,20 +50,22 @@ def uniform(images: Tensor, low: float, high: float, generator: torch.Generator,
     return (low + (high - low) * draw).repeat_interleave(alike, dim=0)
 
 
-def paste_defects(images: Tensor, masks: Tensor, generator: torch.Generator, share: float) -> Pair:
-    """Blend something foreign into a random blob of a share of the pictures.
+def paste_defects(images: Tensor, masks: Tensor, generator: torch.Generator, share: Tensor | float) -> Pair:
+    """Blend something foreign into a random blob or stroke of a share of the pictures.
 
-    The published ways (CutPaste, DRAEM, NSA) in one: the blob is a thresholded smooth noise field of 0.1 to 10 % of
-    the picture, its edge hard or soft, the opacity random, the source as in `_foreign`. Only pixels that visibly
+    The published ways (CutPaste, DRAEM, NSA) in one: the blob is a thresholded smooth noise field of 0.02 to 10 % of
+    the picture, the stroke a thin bent line, the edge hard or soft, the opacity random, the source as in `_foreign`. Only pixels that visibly
     changed enter the mask; a picture that hardly changed stays as it was.
     """
     chosen = torch.nonzero(uniform(images, 0, 1, generator) < share)[:, 0]
     if not len(chosen):
         return images, masks
     part = images[chosen]
-    blobs = random_blobs(part, generator)
-    window = 2 * int(torch.randint(1, 6, (), generator=generator, device=images.device)) + 1
+    thin = uniform(part, 0, 1, generator, 1, 1) < STROKES
+    blobs = torch.where(thin, random_strokes(part, generator), random_blobs(part, generator))
+    window = 2 * int(torch.randint(0, 5, (), generator=generator, device=images.device)) + 1
     soft = functional.avg_pool2d(blobs[:, None].float(), window, 1, window // 2)
+    soft = torch.where(thin[..., None], functional.avg_pool2d(blobs[:, None].float(), 3, 1, 1), soft)
     alpha = soft * uniform(part, 0.25, 1.0, generator, 1, 1, 1)
     pasted = part * (1 - alpha) + _foreign(part, images, generator) * alpha
     changed = (soft[:, 0] > 0.3) & ((pasted - part).abs().amax(1) > VISIBLE)
@@ -145,7 +151,7 @@ def random_blobs(images: Tensor, generator: torch.Generator) -> Tensor:
     cells = int(torch.randint(4, 33, (), generator=generator, device=images.device))
     noise = torch.randn(batch, 1, cells, cells, generator=generator, device=images.device)
     noise = functional.interpolate(noise, size=(height, width), mode="bilinear")[:, 0]
-    radius = torch.exp(uniform(images, -3.2, -0.9, generator, 1, 1))
+    radius = torch.exp(uniform(images, -3.9, -0.9, generator, 1, 1))
     stretch = torch.exp(uniform(images, -1.0, 1.0, generator, 1, 1))
     angle = uniform(images, 0, 3.1416, generator, 1, 1)
     x, y = _grid(images)
@@ -154,6 +160,23 @@ def random_blobs(images: Tensor, generator: torch.Generator) -> Tensor:
     along = (x * angle.cos() + y * angle.sin()) / (radius * stretch)
     across = (y * angle.cos() - x * angle.sin()) / (radius / stretch)
     return (1 - along**2 - across**2 + 0.7 * noise) > 0
+
+
+def random_strokes(images: Tensor, generator: torch.Generator) -> Tensor:
+    """(B, H, W) bool: a bent line 1 to 5 pixels wide and a tenth to all of the picture long, at any angle."""
+    batch, side = len(images), images.shape[-1]
+    angle = uniform(images, 0, 6.2832, generator, 1, 1)
+    x, y = _grid(images)
+    x = x[None] - uniform(images, -0.7, 0.7, generator, 1, 1)
+    y = y[None] - uniform(images, -0.7, 0.7, generator, 1, 1)
+    along, across = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
+    course = torch.randn(batch, 1, 12, generator=generator, device=images.device)
+    course = functional.interpolate(course, size=4 * side, mode="linear")[:, 0]  # over along = -2 to 2
+    bent = course.gather(1, ((along + 2) * side).long().clamp(0, 4 * side - 1).flatten(1)).view_as(along)
+    bend = uniform(images, 0, 0.12, generator, 1, 1)
+    length = torch.exp(uniform(images, -2.3, 0.0, generator, 1, 1))
+    width = torch.exp(uniform(images, 0.0, 1.6, generator, 1, 1)) / side
+    return (along.abs() < length) & ((across - bend * bent).abs() < width)
 
 
 def _grid(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -227,6 +250,22 @@ def move(
     return moved[:, :3].clamp(0, 1), moved[:, 3] >= 0.5
 
 
+def taken_again(images: Tensor, generator: torch.Generator) -> Tensor:
+    """The same scenes from slightly elsewhere: turned by up to 4 degrees, moved, enlarged and bent by up to 4 %."""
+    if not len(images):
+        return images
+    batch, side = len(images), images.shape[-1]
+    angle, scale = uniform(images, -0.07, 0.07, generator), torch.exp(uniform(images, -0.08, 0, generator))
+    theta = torch.zeros(batch, 2, 3, device=images.device)
+    theta[:, 0, 0] = theta[:, 1, 1] = scale * angle.cos()
+    theta[:, 1, 0], theta[:, 0, 1] = scale * angle.sin(), -scale * angle.sin()
+    theta[:, :, 2] = uniform(images, -0.04, 0.04, generator, 2)
+    grid = functional.affine_grid(theta, [batch, 3, side, side], align_corners=False)
+    bend = functional.interpolate(uniform(images, -0.02, 0.02, generator, 2, 5, 5), size=(side, side), mode="bicubic")
+    grid = grid + bend.permute(0, 2, 3, 1)
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
 def camera(images: Tensor, generator: torch.Generator, alike: int = 1) -> Tensor:
     """Light, contrast, colour, blur, noise and coarse sampling: normal variation, never a defect.
 
@@ -250,6 +289,7 @@ def camera(images: Tensor, generator: torch.Generator, alike: int = 1) -> Tensor
         (0.2, alike, _blurred),
         (0.15, alike, _coarse),
         (0.35, alike, lambda part: _shaded(part, draw(part, -0.6, 0.6, 1, 3, 3))),
+        (0.25, alike, lambda part: _lit(part, draw(part, -1, 1, 5, 1, 1))),
         (0.5, 1, lambda part: _shaded(part, uniform(part, -0.08, 0.08, generator, 1, 3, 3))),
         (0.5, 1, lambda part: part * torch.exp(uniform(part, -0.08, 0.08, generator, 1, 1, 1))),
         (0.5, alike, lambda part: _noisy(part, draw(part, 0, 1, 1, 1, 1) ** 2 * 0.06, generator)),
@@ -267,6 +307,14 @@ def _contrast(images: Tensor, contrast: Tensor, brightness: Tensor) -> Tensor:
 
 def _shaded(images: Tensor, shade: Tensor) -> Tensor:
     return images * torch.exp(functional.interpolate(shade, size=images.shape[-2:], mode="bicubic", align_corners=True))
+
+
+def _lit(images: Tensor, lamp: Tensor) -> Tensor:
+    """A soft highlight of a lamp, or its shadow: `lamp` (B, 5, 1, 1) in [-1, 1] is place, width, shape and strength."""
+    x, y = _grid(images)
+    there, width, shape, strength = lamp[:, :2], torch.exp(lamp[:, 2] - 1.2), torch.exp(0.7 * lamp[:, 3]), lamp[:, 4]
+    far = ((x - there[:, 0]) * shape / width) ** 2 + ((y - there[:, 1]) / shape / width) ** 2
+    return images + (0.5 * strength * torch.exp(-far))[:, None]
 
 
 def _noisy(images: Tensor, amount: Tensor, generator: torch.Generator) -> Tensor:

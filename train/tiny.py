@@ -7,24 +7,26 @@ normal-anomalous question on the image score and on the image embedding (Eq. 1),
 half of the batches with other scenes of the product as references. Only source categories are seen.
 """
 
+import hashlib
 import json
 import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import open_clip
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from open_clip import CLIP
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
 from models.clip_adapter.adapter import LOGIT_SCALE
+from models.clip_adapter.clip_weights import build_clip
 from models.clip_adapter.context_adapter import ContextAdapter, References
 from models.clip_adapter.features import ImageFeatures
 from tracks.cli import command, run_main
@@ -33,31 +35,53 @@ from tracks.device import pick_device
 from train.captions import CaptionSampler, vocabulary_nouns
 from train.corpus import Corpus, CorpusPlan, build_corpus
 from train.losses import dice_loss
-from train.perturb import augment_twins
+from train.perturb import augment_twins, taken_again
+from train.photos import read_photos
+from train.tower import load_tower
 
 log = logging.getLogger(__name__)
 STATE_COSINE = 0.975
 DEFECT_PIXEL_WEIGHT = 6.0
 PAIRS = 6000
 NAMES_PER_PRODUCT = 32
+NO_MATTER = ("work", "out", "device", "threads", "render_workers", "save_every", "compile", "config")
+"""Settings that leave the weights as they are, but for rounding."""
 
 
 class TinyClip(nn.Module):
-    """A CLIP with a ResNet image tower, and the adapter that reads its stages together, for training."""
+    """A CLIP with an ImageNet net as image tower, and the adapter that reads its stages together, for training.
+
+    The net's batch norms keep their ImageNet statistics. With `frozen` nothing of it is learnt.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: dict[str, Any], stages: Sequence[int]):
+    def __init__(self, config: dict[str, Any], stages: Sequence[int], frozen: bool = True):
         super().__init__()
-        self.clip = CLIP(**config)
+        self.image_size = int(config["vision_cfg"]["image_size"])
+        self.clip = build_clip(config, image_size=self.image_size, activation="gelu")
         self.stages = list(stages)
-        visual = self.clip.visual
-        self.image_size = int(visual.image_size)
-        self.register_buffer("mean", torch.tensor(open_clip.OPENAI_DATASET_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(open_clip.OPENAI_DATASET_STD).view(1, 3, 1, 1), persistent=False)
-        widths = [getattr(visual, f"layer{stage}")[-1].conv3.out_channels for stage in stages]
+        self.frozen = frozen
+        for name in ("mean", "std"):
+            values = torch.tensor(config["preprocess_cfg"][name]).view(1, 3, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+        trunk: Any = self.trunk.requires_grad_(not frozen)
+        widths = [trunk.feature_info[stage]["num_chs"] for stage in stages]
         self.adapter = ContextAdapter(widths, config["embed_dim"])
+        self.train()
+
+    @property
+    def trunk(self) -> nn.Module:
+        """The net of timm."""
+        trunk: nn.Module = self.clip.visual.trunk
+        return trunk
+
+    def train(self, mode: bool = True) -> Self:
+        """The net stays in evaluation mode."""
+        super().train(mode)
+        self.trunk.eval()
+        return self
 
     def forward(self, images: Tensor, text: Tensor, scenes: int = 1, shots: int = 0) -> "Seen":
         """Look at (B, 3, H, W) images in [0, 1]; `text` (B, D, 2) has unit columns, normal and anomalous.
@@ -65,15 +89,19 @@ class TinyClip(nn.Module):
         With `shots`, the first half of the images are normal, `scenes` in turn of one product: each image, and its
         twin in the second half, has the next `shots` other scenes of its product as references.
         """
-        out = self.clip.visual.forward_intermediates((images - self.mean) / self.std, indices=[1, 2, 3, 4])
-        chosen = [out["image_intermediates"][stage - 1] for stage in self.stages]
+        pixels = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            last, maps = self.trunk.forward_intermediates(pixels)  # type: ignore[operator]
+            pooled = self.trunk.forward_head(last)  # type: ignore[operator]
+        image_features = self.clip.visual.head(pooled)
+        chosen = [maps[stage] for stage in self.stages]
         grids = tuple((stage.shape[2], stage.shape[3]) for stage in chosen)
         stages = tuple(stage.flatten(2).transpose(1, 2) for stage in chosen)
-        features = ImageFeatures(out["image_features"], stages, grids)
+        features = ImageFeatures(image_features, stages, grids)
         references = self._others(features, scenes, shots) if shots else None
         (tokens,), (grid,) = self.adapter.adapt(features, references)
         with torch.autocast(images.device.type, enabled=False):  # cosines near 1 need their digits
-            embedding = functional.normalize(out["image_features"].float(), dim=-1)
+            embedding = functional.normalize(image_features.float(), dim=-1)
             image_logits = LOGIT_SCALE * torch.einsum("bd,bds->bs", embedding, text)
             map_logits = LOGIT_SCALE * functional.normalize(tokens.float(), dim=-1) @ text
             difference = map_logits[..., 1] - map_logits[..., 0]
@@ -206,10 +234,12 @@ class Batch:
 class BatchSource:
     """Draws augmented batches; what is drawn depends on (seed, step) alone, so a resumed run goes on as before."""
 
-    def __init__(self, corpus: Corpus, text: tuple[Tensor, Tensor], cfg: DictConfig, device: str):
+    def __init__(
+        self, corpus: Corpus, text: tuple[Tensor, Tensor], cfg: DictConfig, device: str, photos: Tensor | None = None
+    ):
         self.num_looks, self.scenes = cfg.looks, cfg.batch_scenes
         self.most_shots, self.zero_shot_share = cfg.batch_scenes - 1, cfg.zero_shot_share
-        self.rounds = cfg.rounds
+        self.rounds, self.photo_share = cfg.rounds, cfg.photo_share
         surface = ["surface" in product(category).traits for category in corpus.plan.categories]
         self.surface = torch.tensor(surface, device=device).float()
         self.seed, self.device = cfg.seed, device
@@ -217,6 +247,7 @@ class BatchSource:
         self.images = torch.from_numpy(corpus.images).to(device)
         self.masks = torch.from_numpy(corpus.masks).to(device)
         self.categories = torch.from_numpy(corpus.categories).to(device)
+        self.photos = torch.empty(0) if photos is None else photos.to(device)
         self.directions, self.names = text
 
     def draw(self, step: int, size: int) -> Batch:
@@ -227,17 +258,26 @@ class BatchSource:
         def below(limit: int, *count: int) -> Tensor:
             return torch.randint(limit, count, generator=generator, device=self.device)
 
-        look = below(len(self.images) // 2 // self.scenes_of_look, self.num_looks)
+        num_rendered = len(self.images) // 2 // self.scenes_of_look
+        look = below(num_rendered, self.num_looks)
         first = below(self.scenes_of_look, self.num_looks)
         turn = (first[:, None] + torch.arange(self.scenes, device=self.device)) % self.scenes_of_look
         scenes = 2 * (look[:, None] * self.scenes_of_look + turn).flatten()
         normal, defective = (self.images[scenes + twin].permute(0, 3, 1, 2).float() / 255 for twin in (0, 1))
+        marked, categories = self.masks[scenes + 1], self.categories[scenes]
+        pasted = torch.full_like(categories, 0.35, dtype=torch.float32)
+        surface = self.surface[categories]
+        if len(self.photos):
+            share = torch.rand(self.num_looks, generator=generator, device=self.device)
+            photo = below(len(self.photos), self.num_looks).repeat_interleave(self.scenes)
+            chosen = (share < self.photo_share).repeat_interleave(self.scenes)
+            normal[chosen] = taken_again(self.photos[photo[chosen]].permute(0, 3, 1, 2).float() / 255, generator)
+            defective[chosen], marked[chosen], pasted[chosen], surface[chosen] = normal[chosen], False, 1.0, 0.0
+            categories[chosen] = len(self.names) - 1
         now, _ = round_of(step, self.rounds)
-        large = now.large_share * self.surface[self.categories[scenes]] if now.large_share else None
-        images, masks = augment_twins(
-            normal, defective, self.masks[scenes + 1], size, seed, self.scenes, large, now.squash
-        )
-        present, products = self.categories[scenes].unique(return_inverse=True)
+        large = now.large_share * surface if now.large_share else None
+        images, masks = augment_twins(normal, defective, marked, size, seed, self.scenes, large, now.squash, pasted)
+        present, products = categories.unique(return_inverse=True)
         names = self.names[present, below(NAMES_PER_PRODUCT, len(present))]
         directions = self.directions[below(PAIRS, len(scenes))]
         few = float(torch.rand((), generator=generator, device=self.device)) >= self.zero_shot_share
@@ -299,7 +339,9 @@ def learning_rate(step: int, cfg: DictConfig) -> float:
     return now.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def fit(model: TinyClip, corpus: Corpus, words: Words, cfg: DictConfig, device: str) -> TinyClip:
+def fit(
+    model: TinyClip, corpus: Corpus, photos: Tensor | None, words: Words, cfg: DictConfig, device: str
+) -> TinyClip:
     """Train all rounds, resuming from the last checkpoint in cfg.work; the averaged model."""
     checkpoint = Path(cfg.work) / "checkpoint.pt"
     teach_words(model.clip, words, cfg, device)
@@ -307,10 +349,14 @@ def fit(model: TinyClip, corpus: Corpus, words: Words, cfg: DictConfig, device: 
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(cfg.ema), use_buffers=True
     )
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=cfg.rounds[0].learning_rate, weight_decay=cfg.weight_decay)
-    start = _restore(checkpoint, model, average, optimizer)
-    source = BatchSource(corpus, words.embedded(model.clip, device), cfg, device)
+    tower = [parameter for parameter in model.trunk.parameters() if parameter.requires_grad]
+    others = [each for each in model.parameters() if each.requires_grad and all(each is not one for one in tower)]
+    groups = [{"params": others, "share": 1.0}, {"params": tower, "share": cfg.tower_share}]
+    learning = [*others, *tower]
+    optimizer = torch.optim.AdamW(groups, lr=cfg.rounds[0].learning_rate, weight_decay=cfg.weight_decay)
+    settings = digest_of(cfg)
+    start = _restore(checkpoint, model, average, optimizer, settings)
+    source = BatchSource(corpus, words.embedded(model.clip, device), cfg, device, photos)
     log_file = Path(cfg.work) / "log.csv"
     total = sum(now.steps for now in cfg.rounds)
     if cfg.compile:
@@ -319,7 +365,7 @@ def fit(model: TinyClip, corpus: Corpus, words: Words, cfg: DictConfig, device: 
     for step in bar:
         batch = source.draw(step, model.image_size)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, cfg)
+            group["lr"] = group["share"] * learning_rate(step, cfg)
         with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=cfg.bfloat16):
             terms = loss_terms(model, batch, cfg)
         loss = torch.stack(list(terms.values())).sum()
@@ -334,25 +380,42 @@ def fit(model: TinyClip, corpus: Corpus, words: Words, cfg: DictConfig, device: 
             with log_file.open("a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
         if (step + 1) % cfg.save_every == 0:
-            _save(checkpoint, step + 1, model, average, optimizer)
+            _save(checkpoint, step + 1, model, average, optimizer, settings)
     averaged = average.module
     assert isinstance(averaged, TinyClip)
     averaged.clip.visual.to(memory_format=torch.contiguous_format)
     return averaged
 
 
-def _save(path: Path, step: int, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def digest_of(cfg: DictConfig) -> str:
+    """Twelve digits of the settings that decide the weights."""
+    content = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(content, dict)
+    decisive = {key: value for key, value in content.items() if key not in NO_MATTER}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _save(
+    path: Path, step: int, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, settings: str
+) -> None:
     state = {
-        "step": step, "model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()
+        "step": step, "model": model.state_dict(), "average": average.state_dict(),
+        "optimizer": optimizer.state_dict(), "settings": settings,
     }  # fmt: skip
     torch.save(state, path.with_suffix(".part"))
     path.with_suffix(".part").replace(path)
 
 
-def _restore(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def _restore(
+    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, settings: str
+) -> int:
+    """The step to go on from: 0 without a checkpoint, or with one of other settings."""
     if not path.is_file():
         return 0
     state = torch.load(path, map_location="cpu", weights_only=True)  # each part finds its own device
+    if state.get("settings") != settings:
+        log.warning("the checkpoint in %s was made with other settings: training starts anew", path.parent)
+        return 0
     model.load_state_dict(state["model"])
     average.load_state_dict(state["average"])
     optimizer.load_state_dict(state["optimizer"])
@@ -374,9 +437,12 @@ def train_tiny(cfg: DictConfig) -> TinyClip:
         cfg.prompts.normal_states, cfg.prompts.anomalous_states, cfg.prompts.templates, vocabulary_nouns(),
         config["text_cfg"]["context_length"],
     )  # fmt: skip
-    model = TinyClip(config, list(cfg.stages)).to(device)
-    words = Words.draw(sampler, plan.categories, cfg.seed)
-    return fit(model, corpus, words, cfg, device).eval().cpu()
+    photos = read_photos(Path(cfg.photos), cfg.picture_size) if cfg.photos else None
+    model = TinyClip(config, list(cfg.stages), frozen=not cfg.tower_share)
+    if cfg.imagenet:
+        load_tower(model.trunk)
+    words = Words.draw(sampler, [*plan.categories, "scene"], cfg.seed)
+    return fit(model.to(device), corpus, photos, words, cfg, device).eval().cpu()
 
 
 @command("tiny")

@@ -28,8 +28,8 @@ class PatchBackbone(Protocol):
     stages: tuple[int, ...]
 
     @property
-    def is_resnet(self) -> bool:
-        """Whether its stages are the four of a ResNet."""
+    def is_convolutional(self) -> bool:
+        """Whether its stages are the four of a convolutional net."""
         ...
 
     @property
@@ -56,9 +56,9 @@ def check_backbone(backbone: PatchBackbone | None, method: str) -> PatchBackbone
 
 
 def check_stages(backbone: PatchBackbone, stages: Sequence[int] | None, default: Sequence[int]) -> tuple[int, ...]:
-    """The chosen stages; None stands for `default` of a ResNet and all that a ViT gives."""
+    """The chosen stages; None stands for `default` of a convolutional net and all that a ViT gives."""
     own = backbone.stages
-    chosen = tuple(stages) if stages is not None else tuple(default) if backbone.is_resnet else own
+    chosen = tuple(stages) if stages is not None else tuple(default) if backbone.is_convolutional else own
     good = bool(chosen) and set(chosen) <= set(own) and list(chosen) == sorted(set(chosen))
     return tuple(checked("stages", list(chosen), good, f"increasing and among the backbone's {list(own)}"))
 

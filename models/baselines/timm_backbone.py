@@ -31,7 +31,7 @@ class TimmBackbone(nn.Module):
         weights: the label of the weights.
     """
 
-    is_resnet = True
+    is_convolutional = True
     precision = "float32"
 
     def __init__(

@@ -141,8 +141,8 @@ class WinCLIP(RemembersByCategory):
     def protocol(self) -> dict[str, str | int | float | bool]:
         """Labels of every number made with this model."""
         sides = " and ".join(f"{side} x {side}" for side in self.window_sides)
-        if self.backbone.is_resnet:
-            windows = f"regions of {sides} places of a ResNet's last layer, by its attention pool (not as published)"
+        if self.backbone.is_convolutional:
+            windows = f"regions of {sides} places of the last layer, pooled as the image is (not as published)"
             tokens = "third layer"
         else:
             windows, tokens = f"{sides} patches, encoded by themselves", "last block, before the projection"

@@ -1,8 +1,8 @@
 """Embeddings of many windows of an image by a CLIP, and scores of windows brought back to places (WinCLIP).
 
 A window's embedding sees the patches of the window alone. For a ViT the patch embedding is computed once and each
-window is a short sequence of its own; for a ResNet, whose convolutions cannot be cut, it is the attention pool over a
-region.
+window is a short sequence of its own; for a convolutional net, which cannot be cut, it is what pools the image, a
+ResNet's attention or the mean, over a region.
 """
 
 from collections.abc import Iterator, Sequence
@@ -80,7 +80,7 @@ def encode_windows(
 ) -> WindowFeatures:
     """Embeddings of (B, 3, S, S) preprocessed images, of their windows and of their places."""
     with fused_attention(), autocast(images.device, backbone.precision):
-        encode = _by_resnet if backbone.is_resnet else _by_vit
+        encode = _by_timm if backbone.is_timm else _by_resnet if backbone.is_convolutional else _by_vit
         return encode(backbone.clip.visual, images, sides, windows_at_once)
 
 
@@ -136,6 +136,20 @@ def _by_resnet(visual: nn.Module, images: Tensor, sides: Sequence[int], at_once:
     whole = attention_pool(visual.attnpool, places, every)  # type: ignore[arg-type]
     tokens = third.flatten(2).transpose(1, 2)
     return WindowFeatures(whole.float(), tuple(windows), tokens.float(), grid, (third.shape[2], third.shape[3]))
+
+
+def _by_timm(visual: nn.Module, images: Tensor, sides: Sequence[int], at_once: int) -> WindowFeatures:
+    last, maps = visual.trunk.forward_intermediates(images)  # type: ignore[operator, union-attr]
+    third, places = maps[3], last.flatten(2).transpose(1, 2)  # (B, P, C)
+    grid: Grid = (last.shape[2], last.shape[3])
+
+    def pooled(chosen: Tensor) -> Tensor:
+        return visual.head(places[:, chosen].mean(dim=2)).float()  # type: ignore[operator]
+
+    windows = tuple(pooled(chosen) for chosen in _regions(grid, sides, images.device))
+    whole = pooled(torch.arange(places.shape[1], device=images.device)[None])[:, 0]
+    tokens = third.flatten(2).transpose(1, 2).float()
+    return WindowFeatures(whole, windows, tokens, grid, (third.shape[2], third.shape[3]))
 
 
 def _regions(grid: Grid, sides: Sequence[int], device: torch.device) -> Iterator[Tensor]:

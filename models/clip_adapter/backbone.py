@@ -33,7 +33,8 @@ SENTENCES_AT_ONCE = 64
 class ClipBackbone(nn.Module):
     """An `open_clip.CLIP`, frozen: no gradient, always in evaluation mode (batch norms never drift).
 
-    `stages` counts a ViT's blocks, or a ResNet's four layers, from 1. `precision` bfloat16 or float16 runs the image
+    `stages` counts a ViT's blocks, or the four layers of a convolutional net (stride 4, 8, 16, 32), from 1; 0 is the
+    stem (stride 2) of a net of timm. `precision` bfloat16 or float16 runs the image
     tower under autocast; the text tower, used once per category, stays float32.
     """
 
@@ -43,12 +44,14 @@ class ClipBackbone(nn.Module):
     ):  # fmt: skip
         super().__init__()
         self.clip = clip.requires_grad_(False)
+        if self.is_timm:
+            clip.visual.to(memory_format=torch.channels_last)  # tokens then need no copy, and it is quicker on CPU
         self.name = name
         self.weights = weights
         """The label of the weights: a tag, a catalogue name, a file's name."""
         self.activation = activation
         self.precision = check_precision(precision)
-        self.stages = _checked_stages(stages, self.num_stages, name)
+        self.stages = _checked_stages(stages, 0 if self.is_timm else 1, self.num_stages, name)
         self.image_size = int(np.max(clip.visual.image_size))
         self.fingerprint = fingerprint(clip)
         """Twelve digits of the weights' content: tells other weights of the same architecture apart."""
@@ -57,27 +60,39 @@ class ClipBackbone(nn.Module):
         self.eval()
 
     @property
-    def is_resnet(self) -> bool:
-        """Whether the image tower is a ResNet rather than a ViT."""
-        return hasattr(self.clip.visual, "attnpool")
+    def is_timm(self) -> bool:
+        """Whether the image tower is a convolutional net of timm."""
+        return hasattr(self.clip.visual, "trunk")
+
+    @property
+    def is_convolutional(self) -> bool:
+        """Whether the stages are the four of a convolutional net rather than the blocks of a ViT."""
+        return self.is_timm or hasattr(self.clip.visual, "attnpool")
 
     @property
     def num_stages(self) -> int:
-        """How many stages there are to choose from: blocks of a ViT, 4 layers of a ResNet."""
-        return 4 if self.is_resnet else len(self.clip.visual.transformer.resblocks)
+        """How many stages there are to choose from: blocks of a ViT, 4 layers of a convolutional net."""
+        return 4 if self.is_convolutional else len(self.clip.visual.transformer.resblocks)
 
     @property
     def stage_widths(self) -> tuple[int, ...]:
         """Channels C_n of each chosen stage."""
+        return self.widths(self.stages)
+
+    def widths(self, stages: Sequence[int]) -> tuple[int, ...]:
+        """Channels of some stages."""
         visual = self.clip.visual
-        if self.is_resnet:
-            return tuple(getattr(visual, f"layer{stage}")[-1].conv3.out_channels for stage in self.stages)
-        return (visual.transformer.width,) * len(self.stages)
+        if self.is_timm:
+            return tuple(visual.trunk.feature_info[stage]["num_chs"] for stage in stages)
+        if self.is_convolutional:
+            return tuple(getattr(visual, f"layer{stage}")[-1].conv3.out_channels for stage in stages)
+        return (visual.transformer.width,) * len(stages)
 
     @property
     def embed_dim(self) -> int:
         """Channels D of the joint space of images and text."""
-        return int(self.clip.visual.output_dim)
+        visual = self.clip.visual
+        return int(visual.head.proj.out_features if self.is_timm else visual.output_dim)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode, whatever is asked for."""
@@ -92,7 +107,8 @@ class ClipBackbone(nn.Module):
         """
         self._check(images)
         with fused_attention(), autocast(images.device, self.precision):
-            embedding, maps = self._resnet(images) if self.is_resnet else self._vit(images)
+            look = self._timm if self.is_timm else self._resnet if self.is_convolutional else self._vit
+            embedding, maps = look(images)
         grids = tuple((stage.shape[2], stage.shape[3]) for stage in maps)
         stages = tuple(stage.flatten(2).transpose(1, 2).float().contiguous() for stage in maps)
         return ImageFeatures(embedding.float(), stages, grids)
@@ -119,6 +135,10 @@ class ClipBackbone(nn.Module):
         # attention pool needs layer 4.
         output = self.clip.visual.forward_intermediates(images, indices=[1, 2, 3, 4])
         return output["image_features"], [output["image_intermediates"][stage - 1] for stage in self.stages]
+
+    def _timm(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        output = self.clip.visual.forward_intermediates(images.contiguous(memory_format=torch.channels_last))
+        return output["image_features"], [output["image_intermediates"][stage] for stage in self.stages]
 
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
         """open_clip's encode_text on the columns that are in use: under the causal mask padding changes nothing."""
@@ -184,7 +204,7 @@ def load_backbone(
     return ClipBackbone(
         clip, name=plain_name, stages=settings["stages"], activation=settings["activation"], precision=precision,
         weights=file.stem if file and weights.endswith(file.suffix) else weights,
-        preprocess=Preprocess(settings["image_size"], *pixel_statistics(name, weights)),
+        preprocess=Preprocess(settings["image_size"], *pixel_statistics(name, weights, config)),
     )  # fmt: skip
 
 
@@ -238,8 +258,8 @@ def _settled(wanted: dict[str, Any], header: ClipHeader | None, name: str, weigh
     return settled
 
 
-def _checked_stages(stages: Sequence[int], num_stages: int, name: str) -> tuple[int, ...]:
+def _checked_stages(stages: Sequence[int], first: int, last: int, name: str) -> tuple[int, ...]:
     chosen = tuple(int(stage) for stage in stages)
-    if not chosen or list(chosen) != sorted(set(chosen)) or chosen[0] < 1 or chosen[-1] > num_stages:
-        raise ModelInputError(f"expected increasing stages between 1 and {num_stages} for {name}, got {list(chosen)}")
+    if not chosen or list(chosen) != sorted(set(chosen)) or chosen[0] < first or chosen[-1] > last:
+        raise ModelInputError(f"expected increasing stages between {first} and {last} for {name}, got {list(chosen)}")
     return chosen

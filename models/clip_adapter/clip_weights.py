@@ -31,7 +31,7 @@ CLIP_FORMAT = "vandkit-clip-1"
 ACTIVATIONS = ("gelu", "quick_gelu")
 RANDOM_PREFIX = "random:"
 _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
-_UNSUPPORTED = ("custom_text", "multimodal_cfg", "hf_model_name", "hf_tokenizer_name", "timm_model_name")
+_UNSUPPORTED = ("custom_text", "multimodal_cfg", "hf_model_name", "hf_tokenizer_name")
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ def read_config(name: str) -> tuple[str, dict[str, Any]]:
     keys = {**config, **config["vision_cfg"], **config["text_cfg"]}
     if found := [key for key in _UNSUPPORTED if keys.get(key)]:
         raise ModelInputError(
-            f"expected an architecture with CLIP's own two towers (ViT or ResNet, text transformer), got {name!r}, "
-            f"which has {found[0]}; ViT-L-14-336, ViT-B-16 or RN50 are of the right kind"
+            f"expected an architecture with CLIP's own text transformer and a ViT, a ResNet or a timm net before it, "
+            f"got {name!r}, which has {found[0]}; ViT-L-14-336, ViT-B-16 or RN50 are of the right kind"
         )
     return name.removesuffix("-quickgelu"), config
 
@@ -106,13 +106,16 @@ def build_clip(config: Mapping[str, Any], *, image_size: int, activation: str) -
         )
     arguments["vision_cfg"]["image_size"] = image_size
     arguments["quick_gelu"] = activation == "quick_gelu"
-    arguments.pop("custom_text", None)
+    for key in ("custom_text", "preprocess_cfg"):
+        arguments.pop(key, None)
     return open_clip.CLIP(**arguments)
 
 
 def patch_side(config: Mapping[str, Any]) -> int:
-    """Pixels along one side of a token of the last stage: the patch of a ViT, 32 for a ResNet."""
-    return 32 if isinstance(config["vision_cfg"]["layers"], list | tuple) else int(config["vision_cfg"]["patch_size"])
+    """Pixels along one side of a token of the last stage: the patch of a ViT, 32 for a convolutional net."""
+    vision = config["vision_cfg"]
+    convolutional = vision.get("timm_model_name") or isinstance(vision["layers"], list | tuple)
+    return 32 if convolutional else int(vision["patch_size"])
 
 
 def weights_file(name: str, weights: str) -> Path:
@@ -136,9 +139,14 @@ def weights_file(name: str, weights: str) -> Path:
         ) from error
 
 
-def pixel_statistics(name: str, weights: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of the pixels that the weights expect: of open_clip's tag, else OpenAI's."""
-    tag = open_clip.get_pretrained_cfg(name, weights)
+def pixel_statistics(
+    name: str, weights: str, config: Mapping[str, Any]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the pixels that the weights expect.
+
+    Of the configuration's `preprocess_cfg`, else of open_clip's tag, else OpenAI's.
+    """
+    tag = config.get("preprocess_cfg") or open_clip.get_pretrained_cfg(name, weights)
     return tuple(tag.get("mean", open_clip.OPENAI_DATASET_MEAN)), tuple(tag.get("std", open_clip.OPENAI_DATASET_STD))
 
 

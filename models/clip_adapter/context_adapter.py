@@ -8,7 +8,7 @@ pyramid (Lin et al. 2017). The result are tokens on the finest grid, compared wi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -49,22 +49,25 @@ Grid = tuple[int, int]
 class References:
     """Normalised tokens of K references, (K, h*w, C) or (B, K, h*w, C) for each of B images, per compared stage.
 
-    With `own` the K is 1 and the reference is the image itself: places near a token's own do not count. `left_out` (B,)
-    are the numbers of the references that do not count, one for each of B images.
+    With `own` the K is 1 and the reference is the image itself: places near a token's own do not count. `left_out` (B,
+    K) bool says for each of B images which references do not count. The K may be several views of `images` pictures, all
+    of the first view before those of the next.
     """
 
     tokens: tuple[Tensor, ...]
     own: bool = False
     left_out: Tensor | None = None
+    images: int | None = None
 
     def without(self, indices: Tensor) -> "References":
-        """For B images that are themselves among the references: all but the image's own, by its number in `indices`.
+        """For B images that are themselves among the references: all but the image's own views, by its number.
 
         The only one, marked as the image's own, where there is no other.
         """
         if len(self.tokens[0]) == 1:
             return References(self.tokens, own=True)
-        return References(self.tokens, left_out=indices.to(self.tokens[0].device))
+        number = torch.arange(len(self.tokens[0]), device=self.tokens[0].device) % (self.images or len(self.tokens[0]))
+        return replace(self, left_out=number == indices.to(number.device)[:, None])
 
     @staticmethod
     def each(kept: Sequence["References"]) -> "References":
@@ -75,11 +78,11 @@ class References:
 
     def to(self, device: torch.device) -> "References":
         """On another device."""
-        return References(tuple(tokens.to(device) for tokens in self.tokens), self.own, self.left_out)
+        return replace(self, tokens=tuple(tokens.to(device) for tokens in self.tokens))
 
 
 class ContextAdapter(Adapter):
-    """Stages (B, h_n*w_n, C_n) of a ResNet to tokens (B, h_1*w_1, D) on the finest grid, and an image score.
+    """Stages (B, h_n*w_n, C_n) of a convolutional net to tokens (B, h_1*w_1, D) on the finest grid, and an image score.
 
     Args:
         stage_widths: C_n, finest stage first; each grid half the one before.
@@ -214,8 +217,8 @@ def distances(
 def _nearest(unit: Tensor, bank: Tensor, near: Tensor, own: bool, left_out: Tensor | None) -> tuple[Tensor, Tensor]:
     """Which of the K * N tokens of a bank (B, K, N, C) is nearest to each of (B, N, C): anywhere and nearby, (B, N).
 
-    `near` (N, N) says which places are near which; with `own` these do not count and there is no nearby. Tokens of the
-    reference `left_out` (B,) of each image do not count.
+    `near` (N, N) says which places are near which; with `own` these do not count and there is no nearby. Tokens of
+    references in `left_out` (B, K) do not count.
     """
     at_once = max(1, REFERENCES_AT_ONCE // len(unit))
     anywhere, nearby = [], []
@@ -230,7 +233,7 @@ def _nearest(unit: Tensor, bank: Tensor, near: Tensor, own: bool, left_out: Tens
     def best(found: list[tuple[Tensor, Tensor]]) -> Tensor:
         value, place = (torch.cat([part[i] for part in found], dim=1) for i in (0, 1))  # (B, K, N)
         if left_out is not None:
-            value.scatter_(1, left_out[:, None, None].expand(-1, 1, value.shape[2]), -torch.inf)
+            value.masked_fill_(left_out[..., None], -torch.inf)
         reference = value.argmax(dim=1, keepdim=True)
         return (reference * bank.shape[2] + place.gather(1, reference))[:, 0]
 

@@ -49,13 +49,15 @@ class MemoryBank:
         smoothing: side in tokens (odd) of the window over which tokens are averaged first; 1 for not at all.
         own_window: share of the grid's side around a token's own place that does not count when the only
             reference is scored against itself.
+        images: how many pictures the K are views of, all of the first view before those of the next; K by default.
     """
 
     def __init__(
         self, tokens: Tensor, grid: tuple[int, int], *, smoothing: int = 1, own_window: float = 0.15,
-        max_elements: int = MAX_ELEMENTS,
+        max_elements: int = MAX_ELEMENTS, images: int | None = None,
     ):  # fmt: skip
         self.grid = grid
+        self.images = images or len(tokens)
         self.smoothing = smoothing
         self.own_radius = min(round(own_window * min(grid) / 2), min(grid) // 2 - 1)  # leaves every token a neighbour
         self.max_elements = max_elements
@@ -73,7 +75,8 @@ class MemoryBank:
         elif len(self.tokens) == 1:
             distance = self._nearest(queries, self.tokens, self._near_own_place)
         else:
-            others = [part for part in (self.tokens[:leave_out], self.tokens[leave_out + 1 :]) if len(part)]
+            views = self.tokens.split(self.images)
+            others = [part for view in views for part in (view[:leave_out], view[leave_out + 1 :]) if len(part)]
             distance = torch.stack([self._nearest(queries, part) for part in others]).amin(dim=0)
         return distance.unflatten(0, (len(tokens), *self.grid))
 

@@ -14,7 +14,7 @@ Workshop Challenge Tracks 1&2 (arXiv 2305.17382). Maps are the published ones. D
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self
 
 import torch
@@ -30,6 +30,7 @@ from models.clip_adapter.features import ImageFeatures
 from models.clip_adapter.memory_bank import MAX_ELEMENTS, CategoryMemory, MemoryBank
 from models.clip_adapter.place_memory import EXPONENT, PARTS, PlaceMemory
 from models.clip_adapter.text import PromptEnsemble
+from models.clip_adapter.turns import turned, turning_gain
 from models.errors import ModelInputError
 from models.maps import hill
 from models.references import AT_ONCE, MAX_REFERENCES, ManyReferences, cut, progress
@@ -121,6 +122,7 @@ class ClipAdapter(AnomalyModel):
         mirrored: bool = False,
         own_mirrors: bool = False,
         own_window: float = 0.15,
+        turns: float = 0.0,
         max_references: int = MAX_REFERENCES,
         max_elements: int = MAX_ELEMENTS,
     ):
@@ -153,6 +155,7 @@ class ClipAdapter(AnomalyModel):
         self.max_elements = _checked("max_elements", max_elements, max_elements >= 1, "at least 1")
         self._texts: dict[tuple[PromptEnsemble, str, torch.device], Tensor] = {}
         self._fitted: dict[str, Fitted] = {}
+        self.turns = _checked("turns", turns, 0 <= turns <= 1, "between 0 and 1")
         self._many = ManyReferences(max_references)
 
     @torch.no_grad()
@@ -160,8 +163,13 @@ class ClipAdapter(AnomalyModel):
         """Remember (K, 3, S, S) preprocessed normal images of a category, and calibrate its image score on them."""
         references = stacked(self._many.remembered(references, category), self.device)
         views = self._views(references.split(AT_ONCE))
-        memory = self._remember(views[0]) if self.memory_weight or self.memory_score_weight else None
-        kept = [self.adapter.remember(view) if isinstance(self.adapter, ContextAdapter) else None for view in views]
+        known = [self._with_turned(view, references) for view in views] if self.turns else views
+        num = len(references)
+        memory = self._remember(known[0], num) if self.memory_weight or self.memory_score_weight else None
+        kept = [
+            replace(self.adapter.remember(view), images=num) if isinstance(self.adapter, ContextAdapter) else None
+            for view in known
+        ]
         seen = zip(views, kept, strict=True)
         evidence = _averaged([self._left_out(view, known, category) for view, known in seen])
         typical_max = None
@@ -337,12 +345,19 @@ class ClipAdapter(AnomalyModel):
             self._texts[key] = self.prompts.text_features(self.backbone, category)
         return self._texts[key]
 
-    def _remember(self, features: ImageFeatures) -> CategoryMemory:
+    def _with_turned(self, features: ImageFeatures, references: Tensor) -> ImageFeatures:
+        """The features of K references, joined by those of their turned views where the references profit of these."""
+        others = ImageFeatures.cat([self.backbone.encode_image(part) for part in turned(references).split(AT_ONCE)])
+        compared = len(features.stages) // 2  # neither fine nor coarse
+        tokens = [F.normalize(each.stages[compared], dim=-1) for each in (features, others)]
+        return ImageFeatures.cat([features, others]) if turning_gain(*tokens) >= self.turns else features
+
+    def _remember(self, features: ImageFeatures, images: int) -> CategoryMemory:
         positions = [self.backbone.stages.index(stage) for stage in self.memory_stages]
         banks = [
             MemoryBank(
                 features.stages[position], features.grids[position], smoothing=self.memory_smoothing,
-                own_window=self.own_window, max_elements=self.max_elements,
+                own_window=self.own_window, max_elements=self.max_elements, images=images,
             )
             for position in positions
         ]  # fmt: skip

@@ -17,11 +17,11 @@ from models.saa.features import Size, joined, normalised, resized
 class ClipFeatures(nn.Module):
     """Joined stages of a frozen CLIP.
 
-    A ResNet reads images at any size; a ViT always at its own, whatever is asked for.
+    A convolutional net reads images at any size; a ViT always at its own, whatever is asked for.
 
     Args:
         backbone: the CLIP; may be shared with other parts of a model.
-        stages: layers of a ResNet or blocks of a ViT, counted from 1, increasing; by default the backbone's.
+        stages: layers of a convolutional net or blocks of a ViT, counted from 1, increasing; by default the backbone's.
         antialias: whether resizing averages over what it leaves out.
     """
 
@@ -40,16 +40,13 @@ class ClipFeatures(nn.Module):
     @property
     def stage_widths(self) -> tuple[int, ...]:
         """Channels of each stage."""
-        visual = self.backbone.clip.visual
-        if self.backbone.is_resnet:
-            return tuple(getattr(visual, f"layer{stage}")[-1].conv3.out_channels for stage in self.stages)
-        return (visual.transformer.width,) * len(self.stages)
+        return self.backbone.widths(self.stages)
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
         """Labels of every number made with these features."""
         backbone = self.backbone
-        own_size = "" if backbone.is_resnet else f", always at {backbone.image_size} px"
+        own_size = "" if backbone.is_convolutional else f", always at {backbone.image_size} px"
         resized_by = "bilinear, averaging" if self.antialias else "bilinear"
         return {
             "saliency_features": f"CLIP {backbone.name}, stages {' '.join(map(str, self.stages))} joined at the "
@@ -63,17 +60,17 @@ class ClipFeatures(nn.Module):
         """(B, 3, h, w) uint8 RGB to (B, sum C_n, h', w') float32."""
         backbone, statistics = self.backbone, self.backbone.preprocess
         images = images.to(next(backbone.parameters()).device)
-        pixels = resized(images, size if backbone.is_resnet else backbone.image_size, antialias=self.antialias)
+        pixels = resized(images, size if backbone.is_convolutional else backbone.image_size, antialias=self.antialias)
         pixels = normalised(pixels, statistics.mean, statistics.std)
         with fused_attention(), autocast(images.device, backbone.precision):
             return joined(self._stages(pixels))
 
     def _stages(self, pixels: Tensor) -> list[Tensor]:
-        resnet = self.backbone.is_resnet
+        convolutional = self.backbone.is_convolutional
         output = self.backbone.clip.visual.forward_intermediates(
             pixels,
-            indices=[stage if resnet else stage - 1 for stage in self.stages],  # index 0 of a ResNet is the stem
-            stop_early=not resnet,  # a ResNet of open_clip 3.3 stops early unless told to
+            indices=[stage if convolutional else stage - 1 for stage in self.stages],  # there index 0 is the stem
+            stop_early=not convolutional,  # a ResNet of open_clip 3.3 stops early unless told to
             intermediates_only=True,
             output_fmt="NCHW",
         )

@@ -25,9 +25,18 @@ RESNET = {
     "vision_cfg": {"image_size": 64, "layers": [1, 2, 1, 1], "width": 8, "patch_size": None},
     "text_cfg": TEXT,
 }
-CONFIGS = {"vit": VIT, "resnet": RESNET}
-SIZES = {"vit": 48, "resnet": 96}
-STAGES = {"vit": (1, 2, 4), "resnet": (1, 2, 3)}
+TIMM = {
+    "embed_dim": 24,
+    "vision_cfg": {
+        "image_size": 64, "timm_model_name": "test_efficientnet", "timm_model_pretrained": False, "timm_pool": "avg",
+        "timm_proj": "linear",
+    },
+    "text_cfg": TEXT,
+    "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+}  # fmt: skip
+CONFIGS = {"vit": VIT, "resnet": RESNET, "timm": TIMM}
+SIZES = {"vit": 48, "resnet": 96, "timm": 96}
+STAGES = {"vit": (1, 2, 4), "resnet": (1, 2, 3), "timm": (1, 2, 3)}
 PROMPTS = PromptEnsemble(
     normal_states=("{}", "flawless {}", "{} without flaw"),
     anomalous_states=("broken {}", "{} with flaw"),

@@ -106,7 +106,7 @@ def test_without_references_their_channels_are_empty():
 
 def test_leaving_out_the_only_reference_makes_it_the_images_own():
     kept = References((torch.arange(3.0).view(3, 1, 1),))
-    assert kept.without(torch.tensor([1])).left_out.tolist() == [1]
+    assert kept.without(torch.tensor([1])).left_out.tolist() == [[False, True, False]]
     assert not kept.without(torch.tensor([1])).own
     assert References((torch.zeros(1, 1, 1),)).without(torch.tensor([0])).own
 
@@ -114,7 +114,7 @@ def test_leaving_out_the_only_reference_makes_it_the_images_own():
 @pytest.mark.parametrize("count", [2, 40])
 def test_a_reference_left_out_of_each_image_is_a_bank_without_it(count):
     unit, bank = unit_tokens(1, 2, 36, 5), unit_tokens(2, count, 36, 5)
-    found = distances(unit, GRID, bank, left_out=torch.tensor([1, 0]))
+    found = distances(unit, GRID, bank, left_out=torch.arange(count) == torch.tensor([[1], [0]]))
     for image, left_out in enumerate((1, 0)):
         others = bank[[i for i in range(count) if i != left_out]]
         assert_close(found[image], distances(unit[image : image + 1], GRID, others)[0])

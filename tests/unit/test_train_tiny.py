@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from open_clip import CLIP
 from torch.nn import functional
 from torch.testing import assert_close
 
+from models.clip_adapter.clip_weights import build_clip
 from tracks.cli import CONF
 from train.captions import CaptionSampler, vocabulary_nouns
 from train.corpus import Corpus, CorpusPlan, build_corpus
@@ -28,9 +28,13 @@ from train.tiny import (
 
 SMALL = {
     "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16, "patch_size": None},
+    "vision_cfg": {
+        "image_size": 64, "timm_model_name": "test_efficientnet", "timm_model_pretrained": False, "timm_pool": "avg",
+        "timm_proj": "linear",
+    },
     "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
+    "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+}  # fmt: skip
 SAMPLER = CaptionSampler(["flawless {}", "{}"], ["damaged {}"], ["a photo of a {}.", "the {}."], ["river", "seven"], 24)
 
 
@@ -41,7 +45,7 @@ def settings(tmp_path, **changed):
         "batch_scenes": 2, "picture_size": 48, "render_workers": 1, "text_steps": 4,
         "rounds": "[{steps:3,learning_rate:2e-3,large_share:0,squash:0.15},"
         "{steps:1,learning_rate:1e-3,large_share:0.5,squash:0.4}]",
-        "looks": 2, "warmup": 1, "save_every": 2, "device": "cpu", "bfloat16": "false", **changed,
+        "looks": 2, "imagenet": "false", "photos": "null", "warmup": 1, "save_every": 2, "device": "cpu", "bfloat16": "false", **changed,
     }  # fmt: skip
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("tiny", [f"{key}={value}" for key, value in values.items()])
@@ -110,11 +114,11 @@ def test_a_batch_holds_scenes_of_a_look_and_their_twins(tmp_path):
 def test_a_scene_meets_the_other_scenes_of_its_product():
     torch.manual_seed(0)
     model = TinyClip(SMALL, [1, 2, 3, 4]).eval()
-    images = torch.rand(12, 3, 32, 32)  # two products of three scenes, and their twins
+    images = torch.rand(12, 3, 64, 64)  # two products of three scenes, and their twins
     text = functional.normalize(torch.randn(12, 16, 2), dim=1)
     seen = model(images, text, scenes=3, shots=2)
     changed = images.clone()
-    changed[4] = torch.rand(3, 32, 32)  # a scene of the second product: a reference of 3, 5, 9 and 11
+    changed[4] = torch.rand(3, 64, 64)  # a scene of the second product: a reference of 3, 5, 9 and 11
     again = model(changed, text, scenes=3, shots=2)
     moved = (again.map_logits - seen.map_logits).abs().amax((1, 2, 3)) > 1e-6
     assert moved.nonzero()[:, 0].tolist() == [3, 4, 5, 9, 11]
@@ -122,7 +126,7 @@ def test_a_scene_meets_the_other_scenes_of_its_product():
 
 def test_words_learn_one_direction_and_are_drawn_together(tmp_path):
     torch.manual_seed(0)
-    clip = CLIP(**SMALL)
+    clip = build_clip(SMALL, image_size=64, activation="gelu")
     words = Words.draw(SAMPLER, ["gear", "hex_nut", "coin"], seed=0)
     teach_words(clip, words, settings(tmp_path, text_steps=200), "cpu")
     directions, _ = words.embedded(clip, "cpu")
