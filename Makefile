@@ -89,6 +89,7 @@ train: $(READY) ## Train adapters on one data set for use on another (DATA=mvtec
 	@$(RUN_PY) $(if $(PROCESSES),-m torch.distributed.run --standalone --nproc_per_node=$(PROCESSES)) -m train.adapter $(SETTINGS) $(if $(TARGET),target=$(TARGET)) $(ARGS)
 
 tiny: $(READY) ## Train the small weights that ship again, from nothing (two to three hours on 2 CPU cores).
+	@$(RUN_PY) -m pip install -q --disable-pip-version-check -e '.[tiny]'
 	@$(RUN_PY) -m train.tiny $(ARGS) && $(RUN_PY) -m train.card
 
 predict: $(READY) ## Judge a folder of your own photos: IMAGES=folder [REFERENCES=folder] [CATEGORY="steel bracket"] [PROMPT="scratch, dent"].

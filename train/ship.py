@@ -13,7 +13,8 @@ from models.weights.registry import record
 from train.record import current_commit
 from train.tiny import TinyClip
 
-TRAINED_ON = ("synthetic:source",)
+TRAINED_ON = ("imagenet-1k", "synthetic:source", "clothing-dataset-small")
+"""What the image tower came from, and what all of it learnt from then; the last are photographs."""
 
 
 def ship(model: TinyClip, cfg: DictConfig) -> None:

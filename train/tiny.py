@@ -1,12 +1,14 @@
-"""Entry point of `make tiny`: trains the small CLIP and its adapter that ship, on rendered pictures alone.
+"""Entry point of `make tiny`: trains the small CLIP and its adapter that ship.
 
-Both towers are open_clip's own classes, sized by models/weights/tiny/tiny_clip.json. The text tower learns first,
-alone: product names are mostly random words, so the direction from "flawless" to "damaged" does not depend on the
-product. Then the image tower and the adapter learn against it: cross-entropy + dice on the map (Eq. 3), the
-normal-anomalous question on the image score and on the image embedding (Eq. 1), and which product an image shows; in
-half of the batches with other scenes of the product as references. Only source categories are seen.
+The image tower is an ImageNet net of timm behind open_clip's own classes (models/weights/tiny/tiny_clip.json,
+train/tower.py). The text tower learns first, alone: product names are mostly random words, so the direction from
+"flawless" to "damaged" does not depend on the product. Then the adapter, and the image tower at a small learning rate,
+learn against it on rendered pictures and on photographs with made defects (train/photos.py): cross-entropy + dice on the
+map (Eq. 3), the image-score loss, the same on the image embedding (Eq. 1), and which product an image shows; in half of
+the batches with other scenes of the product as references. Of the rendered products only source categories are seen.
 """
 
+import csv
 import hashlib
 import json
 import logging
@@ -44,7 +46,7 @@ STATE_COSINE = 0.975
 DEFECT_PIXEL_WEIGHT = 6.0
 PAIRS = 6000
 NAMES_PER_PRODUCT = 32
-NO_MATTER = ("work", "out", "device", "threads", "render_workers", "save_every", "compile", "config")
+NO_MATTER = ("work", "out", "device", "threads", "render_workers", "save_every", "compile")
 """Settings that leave the weights as they are, but for rounding."""
 
 
@@ -377,14 +379,22 @@ def fit(
         if step % 100 == 0:
             values = {name: round(float(value.detach()), 4) for name, value in terms.items()}
             bar.set_postfix(values)
-            with log_file.open("a") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
+            append_row(log_file, {"step": step, **values})
         if (step + 1) % cfg.save_every == 0:
             _save(checkpoint, step + 1, model, average, optimizer, settings)
     averaged = average.module
     assert isinstance(averaged, TinyClip)
     averaged.clip.visual.to(memory_format=torch.contiguous_format)
     return averaged
+
+
+def append_row(path: Path, row: dict[str, float]) -> None:
+    """Add a row to a CSV file, a header first where the file is new."""
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(row)
 
 
 def digest_of(cfg: DictConfig) -> str:
