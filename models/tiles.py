@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Self
 
 import PIL.Image
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from models.base import AnomalyModel, Images, Prediction
 from models.errors import ModelInputError
+from models.references import MAX_REFERENCES, ManyReferences
 
 OVERLAP = 0.25
 """Of neighbouring tiles, as a share of a tile's side."""
@@ -27,7 +27,10 @@ LARGE = 1.5
 """With "auto", an image whose shorter side is more than this many times the model's is cut into two tiles that way."""
 STRETCH = 1.2
 """A tile's sides may differ by this factor."""
-VIEWS_AT_ONCE = 16
+TILES_AT_ONCE = 16
+MOST_TILES = 16
+LEAST_SCORE = 1e-6
+"""Probabilities nearer to 0 or 1 count as this."""
 WHOLE, AUTO, NATIVE = "whole", "auto", "native"
 
 Layout = tuple[int, int]
@@ -94,7 +97,11 @@ class TiledPreprocess:
 
 @dataclass(frozen=True)
 class Views:
-    """B images as the inner model sees them: `wholes` (B, 3, S, S), all `tiles` (T, 3, S, S), whose they are, and where."""
+    """B images as the inner model sees them.
+
+    `wholes` (B, 3, S, S); `tiles` (T, 3, S, S), those of an image together; for each tile its image in `owners` and its
+    place in `boxes`.
+    """
 
     wholes: Tensor
     tiles: Tensor
@@ -102,24 +109,26 @@ class Views:
     boxes: tuple[Box, ...]
 
     @staticmethod
-    def of(images: Sequence[Tensor], side: int) -> "Views":
+    def of(images: Images, side: int, device: torch.device) -> "Views":
         """From the canvases that `TiledPreprocess` makes."""
-        tiles, owners, places = [], [], []
+        wholes, tiles, owners, places = [], [], [], []
         for owner, canvas in enumerate(images):
             rows, columns = _layout_of(canvas, side)
-            cells = canvas[:, side:].unflatten(1, (rows, side)).unflatten(3, (-1, side)) if rows else None
-            for number, box in enumerate(boxes((rows, columns))):
-                assert cells is not None
-                tiles.append(cells[:, number // columns, :, number % columns])
-                owners.append(owner)
-                places.append(box)
-        wholes = torch.stack([canvas[:, :side, :side] for canvas in images])
-        return Views(wholes, torch.stack(tiles) if tiles else wholes[:0], tuple(owners), tuple(places))
+            cells = canvas.unflatten(1, (rows + 1, side)).unflatten(3, (-1, side)).permute(1, 3, 0, 2, 4)
+            wholes.append(cells[0, 0])
+            tiles.append(cells[1:].flatten(0, 1))
+            owners += [owner] * (rows * columns)
+            places += boxes((rows, columns))
+        return Views(torch.stack(wholes).to(device), torch.cat(tiles).to(device), tuple(owners), tuple(places))
+
+    def of_image(self, image: int) -> list[int]:
+        """The numbers of an image's tiles."""
+        return [tile for tile, owner in enumerate(self.owners) if owner == image]
 
 
 def _layout_of(canvas: Tensor, side: int) -> Layout:
     height, width = canvas.shape[-2:]
-    if canvas.ndim != 3 or height % side or width % side:
+    if canvas.ndim != 3 or height < side or height % side or width < side or width % side:
         raise ModelInputError(
             f"expected images made by the model's own `preprocess`, of shape (3, n x {side}, m x {side}), got "
             f"{tuple(canvas.shape)}"
@@ -129,144 +138,155 @@ def _layout_of(canvas: Tensor, side: int) -> Layout:
 
 
 class Tiled(AnomalyModel):
-    """A model that also looks at overlapping tiles of large images.
+    """A model that looks at overlapping tiles of large images as well.
 
     Args:
-        model: any whose `preprocess` gives squares of one size.
-        tiles: "auto" (two tiles along the shorter side of a large image, a strip in squares along its length), a number
+        model: any whose `preprocess` gives squares of one size, its protocol's `model_image_size`.
+        tiles: "auto" (two tiles along the shorter side of a large image; a strip in squares along its length), a number
             of tiles along the shorter side, or "native" (tiles of about the model's own size).
-        map_weight: share of the joined tiles' map in the map, the rest being the whole's.
+        map_weight: share of the tiles' map in the map, the rest being the whole's.
         score_weight: share of the highest tile's score in the image score.
+        max_references: of more, evenly spread ones are learnt, as in the models.
     """
 
     def __init__(
-        self, model: AnomalyModel, tiles: str | int = AUTO, *, map_weight: float = 0.5, score_weight: float = 0.5
-    ):
+        self, model: AnomalyModel, tiles: str | int = AUTO, *, map_weight: float = 0.3, score_weight: float = 0.3,
+        max_references: int = MAX_REFERENCES,
+    ):  # fmt: skip
         super().__init__()
         side = model.protocol.get("model_image_size")
         if not isinstance(side, int):
             raise ModelInputError(
-                f"expected a model that sees squares of one size where tiles={tiles}, got {type(model).__name__}, which "
-                "sees images at other sizes; say tiles=whole"
+                f"expected a model that sees squares of one size with tiles={tiles}, got {type(model).__name__}, which "
+                "does not; say tiles=whole"
             )
-        if tiles not in (AUTO, NATIVE) and not (isinstance(tiles, int) and tiles >= 2):
-            raise ModelInputError(f"expected tiles to be whole, auto, native or a number from 2, got {tiles!r}")
+        check_tiles(tiles)
         self.model = model
         self.tiles = tiles
         self.side = side
         self.map_weight = map_weight
         self.score_weight = score_weight
-        self.map_side = side * (4 if tiles == NATIVE else 2 if tiles == AUTO else min(int(tiles), 4))
+        self.map_side = side * (2 if tiles == AUTO else 4 if tiles == NATIVE else min(int(tiles), 4))
         self.preprocess = TiledPreprocess(model.preprocess, side, tiles)
         self.scores_are_probabilities = model.scores_are_probabilities  # type: ignore[misc]
-        self._boxes: dict[str, tuple[Box, ...]] = {}
+        self._many = ManyReferences(max_references)
+        self._places: dict[str, tuple[Box, ...]] = {}
         self._above: dict[str, float] = {}
 
     @torch.no_grad()
     def fit(self, references: Images, category: str) -> None:
-        """Learn the whole references, and at each tile's position the tiles there."""
-        views = Views.of(list(references), self.side)
+        """Learn the whole references, and at each position of a tile what the references show there."""
+        views = Views.of(self._many.remembered(references, category), self.side, self.device)
         self.model.fit(views.wholes, category)
-        layouts = [tuple(box for box, owner in zip(views.boxes, views.owners, strict=True) if owner == i) for i in range(len(views.wholes))]
-        places = max(layouts, key=layouts.count)
-        self._boxes[category] = places
+        own = [views.of_image(image) for image in range(len(views.wholes))]
+        layouts = [tuple(views.boxes[tile] for tile in tiles) for tiles in own]
+        self._places[category] = places = max(layouts, key=layouts.count)
         for number, place in enumerate(places):
-            chosen = [_nearest(place, [(t, views.boxes[t]) for t in range(len(views.owners)) if views.owners[t] == i]) for i, own in enumerate(layouts) if own]
+            chosen = [tiles[_nearest(place, layout)] for tiles, layout in zip(own, layouts, strict=True) if tiles]
             self.model.fit(views.tiles[chosen], _tile_name(category, number))
-        self._above[category] = 0.0
-        if places:
-            whole, tiles = self._reference_parts(category)
-            level = torch.stack([self._level(part.image_scores) for part in tiles]).amax(dim=0)
-            self._above[category] = float((level - self._level(whole.image_scores)).mean())
-
-    def _reference_parts(self, category: str) -> tuple[Prediction, list[Prediction]]:
-        tiles = [self.model.reference_prediction(_tile_name(category, n)) for n in range(len(self._boxes[category]))]
-        return self.model.reference_prediction(category), tiles
-
-    @torch.no_grad()
-    def reference_prediction(self, category: str) -> Prediction:
-        """The references as whole images and as tiles, each left out."""
-        whole, tiles = self._reference_parts(category)
-        places = self._boxes[category]
-        count = len(whole.image_scores)
-        parts = [Prediction(torch.stack([part.anomaly_maps[i] for part in tiles]), torch.stack([part.image_scores[i] for part in tiles])) if tiles else None for i in range(count)]
-        return self._joined(whole, parts, [places] * count, [self._above[category]] * count)
+        self._above[category] = self._height(category)
 
     @torch.no_grad()
     def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
-        """Score B preprocessed images of B named categories."""
+        """Score B preprocessed images of B named categories.
+
+        Raises:
+            KeyError: once `fit` was called, for a category that was not fitted.
+            ModelInputError: images of another shape, or not one category per image.
+        """
         if isinstance(categories, str) or len(categories) != len(images):
             raise ModelInputError(f"expected one category for each of {len(images)} images, got {categories!r}")
-        views = Views.of(list(images), self.side)
+        views = Views.of(images, self.side, self.device)
         whole = self.model.predict(views.wholes, categories)
-        names = [self._tile_category(categories[owner], box) for owner, box in zip(views.owners, views.boxes, strict=True)]
-        found = [
-            self.model.predict(views.tiles[start : start + VIEWS_AT_ONCE], names[start : start + VIEWS_AT_ONCE])
-            for start in range(0, len(names), VIEWS_AT_ONCE)
-        ]
-        parts, places = [], []
-        for i in range(len(categories)):
-            own = [t for t, owner in enumerate(views.owners) if owner == i]
-            places.append(tuple(views.boxes[t] for t in own))
-            parts.append(
-                Prediction(
-                    torch.stack([found[t // VIEWS_AT_ONCE].anomaly_maps[t % VIEWS_AT_ONCE] for t in own]),
-                    torch.stack([found[t // VIEWS_AT_ONCE].image_scores[t % VIEWS_AT_ONCE] for t in own]),
-                ) if own else None
-            )
-        return self._joined(whole, parts, places, [self._above.get(category, 0.0) for category in categories])
+        names = [self._name_at(categories[owner], box) for owner, box in zip(views.owners, views.boxes, strict=True)]
+        seen = [self.model.predict(views.tiles[part], names[part]) for part in _parts(len(names))]
+        found = Prediction(
+            _together([each.anomaly_maps for each in seen]), _together([each.image_scores for each in seen])
+        )
+        levels = self._levelled(whole.image_scores)
+        maps = self._enlarged(whole.anomaly_maps)
+        for image, category in enumerate(categories):
+            if tiles := views.of_image(image):
+                places = [views.boxes[tile] for tile in tiles]
+                joined = joined_maps(found.anomaly_maps[tiles], places, self.map_side)
+                maps[image] = torch.lerp(maps[image], joined, self.map_weight)
+                highest = self._levelled(found.image_scores[tiles]).max() - self._above.get(category, 0.0)
+                levels[image] = torch.lerp(levels[image], highest, self.score_weight)
+        return Prediction(maps, self._scores(levels), whole.scalars)
 
-    def _tile_category(self, category: str, box: Box) -> str:
-        if category not in self._boxes:
-            return category
-        places = self._boxes[category]
-        return _tile_name(category, _nearest(box, list(enumerate(places)))) if places else category
-
-    def _joined(self, whole: Prediction, tiles: Sequence[Prediction | None], places, above) -> Prediction:
-        size = (self.map_side, self.map_side)
-        maps = F.interpolate(whole.anomaly_maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
-        scores = whole.image_scores.clone()
-        for i, part in enumerate(tiles):
-            if part is None:
-                continue
-            maps[i] = torch.lerp(maps[i], joined_maps(part.anomaly_maps, places[i], self.map_side), self.map_weight)
-            tile = self._level(part.image_scores).max() - above[i]
-            scores[i] = self._unlevel(torch.lerp(self._level(scores[i]), tile, self.score_weight))
-        return Prediction(maps, scores, whole.scalars)
-
-    def _level(self, scores: Tensor) -> Tensor:
-        if not self.scores_are_probabilities:
-            return scores
-        return scores.double().clamp(1e-6, 1 - 1e-6).logit().float()
-
-    def _unlevel(self, level: Tensor) -> Tensor:
-        return level.sigmoid() if self.scores_are_probabilities else level
+    @torch.no_grad()
+    def reference_prediction(self, category: str) -> Prediction:
+        """The references as whole images and as tiles, each left out of what was learnt."""
+        whole, tiles = self.model.reference_prediction(category), self._reference_tiles(category)
+        maps, levels = self._enlarged(whole.anomaly_maps), self._levelled(whole.image_scores)
+        if tiles:
+            of_image = torch.stack([tile.anomaly_maps for tile in tiles], dim=1)
+            joined = torch.stack([joined_maps(each, self._places[category], self.map_side) for each in of_image])
+            highest = torch.stack([self._levelled(tile.image_scores) for tile in tiles]).amax(dim=0)
+            maps = torch.lerp(maps, joined, self.map_weight)
+            levels = torch.lerp(levels, highest - self._above[category], self.score_weight)
+        return self._many.with_others(self, category, Prediction(maps, self._scores(levels), whole.scalars))
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
         """The inner model's labels, and how images are cut."""
-        return {**self.model.protocol, "tiles": str(self.tiles)}
+        how = {AUTO: "the whole, and tiles of a large or long image", NATIVE: f"the whole, and tiles of {self.side} px"}
+        return {
+            **self.model.protocol,
+            "tiles": how.get(str(self.tiles), f"the whole, and {self.tiles} tiles along the shorter side"),
+            "tile_weights": f"{self.map_weight:g} of the map; {self.score_weight:g} of the image score, for the highest "
+            "tile less what it is above the whole in the references",
+        }
+
+    def _reference_tiles(self, category: str) -> list[Prediction]:
+        count = len(self._places[category])
+        return [self.model.reference_prediction(_tile_name(category, number)) for number in range(count)]
+
+    def _height(self, category: str) -> float:
+        """By how much the highest tile of a reference is above the whole of it, on average over the references."""
+        tiles = self._reference_tiles(category)
+        if not tiles:
+            return 0.0
+        highest = torch.stack([self._levelled(tile.image_scores) for tile in tiles]).amax(dim=0)
+        return float((highest - self._levelled(self.model.reference_prediction(category).image_scores)).mean())
+
+    def _name_at(self, category: str, box: Box) -> str:
+        """What the model knows a tile's content as; the image's category if it learnt no tiles."""
+        places = self._places.get(category)
+        return _tile_name(category, _nearest(box, places)) if places else category
+
+    def _enlarged(self, maps: Tensor) -> Tensor:
+        size = (self.map_side, self.map_side)
+        return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+
+    def _levelled(self, scores: Tensor) -> Tensor:
+        """Scores on a scale whose differences compare: log odds of probabilities, else as they are."""
+        if not self.scores_are_probabilities:
+            return scores.clone()
+        return scores.double().clamp(LEAST_SCORE, 1 - LEAST_SCORE).logit().float()
+
+    def _scores(self, levels: Tensor) -> Tensor:
+        return levels.sigmoid() if self.scores_are_probabilities else levels
 
 
-def _tile_name(category: str, number: int) -> str:
-    return f"{category}, tile {number}"
-
-
-def _nearest(box: Box, known: Sequence[tuple[int, Box]]) -> int:
-    def apart(other: Box) -> float:
-        return (other[0] + other[2] - box[0] - box[2]) ** 2 + (other[1] + other[3] - box[1] - box[3]) ** 2
-    return min(known, key=lambda pair: apart(pair[1]))[0]
+def check_tiles(tiles: str | int) -> None:
+    """Refuse what is no way to cut an image."""
+    number = isinstance(tiles, int) and not isinstance(tiles, bool) and 2 <= tiles <= MOST_TILES
+    if tiles not in (WHOLE, AUTO, NATIVE) and not number:
+        raise ModelInputError(
+            f"expected tiles to be whole, auto, native or a number from 2 to {MOST_TILES}, got {tiles!r}"
+        )
 
 
 def joined_maps(maps: Tensor, places: Sequence[Box], side: int) -> Tensor:
     """The maps (T, h, w) of tiles as one (side, side) map of the image."""
     total, weights = maps.new_zeros(side, side), maps.new_zeros(side, side)
-    for each, box in zip(maps, places, strict=True):
-        left, top, right, bottom = (round(edge * side) for edge in box)
-        weight = _fading(bottom - top)[:, None] * _fading(right - left)
-        weight = weight.to(maps.device)
-        tile = F.interpolate(each[None, None], size=(bottom - top, right - left), mode="bilinear", align_corners=False)
-        total[top:bottom, left:right] += weight * tile[0, 0]
+    for tile, place in zip(maps, places, strict=True):
+        left, top, right, bottom = (round(edge * side) for edge in place)
+        size = (bottom - top, right - left)
+        weight = (_fading(size[0])[:, None] * _fading(size[1])).to(maps.device)
+        stretched = F.interpolate(tile[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+        total[top:bottom, left:right] += weight * stretched
         weights[top:bottom, left:right] += weight
     return total / weights
 
@@ -276,3 +296,25 @@ def _fading(length: int) -> Tensor:
     """Weights along a tile's side: 1 inside, falling to nearly 0 over the overlap at both ends."""
     position = torch.arange(length) + 0.5
     return (torch.minimum(position, length - position) / (OVERLAP * length)).clamp(max=1)
+
+
+def _tile_name(category: str, number: int) -> str:
+    return f"{category}, tile {number}"
+
+
+def _nearest(box: Box, places: Sequence[Box]) -> int:
+    """Which of the places has its middle nearest to a box's."""
+
+    def apart(number: int) -> float:
+        left, top, right, bottom = places[number]
+        return (left + right - box[0] - box[2]) ** 2 + (top + bottom - box[1] - box[3]) ** 2
+
+    return min(range(len(places)), key=apart)
+
+
+def _parts(count: int) -> list[slice]:
+    return [slice(start, start + TILES_AT_ONCE) for start in range(0, count, TILES_AT_ONCE)]
+
+
+def _together(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(parts)) if parts else torch.empty(0)

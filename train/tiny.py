@@ -341,9 +341,7 @@ def learning_rate(step: int, cfg: DictConfig) -> float:
     return now.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def fit(
-    model: TinyClip, corpus: Corpus, photos: Tensor | None, words: Words, cfg: DictConfig, device: str
-) -> TinyClip:
+def fit(model: TinyClip, corpus: Corpus, photos: Tensor | None, words: Words, cfg: DictConfig, device: str) -> TinyClip:
     """Train all rounds, resuming from the last checkpoint in cfg.work; the averaged model."""
     checkpoint = Path(cfg.work) / "checkpoint.pt"
     teach_words(model.clip, words, cfg, device)
@@ -416,9 +414,7 @@ def _save(
     path.with_suffix(".part").replace(path)
 
 
-def _restore(
-    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, settings: str
-) -> int:
+def _restore(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, settings: str) -> int:
     """The step to go on from: 0 without a checkpoint, or with one of other settings."""
     if not path.is_file():
         return 0

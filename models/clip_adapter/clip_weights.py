@@ -139,9 +139,7 @@ def weights_file(name: str, weights: str) -> Path:
         ) from error
 
 
-def pixel_statistics(
-    name: str, weights: str, config: Mapping[str, Any]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def pixel_statistics(name: str, weights: str, config: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of the pixels that the weights expect.
 
     Of the configuration's `preprocess_cfg`, else of open_clip's tag, else OpenAI's.
