@@ -3,8 +3,8 @@
 A defect of a few pixels is gone when a photo of 1600 pixels is made 224 wide, and a long strip made a square is
 distorted. The model sees each tile as an image of its own; what is learnt of references is learnt for each tile's
 position, so that models which compare patch by patch can. Maps are joined with weights that fall to zero at a tile's
-edges, without seams. The image score is the mean of the whole's and the highest tile's, both brought to the same level on
-the references: the maximum of ever more tiles would only be the maximum of ever more noise.
+edges, without seams. The image score is the weighted mean of the whole's and the highest tile's, brought to the same
+level on the references: the maximum of ever more tiles alone would be the maximum of ever more noise.
 """
 
 import math
@@ -29,6 +29,8 @@ STRETCH = 1.2
 """A tile's sides may differ by this factor."""
 TILES_AT_ONCE = 16
 MOST_TILES = 16
+MOST_NATIVE = 8
+"""Along the shorter side, so that a photo of 12 megapixels needs some 60 MB."""
 LEAST_SCORE = 1e-6
 """Probabilities nearer to 0 or 1 count as this."""
 WHOLE, AUTO, NATIVE = "whole", "auto", "native"
@@ -45,7 +47,7 @@ def layout(size: tuple[int, int], side: int, tiles: str | int) -> Layout:
     if tiles == WHOLE:
         return 0, 0
     if tiles == NATIVE:
-        along_short = _count(short / side)
+        along_short = min(MOST_NATIVE, _count(short / side))
     else:
         along_short = int(tiles) if tiles != AUTO else 2 if short > LARGE * side else 1
     along_long = max(along_short, _count(long / (short * share(along_short)) / STRETCH))
@@ -230,12 +232,15 @@ class Tiled(AnomalyModel):
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
         """The inner model's labels, and how images are cut."""
-        how = {AUTO: "the whole, and tiles of a large or long image", NATIVE: f"the whole, and tiles of {self.side} px"}
+        how = {
+            AUTO: "the whole, and tiles of a large or long image",
+            NATIVE: f"the whole, and tiles of {self.side} px, at most {MOST_NATIVE} along the shorter side",
+        }
         return {
             **self.model.protocol,
             "tiles": how.get(str(self.tiles), f"the whole, and {self.tiles} tiles along the shorter side"),
-            "tile_weights": f"{self.map_weight:g} of the map; {self.score_weight:g} of the image score, for the highest "
-            "tile less what it is above the whole in the references",
+            "tile_weights": f"{self.map_weight:g} of the map, {self.score_weight:g} of the image score for the highest "
+            "tile, less what it is above the whole in the references",
         }
 
     def _reference_tiles(self, category: str) -> list[Prediction]:

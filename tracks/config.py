@@ -31,6 +31,9 @@ class TrackConfig:
     """Only these categories; empty means all."""
     resolution: Any = 256
     """Side in pixels of the square at which maps are scored, or "native" for each image's own size."""
+    tiles: Any = None
+    """How large images are looked at: "whole", "auto" (whole and in tiles), a number of tiles along the shorter side,
+    "native" (tiles of about the model's size); by default as the weights say for the CLIP adapter, else whole."""
     map_precision: str = "float16"
     """How maps are stored and scored: "float16", or "float32" in twice the room, without any rounding."""
     mask_resize: str = "bilinear"
@@ -72,6 +75,9 @@ class PredictConfig:
     """What the photos show, in words; "object" if empty."""
     recursive: bool = True
     """Also the folders below."""
+    tiles: Any = None
+    """How large images are looked at: "whole", "auto" (whole and in tiles), a number of tiles along the shorter side,
+    "native" (tiles of about the model's size); by default as the weights say for the CLIP adapter, else whole."""
     bit_depth: int | None = None
     """Bits in use in 16-bit photos, 8 to 16; None guesses 8, 12 or 16 for all of them together."""
     threshold: Any = None

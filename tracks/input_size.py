@@ -10,7 +10,6 @@ from tracks.datasets.sample import Sample
 
 TIMES = 4
 """An image with a side of more than so many times the model's is worth a word."""
-OF_CLIPSEG, OF_OTHERS = "weights.clipseg.image_size", "weights.backbone.image_size"
 
 
 def mention_small_input(protocol: Mapping[str, object], sample: Sample, image: Image) -> None:
@@ -18,9 +17,8 @@ def mention_small_input(protocol: Mapping[str, object], sample: Sample, image: I
     side = protocol.get("model_image_size")
     if not isinstance(side, int) or max(image.size) <= TIMES * side or protocol.get("tiles", "whole") != "whole":
         return
-    setting = OF_CLIPSEG if str(protocol.get("method")).startswith("CLIPSeg") else OF_OTHERS
     notice(
         f"more than {TIMES} times the {side} x {side} pixels at which the model sees it, so small defects may go "
-        f'unseen; ARGS="{setting}={2 * side}" raises that and takes longer',
+        'unseen; ARGS="tiles=auto" looks at tiles of them as well and takes longer',
         Path(getattr(sample, "path", sample.name)),
     )

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 import tracks.config  # noqa: F401  (registers the schema)
 from eval.histogram import ValueCounts
 from models.base import AnomalyModel
 from models.weights.missing import refuse_missing
+from tracks.build import build_model
 from tracks.cli import command, run_main, stop
 from tracks.datasets.notices import counted_notices
 from tracks.datasets.photos import REFERENCE_PREFIX, Photos
@@ -53,7 +53,7 @@ def predict(cfg: DictConfig) -> list[Verdict]:
         check_enough_photos(len(samples))
     refuse_missing(OmegaConf.to_container(cfg.model, resolve=True))
     PredictionStore.create(folder, settings)  # refuses the folder of another run before any work
-    model: AnomalyModel = instantiate(cfg.model).to(device).eval()
+    model = build_model(cfg, device)
     names = learn_references(model, photos, category, device) if cfg.references else []
     threshold, pixels = choose_threshold(cfg, model, category, names)
     clear(folder)
@@ -97,7 +97,7 @@ def describe(cfg: DictConfig) -> dict[str, Any]:
     folders = {key: str(Path(cfg[key]).expanduser().resolve()) if cfg[key] else "" for key in ("images", "references")}
     words = {"category": str(cfg.category or DEFAULT_CATEGORY), "defects": list(cfg.prompts.defects)}
     names = {key: chosen.get(key, "") for key in ("model", "weights")}
-    rules = {key: cfg[key] for key in ("recursive", "bit_depth", "threshold", "false_alarm_rate")}
+    rules = {key: cfg[key] for key in ("recursive", "tiles", "bit_depth", "threshold", "false_alarm_rate")}
     arguments = {"config": OmegaConf.to_container(cfg.model, resolve=True)}
     return {"track": "predict", **folders, **words, **names, **rules, **arguments}
 

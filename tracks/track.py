@@ -15,6 +15,7 @@ from eval.rounding import RoundingSample, rank_loss
 from eval.tables import mean_over_categories, to_csv, to_markdown, track_score
 from models.base import AnomalyModel
 from models.weights.missing import refuse_missing
+from tracks.build import build_model
 from tracks.copies import distinct, warn_of_judged_references
 from tracks.cost import CostLedger, peak_memory
 from tracks.datasets.notices import counted_notices
@@ -61,7 +62,7 @@ def run_track(cfg: DictConfig, track: str) -> dict[str, Any]:
     device = pick_device(cfg.device)
     options = RunnerOptions(cfg.resolution, cfg.batch_size, cfg.workers, device, cfg.mask_resize)
     refuse_missing(OmegaConf.to_container(cfg.model, resolve=True))
-    model: AnomalyModel = instantiate(cfg.model).to(device).eval()
+    model = build_model(cfg, device)
     settings = describe(cfg, track, dataset, categories, references, model)
     warn_of_own_data(str(settings["protocol"].get("adapter_trained_on", "")), dataset)
     track_folder = Path(cfg.outputs) / track

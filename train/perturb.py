@@ -54,8 +54,8 @@ def paste_defects(images: Tensor, masks: Tensor, generator: torch.Generator, sha
     """Blend something foreign into a random blob or stroke of a share of the pictures.
 
     The published ways (CutPaste, DRAEM, NSA) in one: the blob is a thresholded smooth noise field of 0.02 to 10 % of
-    the picture, the stroke a thin bent line, the edge hard or soft, the opacity random, the source as in `_foreign`. Only pixels that visibly
-    changed enter the mask; a picture that hardly changed stays as it was.
+    the picture, the stroke a thin bent line, the edge hard or soft, the opacity random, the source as in `_foreign`.
+    Only pixels that visibly changed enter the mask; a picture that hardly changed stays as it was.
     """
     chosen = torch.nonzero(uniform(images, 0, 1, generator) < share)[:, 0]
     if not len(chosen):

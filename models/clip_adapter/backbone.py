@@ -220,7 +220,9 @@ def fold_batch_norms(net: EfficientNet) -> None:
         if isinstance(module, nn.Conv2d):
             convolution = module
         elif isinstance(module, BatchNormAct2d):
-            assert convolution is not None and module.running_mean is not None and module.running_var is not None
+            assert convolution is not None
+            assert module.running_mean is not None
+            assert module.running_var is not None
             convolution.weight, convolution.bias = fuse_conv_bn_weights(
                 convolution.weight, convolution.bias, module.running_mean, module.running_var, module.eps,
                 module.weight, module.bias,

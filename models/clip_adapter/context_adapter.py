@@ -50,8 +50,8 @@ class References:
     """Normalised tokens of K references, (K, h*w, C) or (B, K, h*w, C) for each of B images, per compared stage.
 
     With `own` the K is 1 and the reference is the image itself: places near a token's own do not count. `left_out` (B,
-    K) bool says for each of B images which references do not count. The K may be several views of `images` pictures, all
-    of the first view before those of the next.
+    K) bool says for each of B images which references do not count. The K may be several views of `images` pictures,
+    all of the first view before those of the next.
     """
 
     tokens: tuple[Tensor, ...]

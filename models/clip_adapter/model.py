@@ -13,6 +13,7 @@ Workshop Challenge Tracks 1&2 (arXiv 2305.17382). Maps are the published ones. D
   map, smoothed memory tokens, a choice of memory stages and weight, defects named in words, clean category names.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self
@@ -35,6 +36,7 @@ from models.errors import ModelInputError
 from models.maps import hill
 from models.references import AT_ONCE, MAX_REFERENCES, ManyReferences, cut, progress
 
+log = logging.getLogger(__name__)
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-1, -2))
 """Axes of an image that are turned round; the second is what `mirrored` looks at."""
 
@@ -96,6 +98,8 @@ class ClipAdapter(AnomalyModel):
         own_mirrors: an image without references is compared with its own mirror images (left to right, top to bottom,
             both). Has no meaning for an adapter that does not compare.
         own_window: with one reference, it is scored against itself without a window of this share of the side.
+        turns: quarter turns and flips of the references are remembered too where, among the references, the distance of
+            one left out falls by at least this share with them; 0 for never.
         max_references: how many references are remembered; of more, evenly spread ones, and the others are only scored.
         max_elements: largest similarity matrix held at a time, in elements.
     """
@@ -262,6 +266,10 @@ class ClipAdapter(AnomalyModel):
             "image_score": f"zero-shot: {zero_shot}; with references: {few_shot_score}",
             "few_shot_calibration": "mu is the mean of m over the references, each left out of the memory; a single "
             f"reference without a window of {self.own_window:g} of the side around each token; {self._many.label}",
+            "turned_references": "no"
+            if not self.turns
+            else f"where the distance of a reference left out falls by {self.turns:.0%} or more with the others' quarter "
+            "turns and flips, these are remembered too",
         }
 
     def _map_label(self) -> str:
@@ -350,7 +358,9 @@ class ClipAdapter(AnomalyModel):
         others = ImageFeatures.cat([self.backbone.encode_image(part) for part in turned(references).split(AT_ONCE)])
         compared = len(features.stages) // 2  # neither fine nor coarse
         tokens = [F.normalize(each.stages[compared], dim=-1) for each in (features, others)]
-        return ImageFeatures.cat([features, others]) if turning_gain(*tokens) >= self.turns else features
+        gain = turning_gain(*tokens)
+        log.info("a reference left out is %.0f %% nearer to the others with their turned views", 100 * gain)
+        return ImageFeatures.cat([features, others]) if gain >= self.turns else features
 
     def _remember(self, features: ImageFeatures, images: int) -> CategoryMemory:
         positions = [self.backbone.stages.index(stage) for stage in self.memory_stages]

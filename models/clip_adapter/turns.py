@@ -1,4 +1,4 @@
-"""Parts that lie turned: references as they look after quarter turns and flips, where the references say that it helps."""
+"""Parts that lie turned: references after quarter turns and flips as well, where the references say that it helps."""
 
 import torch
 from torch import Tensor

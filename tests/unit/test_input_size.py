@@ -29,10 +29,10 @@ def test_the_first_large_image_is_named_with_the_setting_and_the_others_are_coun
 ) -> None:
     first, last = said(caplog, (960, 960), (40, 961), (961, 40), model_image_size=240)
     assert first.startswith("1.png: more than 4 times the 240 x 240 pixels at which the model sees it")
-    assert 'ARGS="weights.backbone.image_size=480"' in first
+    assert 'ARGS="tiles=auto"' in first
     assert last.startswith("1.png and 1 more: ")
     (only,) = said(caplog, (2000, 2000), model_image_size=352, method="CLIPSeg")
-    assert 'ARGS="weights.clipseg.image_size=704"' in only
+    assert 'ARGS="tiles=auto"' in only
 
 
 def test_nothing_is_said_where_it_is_not_so_or_not_known(caplog: pytest.LogCaptureFixture) -> None:

@@ -45,7 +45,8 @@ def settings(tmp_path, **changed):
         "batch_scenes": 2, "picture_size": 48, "render_workers": 1, "text_steps": 4,
         "rounds": "[{steps:3,learning_rate:2e-3,large_share:0,squash:0.15},"
         "{steps:1,learning_rate:1e-3,large_share:0.5,squash:0.4}]",
-        "looks": 2, "imagenet": "false", "photos": "null", "warmup": 1, "save_every": 2, "device": "cpu", "bfloat16": "false", **changed,
+        "looks": 2, "imagenet": "false", "photos": "null", "warmup": 1, "save_every": 2, "device": "cpu",
+        "bfloat16": "false", **changed,
     }  # fmt: skip
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("tiny", [f"{key}={value}" for key, value in values.items()])
