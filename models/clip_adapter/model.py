@@ -268,8 +268,8 @@ class ClipAdapter(AnomalyModel):
             f"reference without a window of {self.own_window:g} of the side around each token; {self._many.label}",
             "turned_references": "no"
             if not self.turns
-            else f"where the distance of a reference left out falls by {self.turns:.0%} or more with the others' quarter "
-            "turns and flips, these are remembered too",
+            else f"where the distance of a reference left out falls by {self.turns:.0%} or more with the others' "
+            "quarter turns and flips, these are remembered too",
         }
 
     def _map_label(self) -> str:

@@ -83,7 +83,7 @@ def test_experiments_are_the_published_set_up_and_cross_the_data_sets(name):
     assert model["adapter"]["trained_on"] == [other]
     assert model["prompts"]["clean_names"] is False
     assert len(model["prompts"]["templates"]) == 35
-    assert cfg.data.name == name.removeprefix("april_gan_")
+    assert cfg.data._target_.split(".")[2] == name.removeprefix("april_gan_")
     assert cfg.resolution == 518
 
 

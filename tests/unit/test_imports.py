@@ -14,7 +14,8 @@ MAY_IMPORT = {
     "train": {"train", "tracks", "models", "eval"},
 }
 RUNNABLE_WITH_HYDRA = {
-    "tracks/cli.py", "tracks/settings.py", "tracks/text_settings.py", "tracks/config.py", "tracks/track.py",
+    "tracks/cli.py", "tracks/settings.py", "tracks/text_settings.py", "tracks/config.py", "tracks/build.py",
+    "tracks/track.py",
     "tracks/predict.py", "tracks/score.py", "tracks/report.py", "tracks/compare.py", "tracks/submit.py",
     "tracks/sweep.py", "tracks/zero_shot.py", "tracks/few_shot.py", "tracks/doctor.py", "tracks/fetch_data.py",
     "tracks/reproduce.py", "tracks/compare_models.py", "train/adapter.py", "train/tiny.py", "train/ship.py",

@@ -157,7 +157,7 @@ def test_defects_score_higher_than_their_absence(shipped):
 
 def test_the_protocol_names_the_weights(shipped):
     assert shipped.protocol["generator_weights"] == "tiny_clip"
-    assert shipped.protocol["generator_trained_on"] == "synthetic:source"
+    assert "synthetic:source" in shipped.protocol["generator_trained_on"]
     assert shipped.protocol["generator"].startswith("CLIP box generator")
 
 
