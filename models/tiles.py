@@ -113,7 +113,10 @@ class Views:
     @staticmethod
     def of(images: Images, side: int, device: torch.device) -> "Views":
         """From the canvases that `TiledPreprocess` makes."""
-        wholes, tiles, owners, places = [], [], [], []
+        wholes: list[Tensor] = []
+        tiles: list[Tensor] = []
+        owners: list[int] = []
+        places: list[Box] = []
         for owner, canvas in enumerate(images):
             rows, columns = _layout_of(canvas, side)
             cells = canvas.unflatten(1, (rows + 1, side)).unflatten(3, (-1, side)).permute(1, 3, 0, 2, 4)

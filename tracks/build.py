@@ -17,7 +17,7 @@ def build_model(cfg: DictConfig, device: str) -> AnomalyModel:
         ModelInputError: arguments that do not fit, tiles that this model cannot look at.
     """
     model: AnomalyModel = instantiate(cfg.model)
-    tiles = cfg.tiles
+    tiles = cfg.get("tiles")
     if tiles is None:
         tiles = OmegaConf.select(cfg, "weights.tiles", default=WHOLE) if isinstance(model, ClipAdapter) else WHOLE
     check_tiles(tiles)
