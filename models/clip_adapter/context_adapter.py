@@ -78,7 +78,8 @@ class References:
 
     def to(self, device: torch.device) -> "References":
         """On another device."""
-        return replace(self, tokens=tuple(tokens.to(device) for tokens in self.tokens))
+        left_out = None if self.left_out is None else self.left_out.to(device)
+        return replace(self, tokens=tuple(tokens.to(device) for tokens in self.tokens), left_out=left_out)
 
 
 class ContextAdapter(Adapter):

@@ -71,7 +71,7 @@ TURNED = {
             "backbone": OTHER, "adapter": adapter_of(VIT, deviation=True), "prompts": WORDS, "map_weight": 0.25,
             "map_top_share": 0.01, "memory_stages": [2, 4], "memory_weight": 0.5, "memory_smoothing": 3,
             "place_weight": 0.25, "place_stages": [1, 2], "memory_score_weight": 0.25, "memory_score_map": "memory",
-            "calibration_exponent": 3.0, "mirrored": True, "own_window": 0.3, "max_references": 3,
+            "calibration_exponent": 3.0, "mirrored": True, "turns": 0.25, "own_window": 0.3, "max_references": 3,
         },
     ),
     "clip_adapter, the shipped way": Turned(
@@ -84,7 +84,7 @@ TURNED = {
         {
             "adapter": adapter_of(RESNET), "score_gate": 0.25, "memory_stages": [1], "memory_smoothing": 3,
             "memory_weight": 1.0, "memory_score_map": "combined", "memory_score_weight": 0.25, "own_mirrors": False,
-            "calibration_exponent": 3.0, "place_weight": 0.25, "place_stages": [1], "mirrored": True,
+            "calibration_exponent": 3.0, "place_weight": 0.25, "place_stages": [1], "mirrored": True, "turns": 0.25,
         },
     ),
     "winclip": Turned(

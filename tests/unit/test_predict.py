@@ -77,6 +77,7 @@ def settings(tmp_path, **changes):
         "references": None,
         "category": "steel bracket",
         "recursive": True,
+        "tiles": None,
         "bit_depth": None,
         "threshold": None,
         "false_alarm_rate": 0.05,
@@ -92,7 +93,7 @@ def settings(tmp_path, **changes):
 @pytest.fixture
 def model(monkeypatch):
     model = Brightness()
-    monkeypatch.setattr("tracks.predict.instantiate", lambda node: model)
+    monkeypatch.setattr("tracks.build.instantiate", lambda node: model)
     return model
 
 
