@@ -27,7 +27,7 @@ LARGE = 1.5
 """With "auto", an image whose shorter side is more than this many times the model's is cut into two tiles that way."""
 STRETCH = 1.2
 """A tile's sides may differ by this factor."""
-TILES_AT_ONCE = 16
+TILES_AT_ONCE = 8
 MOST_TILES = 16
 MOST_NATIVE = 8
 """Along the shorter side, so that a photo of 12 megapixels needs some 60 MB."""
