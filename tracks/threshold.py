@@ -8,6 +8,7 @@ import torch
 
 from models.base import AnomalyModel, Prediction
 from models.errors import ModelInputError
+from models.tiles import Tiled
 from tracks.errors import TrackInputError
 
 DEFECT, GOOD, UNDECIDED = "DEFECT", "OK", "undecided"
@@ -106,6 +107,7 @@ def known_threshold(value: float | None, source: str) -> Threshold:
 
 def weights_threshold(model: AnomalyModel) -> Threshold:
     """What the model, or the header of its adapter, states as the threshold of the zero-shot image score."""
+    model = model.model if isinstance(model, Tiled) else model
     header = model if hasattr(model, "image_threshold") else getattr(getattr(model, "adapter", None), "header", None)
     return known_threshold(getattr(header, "image_threshold", None), getattr(header, "threshold_source", ""))
 

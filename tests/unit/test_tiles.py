@@ -21,6 +21,7 @@ from models.tiles import (
     share,
 )
 from tests.unit.clip_stand_ins import random_images, small_model
+from tracks.threshold import weights_threshold
 
 SIDE = 16
 
@@ -155,6 +156,12 @@ def test_the_protocol_says_how_images_are_cut():
     labels = {str(tiles): Tiled(Darkest(), tiles).protocol["tiles"] for tiles in (AUTO, NATIVE, 3)}
     assert len(set(labels.values())) == 3
     assert "3 tiles" in labels["3"]
+
+
+def test_the_threshold_of_the_weights_is_the_inner_models():
+    inner = Darkest()
+    inner.image_threshold, inner.threshold_source = 0.4, "here"
+    assert weights_threshold(Tiled(inner, AUTO)).value == 0.4
 
 
 @pytest.mark.parametrize("tiles", ["hole", 1, 0, 17, 2.5, True, None])
