@@ -151,12 +151,13 @@ class Tiled(AnomalyModel):
             of tiles along the shorter side, or "native" (tiles of about the model's own size).
         map_weight: share of the tiles' map in the map, the rest being the whole's.
         score_weight: share of the highest tile's score in the image score.
-        max_references: of more, evenly spread ones are learnt, as in the models.
+        max_references: of more, evenly spread ones are learnt and the others only scored, as in the models; fewer than
+            there, since each position of a tile keeps its own.
     """
 
     def __init__(
         self, model: AnomalyModel, tiles: str | int = AUTO, *, map_weight: float = 0.3, score_weight: float = 0.3,
-        max_references: int = MAX_REFERENCES,
+        max_references: int = MAX_REFERENCES // 2,
     ):  # fmt: skip
         super().__init__()
         side = model.protocol.get("model_image_size")
@@ -244,6 +245,7 @@ class Tiled(AnomalyModel):
             "tiles": how.get(str(self.tiles), f"the whole, and {self.tiles} tiles along the shorter side"),
             "tile_weights": f"{self.map_weight:g} of the map, {self.score_weight:g} of the image score for the highest "
             "tile, less what it is above the whole in the references",
+            "tile_references": self._many.label,
         }
 
     def _reference_tiles(self, category: str) -> list[Prediction]:
