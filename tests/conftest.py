@@ -5,6 +5,15 @@ import os
 THREADS = int(os.environ.get("VANDKIT_TEST_THREADS", "1"))
 os.environ["OMP_NUM_THREADS"] = str(THREADS)
 
+import pytest
 import torch
 
 torch.set_num_threads(THREADS)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """What a test printed reaches the process that reports, also a name that is no Unicode."""
+    outcome = yield
+    report = outcome.get_result()
+    report.sections = [(title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections]

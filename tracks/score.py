@@ -1,5 +1,6 @@
 """Entry point of `make score RUN=...`: score a run again from its store, with no model and no data set."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,13 @@ from tracks.track import IMAGE_SCORES, known_of_run, report, summarise, write_re
 INTERVAL_LEVEL = 0.95
 
 
+def rounding_said(folder: Path) -> dict[str, dict[str, str]]:
+    """What the run said of rounding, by category: the maps in its store are rounded, so that nothing later can tell."""
+    path = folder / "results.json"
+    tables = json.loads(path.read_text(encoding="utf-8"))["categories"] if path.is_file() else {}
+    return {name: {"rounding": table["rounding"]} for name, table in tables.items() if "rounding" in table}
+
+
 def score_run(
     folder: Path, image_score: str | None, out: Path | None, processes: int, bootstrap: int = 0, seed: int = 0
 ) -> dict[str, Any]:
@@ -35,11 +43,11 @@ def score_run(
     if image_score not in IMAGE_SCORES:
         raise unknown("image_score", image_score, IMAGE_SCORES)
     target = out or (store.folder if image_score == own else store.folder / image_score)
-    tables, draws = {}, {}
+    tables, draws, said = {}, {}, rounding_said(folder)
     for category in store.categories:
         rows = store.rows(category)
         scorer = scorer_of(rows, category, store, image_score, processes)
-        tables[category] = as_table(category, scorer.compute())
+        tables[category] = as_table(category, scorer.compute()) | said.get(category, {})
         if bootstrap:
             draws[category] = resample_rows(scorer, rows, category, store, image_score, bootstrap, seed)
             tables[category]["intervals"] = draws[category].intervals(INTERVAL_LEVEL)
