@@ -4,6 +4,8 @@ import os
 
 THREADS = int(os.environ.get("VANDKIT_TEST_THREADS", "1"))
 os.environ["OMP_NUM_THREADS"] = str(THREADS)
+for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
+    os.environ.pop(name, None)  # a make that a test starts is its own, not one below `make test`
 
 import pytest
 import torch

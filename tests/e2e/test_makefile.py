@@ -54,7 +54,12 @@ def test_a_target_runs_the_module_with_the_variables_as_settings(arguments, expe
     ],
 )
 def test_a_variable_that_the_target_does_not_take_is_refused_by_name(arguments, said):
-    done = subprocess.run(["make", "-n", "-o", ".venv/.ready", *arguments], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        ["make", "-n", "--no-print-directory", "-o", ".venv/.ready", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2
     assert re.search(said, done.stderr)
     assert not done.stdout
