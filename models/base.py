@@ -110,6 +110,16 @@ def moved(tensor: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
     return tensor.to(fn(tensor.new_empty(0)).device)
 
 
+def check_categories(images: Images, categories: Sequence[str]) -> None:
+    """Refuse anything but one category for each image.
+
+    Raises:
+        ModelInputError: another number of them, or one text in place of a sequence.
+    """
+    if isinstance(categories, str) or len(categories) != len(images):
+        raise ModelInputError(f"expected one category for each of {len(images)} images, got {categories!r}")
+
+
 def stacked(images: Images, device: torch.device | None = None) -> Tensor:
     """The images as one (B, 3, h, w) tensor, on a device if one is given, for a model whose images are all of one size.
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.base import AnomalyModel, Images, Prediction
+from models.base import AnomalyModel, Images, Prediction, check_categories
 from models.errors import ModelInputError
 from models.references import MAX_REFERENCES, ManyReferences
 
@@ -200,8 +200,7 @@ class Tiled(AnomalyModel):
             KeyError: once `fit` was called, for a category that was not fitted.
             ModelInputError: images of another shape, or not one category per image.
         """
-        if isinstance(categories, str) or len(categories) != len(images):
-            raise ModelInputError(f"expected one category for each of {len(images)} images, got {categories!r}")
+        check_categories(images, categories)
         views = Views.of(images, self.side, self.device)
         whole = self.model.predict(views.wholes, categories)
         names = [self._name_at(categories[owner], box) for owner, box in zip(views.owners, views.boxes, strict=True)]

@@ -6,7 +6,7 @@ from typing import Any, Generic, NoReturn, Self, TypeVar
 import torch
 from torch import Tensor
 
-from models.base import AnomalyModel, Images, moved
+from models.base import AnomalyModel, moved
 from models.errors import ModelInputError
 
 State = TypeVar("State")
@@ -74,12 +74,6 @@ def refuse(model: str, track: str) -> NoReturn:
         f"expected no references for {model}, which cannot learn from them, got some; run `make zero-shot "
         f"MODEL={model}`, or choose a model of the few-shot track: {MODELS_OF_TRACK[track]}"
     )
-
-
-def check_categories(images: Images, categories: Sequence[str]) -> None:
-    """Refuse anything but one category for each image."""
-    if isinstance(categories, str) or len(categories) != len(images):
-        raise ModelInputError(f"expected one category for each of {len(images)} images, got {categories!r}")
 
 
 def checked(name: str, value: Any, good: bool, expected: str) -> Any:

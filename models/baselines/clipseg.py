@@ -12,8 +12,8 @@ from typing import ClassVar, NoReturn, Self
 import torch
 from torch import Tensor
 
-from models.base import AnomalyModel, Images, Prediction, stacked
-from models.baselines.by_category import FEW_SHOT, ZERO_SHOT, check_categories, checked, groups, refuse
+from models.base import AnomalyModel, Images, Prediction, check_categories, stacked
+from models.baselines.by_category import FEW_SHOT, ZERO_SHOT, checked, groups, refuse
 from models.baselines.clipseg_net import ClipSegNet
 from models.saa.prompts import LANGUAGES, Language, PromptBook
 

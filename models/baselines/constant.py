@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import torch
 
-from models.base import AnomalyModel, Images, Prediction
-from models.baselines.by_category import BOTH, ByCategory, check_categories, checked
+from models.base import AnomalyModel, Images, Prediction, check_categories
+from models.baselines.by_category import BOTH, ByCategory, checked
 from models.saa.preprocess import KeepSize
 
 

@@ -17,14 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import AnomalyModel, Images, Prediction
+from models.base import AnomalyModel, Images, Prediction, check_categories
 from models.baselines.by_category import (
     BOTH,
     FEW_SHOT,
     ZERO_SHOT,
     ByCategory,
     RemembersByCategory,
-    check_categories,
     checked,
     refuse,
 )

@@ -13,13 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.base import Images, Prediction, stacked
+from models.base import Images, Prediction, check_categories, stacked
 from models.baselines.by_category import (
     FEW_SHOT,
     ZERO_SHOT,
     ByCategory,
     RemembersByCategory,
-    check_categories,
     checked,
     groups,
     refuse,

@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from models.base import Images, Prediction
-from models.baselines.by_category import BOTH, ByCategory, RemembersByCategory, check_categories, checked
+from models.base import Images, Prediction, check_categories
+from models.baselines.by_category import BOTH, ByCategory, RemembersByCategory, checked
 from models.saa.preprocess import KeepSize
 
 

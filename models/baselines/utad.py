@@ -12,8 +12,8 @@ from typing import ClassVar, NoReturn
 import torch
 import torch.nn.functional as F
 
-from models.base import AnomalyModel, Images, Prediction
-from models.baselines.by_category import FEW_SHOT, ZERO_SHOT, check_categories, checked, refuse
+from models.base import AnomalyModel, Images, Prediction, check_categories
+from models.baselines.by_category import FEW_SHOT, ZERO_SHOT, checked, refuse
 from models.maps import blurred
 from models.saa.preprocess import KeepSize
 from models.saa.saliency import Saliency

@@ -17,12 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.base import Images, Prediction, stacked
+from models.base import Images, Prediction, check_categories, stacked
 from models.baselines.by_category import (
     BOTH,
     ByCategory,
     RemembersByCategory,
-    check_categories,
     checked,
 )
 from models.baselines.windows import (

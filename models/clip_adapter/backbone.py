@@ -36,8 +36,8 @@ SENTENCES_AT_ONCE = 64
 class ClipBackbone(nn.Module):
     """An `open_clip.CLIP`, frozen: no gradient, always in evaluation mode (batch norms never drift).
 
-    `stages` counts a ViT's blocks, or the four layers of a convolutional net (stride 4, 8, 16, 32), from 1; 0 is the
-    stem (stride 2) of a net of timm. `precision` bfloat16 or float16 runs the image
+    `stages` counts a ViT's blocks, or the four layers of a convolutional net (stride 4, 8, 16, 32), from 1.
+    `precision` bfloat16 or float16 runs the image
     tower under autocast; the text tower, used once per category, stays float32.
     """
 
@@ -52,7 +52,7 @@ class ClipBackbone(nn.Module):
         """The label of the weights: a tag, a catalogue name, a file's name."""
         self.activation = activation
         self.precision = check_precision(precision)
-        self.stages = _checked_stages(stages, 0 if self.is_timm else 1, self.num_stages, name)
+        self.stages = _checked_stages(stages, self.num_stages, name)
         self.image_size = int(np.max(clip.visual.image_size))
         self.fingerprint = fingerprint(clip)
         """Twelve digits of the weights' content: tells other weights of the same architecture apart."""
@@ -280,8 +280,8 @@ def _settled(wanted: dict[str, Any], header: ClipHeader | None, name: str, weigh
     return settled
 
 
-def _checked_stages(stages: Sequence[int], first: int, last: int, name: str) -> tuple[int, ...]:
+def _checked_stages(stages: Sequence[int], num_stages: int, name: str) -> tuple[int, ...]:
     chosen = tuple(int(stage) for stage in stages)
-    if not chosen or list(chosen) != sorted(set(chosen)) or chosen[0] < first or chosen[-1] > last:
-        raise ModelInputError(f"expected increasing stages between {first} and {last} for {name}, got {list(chosen)}")
+    if not chosen or list(chosen) != sorted(set(chosen)) or chosen[0] < 1 or chosen[-1] > num_stages:
+        raise ModelInputError(f"expected increasing stages between 1 and {num_stages} for {name}, got {list(chosen)}")
     return chosen

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.base import AnomalyModel, Images, Prediction, stacked
+from models.base import AnomalyModel, Images, Prediction, check_categories, stacked
 from models.clip_adapter.adapter import Adapter, stage_probabilities
 from models.clip_adapter.backbone import ClipBackbone
 from models.clip_adapter.checkpoint import check_adapter_fits
@@ -167,7 +167,8 @@ class ClipAdapter(AnomalyModel):
         """Remember (K, 3, S, S) preprocessed normal images of a category, and calibrate its image score on them."""
         references = stacked(self._many.remembered(references, category), self.device)
         views = self._views(references.split(AT_ONCE))
-        known = [self._with_turned(view, references) for view in views] if self.turns else views
+        others = self._turned(views[0], references)
+        known = views if others is None else [ImageFeatures.cat([view, others]) for view in views]
         num = len(references)
         memory = self._remember(known[0], num) if self.memory_weight or self.memory_score_weight else None
         kept = [
@@ -195,8 +196,7 @@ class ClipAdapter(AnomalyModel):
             KeyError: once `fit` was called, for a category that was not fitted.
             ModelInputError: images of another shape, or not one category per image.
         """
-        if isinstance(categories, str) or len(categories) != len(images):
-            raise ModelInputError(f"expected one category for each of {len(images)} images, got {categories!r}")
+        check_categories(images, categories)
         fitted = [self._fitted_category(category) for category in categories] if self._fitted else None
         if fitted is None:
             return self._prediction(_averaged(self._zero_shot(stacked(images, self.device), categories)))
@@ -353,14 +353,16 @@ class ClipAdapter(AnomalyModel):
             self._texts[key] = self.prompts.text_features(self.backbone, category)
         return self._texts[key]
 
-    def _with_turned(self, features: ImageFeatures, references: Tensor) -> ImageFeatures:
-        """The features of K references, joined by those of their turned views where the references profit of these."""
+    def _turned(self, features: ImageFeatures, references: Tensor) -> ImageFeatures | None:
+        """The features of the K references' turned views, None where the references do not profit of them."""
+        if not self.turns or len(references) == 1:  # a single one cannot tell
+            return None
         others = ImageFeatures.cat([self.backbone.encode_image(part) for part in turned(references).split(AT_ONCE)])
         compared = len(features.stages) // 2  # neither fine nor coarse
         tokens = [F.normalize(each.stages[compared], dim=-1) for each in (features, others)]
         gain = turning_gain(*tokens)
         log.info("a reference left out is %.0f %% nearer to the others with their turned views", 100 * gain)
-        return ImageFeatures.cat([features, others]) if gain >= self.turns else features
+        return others if gain >= self.turns else None
 
     def _remember(self, features: ImageFeatures, images: int) -> CategoryMemory:
         positions = [self.backbone.stages.index(stage) for stage in self.memory_stages]

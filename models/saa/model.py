@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.base import AnomalyModel, Images, Prediction
+from models.base import AnomalyModel, Images, Prediction, check_categories
 from models.errors import ModelInputError
 from models.references import MAX_REFERENCES, ManyReferences
 from models.saa.agreement import most_agreed
@@ -145,8 +145,7 @@ class SAA(AnomalyModel):
             KeyError: once `fit` was called, for a category that was not fitted.
             ModelInputError: not one category per image, or no prompt for a category.
         """
-        if isinstance(categories, str) or len(categories) != len(images):
-            raise ModelInputError(f"expected one category for each of {len(images)} images, got {categories!r}")
+        check_categories(images, categories)
         for category in categories:
             self._check_fitted(category)
         return _prediction([self._assess(image.cpu(), name) for image, name in zip(images, categories, strict=True)])
