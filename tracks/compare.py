@@ -1,169 +1,176 @@
-"""Entry point of `make compare-runs A=... B=...`: which of two runs is better, from their stores alone."""
+"""Entry point of `make compare`: all models on the same images, references and weights, in the papers' layout.
+
+Each cell (model, shots, seed) is an ordinary run of a track, in a process of its own and a folder named after what
+decides it, so that a command that was killed goes on where it was. A model that cannot run with the weights is listed.
+"""
 
 import json
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-from tqdm import tqdm
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from eval.bootstrap import RESAMPLED, Resampled, mean_over
-from eval.category import CategoryScores
-from eval.paired import Difference, adjust, compare
-from tracks.cli import command, run_main
-from tracks.compare_tables import footer, header, tables
+import tracks.config  # noqa: F401  (registers the schema)
+from models.baselines.by_category import BOTH
+from tracks.cli import CONF, EXIT_BAD_INPUT, command, run_main
+from tracks.compare_models_cells import Cell, run_all, track_of, weight_stamps
+from tracks.compare_models_published import published
+from tracks.compare_models_table import footnotes, rows_of, summary, to_csv, to_markdown
+from tracks.datasets.registry import announce_licence
+from tracks.device import pick_device
 from tracks.errors import TrackInputError
-from tracks.given_runs import open_run
-from tracks.intervals import resample_rows
+from tracks.fingerprint import code_digest, device_name, settings_digest, versions
 from tracks.names import unknown
-from tracks.pairing import RUN_KEYS, Pairs, check_same_masks, differing_settings, pair_rows
-from tracks.scoring import scorer_of
-from tracks.store import PredictionStore, Row, write_atomically, write_text
+from tracks.paths import folder_name
+from tracks.run_folder import link_latest
+from tracks.store import write_atomically, write_text
+from tracks.track import choose_categories
 
-HEADLINE = ("auroc_cls", "f1_cls", "auroc_seg", "f1_seg", "pro_seg", "f1_harmonic")
-_LONGEST_NAME = 100
-
-
-@dataclass(frozen=True)
-class CompareOptions:
-    """How two runs are compared; the keys of conf/compare.yaml of the same names say what each is."""
-
-    common: bool = False
-    bootstrap: int = 2000
-    seed: int = 0
-    level: float = 0.95
-    image_score: str = "model"
-    workers: int = 1
+GIVEN_ON = (
+    "data", "weights", "categories", "resolution", "map_precision", "mask_resize", "batch_size", "workers", "device",
+)  # fmt: skip
+DECIDES_NOTHING = ("out", "outputs", "workers", "overlays", "fresh")
 
 
-@dataclass(frozen=True)
-class ScoredPair:
-    """One category of both runs: exact metrics and draws, A's first."""
+def compare_models(cfg: DictConfig, words: Sequence[str]) -> dict[str, Any]:
+    """Run what is not finished, print the table and write it; returns the content of table.json plus `folder`.
 
-    scores: tuple[CategoryScores, CategoryScores]
-    draws: tuple[Resampled, Resampled]
-
-    def compare(self, metric: str, level: float) -> Difference | None:
-        """The difference of one metric; None where a run does not have it."""
-        a, b = (scores.metrics.get(metric) for scores in self.scores)
-        return None if a is None or b is None else compare(metric, (a, b), self.draws, level)
-
-
-def compare_stores(a: PredictionStore, b: PredictionStore, options: CompareOptions) -> dict[str, Any]:
-    """The content of compare.json: both runs scored, every metric's difference by category and of the means.
+    `words` are settings as each track's command takes them, the same for all runs.
 
     Raises:
-        TrackInputError: the runs cannot be compared; see `pair_rows` and `check_same_masks`.
+        TrackInputError: an unknown model or category, or anything else that would stop every run.
     """
-    pairs, notes = pair_rows(a, b, options.common)
-    bar = tqdm(pairs.items(), desc="compare", unit="category", leave=False)
-    scored = {category: _score_pair(a, b, category, rows, options) for category, rows in bar}
-    differences: dict[str, dict[str, Difference]] = {}
-    for metric in RESAMPLED:
-        found = {category: pair.compare(metric, options.level) for category, pair in scored.items()}
-        differences[metric] = adjust({name: each for name, each in found.items() if each is not None}, options.level)
-    means = [mean_over({category: pair.draws[run] for category, pair in scored.items()}) for run in (0, 1)]
-    return {
-        "a": _describe(a),
-        "b": _describe(b),
-        "differs": differing_settings(a, b),
-        **{key: getattr(options, key) for key in ("bootstrap", "seed", "level", "image_score")},
-        "notes": notes,
-        "categories": {category: _row(pair, category, differences) for category, pair in scored.items()},
-        "mean": {
-            metric: _mean(metric, differences[metric], (means[0], means[1]), options.level) for metric in RESAMPLED
-        },
-    }
-
-
-def _score_pair(
-    a: PredictionStore, b: PredictionStore, category: str, pairs: Pairs, options: CompareOptions
-) -> ScoredPair:
-    check_same_masks(a, b, pairs)
-    of_a = _score(a, category, [row for row, _ in pairs], options)
-    of_b = _score(b, category, [row for _, row in pairs], options)
-    return ScoredPair((of_a[0], of_b[0]), (of_a[1], of_b[1]))
-
-
-def _score(
-    store: PredictionStore, category: str, rows: Sequence[Row], options: CompareOptions
-) -> tuple[CategoryScores, Resampled]:
-    scorer = scorer_of(rows, category, store, options.image_score, options.workers)
-    draws = resample_rows(scorer, rows, category, store, options.image_score, options.bootstrap, options.seed)
-    return scorer.compute(), draws
-
-
-def _describe(store: PredictionStore) -> dict[str, Any]:
-    known = {key: store.settings.get(key) for key in RUN_KEYS}
-    return {"folder": str(store.folder), **known, "protocol": store.settings.get("protocol")}
-
-
-def _row(pair: ScoredPair, category: str, differences: dict[str, dict[str, Difference]]) -> dict[str, Any]:
-    """What compare.json says of one category."""
-    found = {metric: by_category.get(category) for metric, by_category in differences.items()}
-    why = {**pair.draws[1].reasons, **pair.draws[0].reasons, **pair.scores[1].reasons, **pair.scores[0].reasons}
-    return {
-        "images": pair.scores[0].num_images,
-        "anomalous": pair.scores[0].num_anomalous,
-        "metrics": {metric: asdict(each) if each else None for metric, each in found.items()},
-        "blank_because": {metric: why[metric] for metric in RESAMPLED if metric in why},
-    }
-
-
-def _mean(
-    metric: str, differences: dict[str, Difference], draws: tuple[Resampled, Resampled], level: float
-) -> dict[str, Any] | None:
-    """The difference of the means over the categories that have the metric."""
-    if not differences:
-        return None
-    a, b = (math.fsum(getattr(each, run) for each in differences.values()) / len(differences) for run in "ab")
-    return {**asdict(compare(metric, (a, b), draws, level)), "categories": len(differences)}
-
-
-def compare_configured(cfg: DictConfig) -> dict[str, Any]:
-    """Compare, print and write, with the settings of conf/compare.yaml."""
-    metrics = list(cfg.metrics)
-    for metric in metrics:
-        if metric not in RESAMPLED:
-            raise unknown("metric", metric, RESAMPLED)
-    a, b = _open_runs(cfg.a, cfg.b)
-    options = CompareOptions(**{key: cfg[key] for key in CompareOptions.__dataclass_fields__})
-    results = compare_stores(a, b, options)
-    folder = Path(cfg.out).expanduser() if cfg.out else _default_folder(a, b)
+    dataset = instantiate(cfg.data)
+    announce_licence(dataset.name)
+    categories = choose_categories(dataset, list(cfg.categories))
+    shots, seeds = _numbers(cfg.shots, "shots"), _numbers(cfg.seeds, "seeds")
+    serves, notes = choose_models(cfg, shots)
+    outputs = Path(cfg.outputs).expanduser()
+    cells = list(plan(cfg, words, serves, shots, seeds, outputs / "runs"))
+    print(f"{dataset.name}: {len(categories)} categories, {len(serves)} models, {len(cells)} runs", flush=True)
+    outcomes = list(run_all(cells, outputs / "logs"))
+    rows = rows_of(outcomes)
+    beside = published(dataset.name, categories, [row["model"] for row in rows], shots)
+    shown = [str(OmegaConf.create({"word": word}).word) for word in words]
+    content = summary(dataset.name, shown, categories, outcomes, rows, beside, notes)
+    name = f"{dataset.name}-{settings_digest({'cells': [cell.folder.name for cell in cells]})}"
+    folder = Path(cfg.out).expanduser() if cfg.out else outputs / "tables" / folder_name(name)
+    text = f"{content['title']}\n\n{to_markdown(rows, beside)}\n{footnotes(rows, beside, content['notes'])}"
+    print(f"\n{text}")
     folder.mkdir(parents=True, exist_ok=True)
-    print(header(results) + "\n" + tables(results, metrics or HEADLINE, details=bool(metrics)) + "\n" + footer(results))
-    everything = [metric for metric in RESAMPLED if results["mean"][metric]]
-    text = "\n".join((header(results), tables(results, everything, details=True), footer(results)))
-    write_text(folder / "compare.md", text)
-    write_atomically(folder / "compare.json", (json.dumps(results, indent=2) + "\n").encode())
-    print(f"files: {folder}: compare.md (every metric), compare.json")
-    return results
+    write_text(folder / "table.md", text)
+    write_text(folder / "table.csv", to_csv(rows, beside))
+    write_atomically(folder / "table.json", (json.dumps(content, indent=2) + "\n").encode())
+    if not cfg.out:
+        link_latest(folder.parent, folder)
+    print(f"files: {folder}: table.md, table.csv, table.json (by category too)")
+    return {**content, "folder": str(folder)}
 
 
-def _open_runs(a: str | None, b: str | None) -> tuple[PredictionStore, PredictionStore]:
-    if not a or not b:
-        raise TrackInputError(
-            f"expected two finished runs to compare, got A={a or ''} and B={b or ''}; name both folders, for example "
-            "`make compare-runs A=outputs/zero_shot/latest B=outputs/few_shot/latest`"
-        )
-    stores = open_run(a, "A"), open_run(b, "B")
-    if stores[0].folder.resolve() == stores[1].folder.resolve():
-        raise TrackInputError(f"expected two different runs, got {stores[0].folder.resolve()} twice; name another as B")
-    return stores
+def choose_models(cfg: DictConfig, shots: Sequence[int]) -> tuple[dict[str, list[str]], list[str]]:
+    """The models in the order of rows with the tracks each is run on, and what is left out and why.
+
+    Raises:
+        TrackInputError: a name that is no model, with the nearest one.
+    """
+    known = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+    for name in [*cfg.models, *cfg.settings]:
+        if name not in known:
+            raise unknown("model", name, known)
+    order = [*cfg.order, *(name for name in known if name not in cfg.order)]
+    serves = {name: served_tracks(name) for name in order if not cfg.models or name in cfg.models}
+    notes = []
+    for track in dict.fromkeys(track_of(number) for number in shots):
+        if without := [name for name, served in serves.items() if track not in served]:
+            notes.append(f"No {track} row of {', '.join(without)}: a model that does not serve this track.")
+        left_out = {} if cfg.models else cfg.left_out.get(track, {})
+        for name, reason in left_out.items():
+            serves[name].remove(track)
+            notes.append(f"No {track} row of {name}: {reason}.")
+    return serves, notes
 
 
-def _default_folder(a: PredictionStore, b: PredictionStore) -> Path:
-    names = [store.folder.resolve().name[-_LONGEST_NAME:] for store in (a, b)]
-    return Path("outputs") / "compare" / "__".join(names)
+def served_tracks(model: str) -> list[str]:
+    """The tracks that a model of conf/model serves, asked of its class."""
+    node = compose("zero_shot", [f"model={model}", "weights=none"]).model
+    return list(getattr(get_class(node._target_), "serves", BOTH))
 
 
-@command("compare")
+def plan(
+    cfg: DictConfig, words: Sequence[str], serves: Mapping[str, Sequence[str]], shots: Sequence[int],
+    seeds: Sequence[int], runs: Path,
+) -> Iterator[Cell]:  # fmt: skip
+    """Every cell: zero-shot once, as nothing is drawn there, few-shot for every seed."""
+    for number in shots:
+        for seed in seeds if number else seeds[:1]:
+            for model in (name for name, served in serves.items() if track_of(number) in served):
+                own = _as_words(cfg.settings.get(model), "model")
+                all_words = (f"model={model}", *words, *own, f"shots={number}", f"seed={seed}", "overlays=0")
+                name = f"{model}-{number}shot-seed{seed}-{_digest(all_words, number)}"
+                yield Cell(model, number, seed, all_words, runs / name)
+
+
+def shared_words(overrides: Sequence[str], choices: Mapping[str, Any]) -> list[str]:
+    """What each track's command is given of this command's own overrides, data and weights first."""
+    chosen = [f"{group}={choices[group]}" for group in ("data", "weights")]
+    given = [word for word in overrides if _top_key(word) in GIVEN_ON]
+    return [*chosen, *(word for word in given if word.partition("=")[0] not in ("data", "weights"))]
+
+
+def _top_key(word: str) -> str:
+    return word.lstrip("+~").partition("=")[0].partition(".")[0]
+
+
+def _digest(words: Sequence[str], shots: int) -> str:
+    """Of all settings of a run, the code, the weight files as they lie there, the device and the versions."""
+    composed = compose("few_shot" if shots else "zero_shot", list(words))
+    try:
+        config: Any = OmegaConf.to_container(composed, resolve=True)
+    except OmegaConfBaseException:  # a setting that these weights lack: the run itself says which
+        config = OmegaConf.to_container(composed, resolve=False)
+    decides = {key: value for key, value in config.items() if key not in DECIDES_NOTHING}
+    return settings_digest({
+        "config": decides, "code": code_digest(), "weights": weight_stamps(decides), "versions": versions(),
+        "device": device_name(pick_device(composed.device)),
+    })  # fmt: skip
+
+
+def _as_words(settings: Any, prefix: str) -> list[str]:
+    """A nested mapping as Hydra takes it on the command line: {a: {b: 1}} as model.a.b=1."""
+    if settings is None:
+        return []
+    if isinstance(settings, Mapping | DictConfig):
+        return [word for key, value in settings.items() for word in _as_words(value, f"{prefix}.{key}")]
+    plain = OmegaConf.to_container(settings) if OmegaConf.is_config(settings) else settings
+    return [f"{prefix}={json.dumps(plain)}"]
+
+
+def _numbers(values: Any, name: str) -> list[int]:
+    """A setting that is one whole number or a list of them, none below 0, each once."""
+    numbers = list(values) if OmegaConf.is_list(values) else [values]
+    good = numbers and all(isinstance(number, int) and number >= 0 for number in numbers)
+    if not good:
+        raise TrackInputError(f"expected {name} as whole numbers from 0 on, got {values}; for example {name}=[0,1]")
+    return list(dict.fromkeys(numbers))
+
+
+@command("compare_models")
 def main(cfg: DictConfig) -> None:
-    """Compare two runs."""
-    compare_configured(cfg)
+    """Compare; exit code 2 if a run crashed or none has a result."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the run in progress too
+    hydra_config = HydraConfig.get()
+    given: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)  # ${oc.env:ROOT} keeps its commas
+    words = shared_words(given, hydra_config.runtime.choices)
+    content = compare_models(cfg, words)
+    if not content["rows"] or any(failure["crashed"] for failure in content["failed"]):
+        sys.exit(EXIT_BAD_INPUT)
 
 
 if __name__ == "__main__":
