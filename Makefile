@@ -81,7 +81,7 @@ sweep: $(READY) ## Run every combination in ARGS="shots=1,2,4 seed=0,1,2 ..." an
 	@$(RUN_PY) -m tracks.sweep $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(SETTINGS) $(if $(SHOTS),shots=$(SHOTS)) $(ARGS)
 
 compare: $(READY) ## Print the papers' comparison: all MODELS (or a,b) on the same images, for SHOTS=0,1,2,4 and SEEDS=0,1,2.
-	@$(RUN_PY) -m tracks.compare_models $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') \
+	@$(RUN_PY) -m tracks.compare $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') \
 		$(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(MODELS),'models=[$(MODELS)]') $(if $(SHOTS),'shots=[$(SHOTS)]') \
 		$(if $(SEEDS),'seeds=[$(SEEDS)]') $(if $(DEVICE),device=$(DEVICE)) $(if $(CATEGORIES),'categories=$${env_words:CATEGORIES}') $(ARGS)
 
@@ -102,7 +102,7 @@ report: $(READY) ## Write a web page of one file about a finished run (RUN=outpu
 	@$(RUN_PY) -m tracks.report $(ARGS)
 
 compare-runs: $(READY) ## Compare two runs on the same images: which is better where, and is it more than noise (A=run B=run).
-	@$(RUN_PY) -m tracks.compare $(ARGS)
+	@$(RUN_PY) -m tracks.compare_runs $(ARGS)
 
 submission: $(READY) ## Export a run as a challenge submission, zipped and validated (RUN=outputs/few_shot/latest).
 	@$(RUN_PY) -m tracks.submit $(ARGS)
@@ -114,7 +114,7 @@ weights: $(READY) ## Fetch and check weight files: WEIGHTS=official for all that
 	@$(RUN_PY) -m models.weights $(WEIGHTS) $(ARGS)
 
 data: $(READY) ## Download, check, unpack and look over a public data set: DATA=visa ROOT=folder (or say how to get it by hand).
-	@$(RUN_PY) -m tracks.fetch_data $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') $(ARGS)
+	@$(RUN_PY) -m tracks.data $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') $(ARGS)
 
 doctor: $(READY) ## Find what is wrong with data, weights or machine: [DATA=visa ROOT=folder] [WEIGHTS=official].
 	@$(RUN_PY) -m tracks.doctor $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') $(if $(WEIGHTS),'weight_files=[$(WEIGHTS)]') $(ARGS)

@@ -25,10 +25,10 @@ from benchmarks.metrics.memory import peak_mb, reset_peak
 from benchmarks.saa_detector import Clock
 from models.baselines import patchcore
 from models.baselines.patches import nearest
-from models.baselines.timm_backbone import load_timm_backbone
 from models.baselines.winclip import WinCLIP
-from models.clip_adapter.backbone import ClipBackbone, load_backbone
-from models.clip_adapter.text import PromptEnsemble
+from models.clip.backbone import ClipBackbone, load_backbone
+from models.clip.text import PromptEnsemble
+from models.imagenet.backbone import load_timm_backbone
 
 CATEGORY = "bottle"
 PROMPTS = Path(__file__).resolve().parents[1] / "conf/prompts/winclip.yaml"

@@ -1,4 +1,4 @@
-"""How often the intervals of eval/bootstrap.py hold the truth, and how often eval/paired.py sees what is not there.
+"""How often the intervals of bootstrap.py hold the truth, and how often paired.py sees what is not there.
 
     python -m benchmarks.bootstrap_coverage [tables, 250 by default] [normal images, anomalous images]
 
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.bootstrap import Resampled, mean_over, resample
 from eval.image_counts import ImageCounts, choose_groups
-from eval.paired import NO_DIFFERENCE, adjust, compare
 from eval.scorer import Scorer
+from eval.uncertainty.bootstrap import Resampled, mean_over, resample
+from eval.uncertainty.paired import NO_DIFFERENCE, adjust, compare
 
 SIDE, CATEGORIES, RESAMPLES, GROUPS = 24, 4, 1000, 128
 SHARED = 0.7  # of the variance of an image's difficulty

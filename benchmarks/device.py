@@ -22,12 +22,12 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 
-import tracks.config  # noqa: F401  (registers the schema)
+import tracks.command.config  # noqa: F401  (registers the schema)
 from benchmarks.metrics.table import machine
 from models.base import AnomalyModel
-from tracks.batch import as_batch
-from tracks.cost import Stopwatch, held_bytes
-from tracks.device import pick_device
+from tracks.run.batch import as_batch
+from tracks.run.cost import Stopwatch, held_bytes
+from tracks.run.device import pick_device
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 CATEGORY = "object"

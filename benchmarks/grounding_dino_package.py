@@ -9,9 +9,9 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from models.saa import grounding_dino_build as build
-from models.saa.generator import Proposals
-from models.saa.grounding_dino_network import GroundingDino
+from models.saa.generator.base import Proposals
+from models.saa.generator.grounding_dino import build
+from models.saa.generator.grounding_dino.network import GroundingDino
 
 TOLERANCE = 1e-2
 """Of float32: two queries that tie within rounding may change ranks, which moves all others by about 1e-4."""

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 from benchmarks.grounding_dino_package import package_twin, quiet, unlike
 from benchmarks.metrics.table import machine
-from models.saa import grounding_dino_network
-from models.saa.generator import GroundingDinoGenerator, Proposals
-from models.saa.grounding_dino_build import ARCHITECTURES, random_network
-from models.saa.grounding_dino_captions import CaptionReader, spelling_reader
-from models.saa.grounding_dino_network import GroundingDino
-from models.saa.grounding_dino_pixels import to_pixels
+from models.saa.generator.base import GroundingDinoGenerator, Proposals
+from models.saa.generator.grounding_dino import network as grounding_dino_network
+from models.saa.generator.grounding_dino.build import ARCHITECTURES, random_network
+from models.saa.generator.grounding_dino.captions import CaptionReader, spelling_reader
+from models.saa.generator.grounding_dino.network import GroundingDino
+from models.saa.generator.grounding_dino.pixels import to_pixels
 
 PROMPTS = (
     "bottle", "defect on bottle", "damage on bottle", "flaw on bottle", "broken part. contamination. white broken",

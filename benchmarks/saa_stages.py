@@ -21,10 +21,10 @@ from segment_anything import SamPredictor
 from torch import Tensor
 
 from models.saa.confidence import anomaly_map, top_regions
-from models.saa.features import WideResNetFeatures, load_wide_resnet
-from models.saa.refiner import SamOutliner, SamRefiner
-from models.saa.saliency import Saliency
-from models.saa.sam_weights import load_sam
+from models.saa.refiner.base import SamOutliner, SamRefiner
+from models.saa.refiner.sam.weights import load_sam
+from models.saa.saliency.features import WideResNetFeatures, load_wide_resnet
+from models.saa.saliency.prompt import Saliency
 
 TOP_K, FACTOR, NEIGHBOURS = 5, 3.0, 400
 ROOT = Path(__file__).resolve().parents[1]

@@ -26,14 +26,14 @@ from omegaconf import DictConfig
 from benchmarks.metrics.table import machine
 from benchmarks.stand_in_trees import MVTEC, write_tree
 from train.adapter import AdapterTraining, build_parts
-from train.checkpoint import open_run
-from train.config import read_options
-from train.images import TrainingImages
-from train.processes import Processes
-from train.record import describe
-from train.source import plan_course
-from train.token_cache import TokenCache
-from train.tokens import LiveTokens
+from train.adapters.checkpoint import open_run
+from train.adapters.config import read_options
+from train.adapters.images import TrainingImages
+from train.adapters.processes import Processes
+from train.adapters.record import describe
+from train.adapters.source import plan_course
+from train.adapters.token_cache import TokenCache
+from train.adapters.tokens import LiveTokens
 
 ROOT = Path(__file__).resolve().parents[1]
 COURSES = {"MVTec AD for VisA": (1725, 3, 0.2), "VisA for MVTec AD": (2162, 15, 0.0)}

@@ -11,11 +11,11 @@ from functools import cached_property
 
 import numpy as np
 
-from eval.curves import F1Max, RankingCurve, curve_from_counts, curve_from_scores, f1_floor
 from eval.image_checks import CheckedImage
-from eval.pimo import fewest_pixels, pixel_weights
-from eval.region_f1 import RegionCurve
-from eval.regions import pro_curve, pro_from_counts
+from eval.ranking.curves import F1Max, RankingCurve, curve_from_counts, curve_from_scores, f1_floor
+from eval.regions.pimo import fewest_pixels, pixel_weights
+from eval.regions.pro import pro_curve, pro_from_counts
+from eval.regions.region_f1 import RegionCurve
 
 IMAGE_METRICS = (
     "auroc_cls", "f1_cls", "ap_cls", "f1_cls_floor", "f1_cls_threshold", "precision_cls", "recall_cls",
@@ -114,7 +114,7 @@ class Evidence:
     """All that the metrics of a category follow from.
 
     `values` (K,) are descending thresholds, `positives`, `negatives` and `normal` (K,) how many defect pixels, normal
-    pixels, and pixels of normal images lie at each, `shares` (K,) how much of the regions (see `eval.regions`).
+    pixels, and pixels of normal images lie at each, `shares` (K,) how much of the regions (see `eval.regions.pro`).
     `region` is None if components were not followed.
     """
 

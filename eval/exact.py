@@ -14,12 +14,12 @@ from typing import TypeVar
 import numpy as np
 
 from eval.category import CategoryScores, DefectRecord, Evidence, Images
-from eval.components import component_changes, hit_changes, label_regions
-from eval.counting import CHUNK_PIXELS, DefectValues
 from eval.image_checks import CheckedImage, image_checker, not_finite
-from eval.region_f1 import LEAST_IOU, RegionCurve, region_curve
-from eval.regions import add_covered_shares, check_fpr_limit
-from eval.sorting import falling_order
+from eval.ranking.counting import CHUNK_PIXELS, DefectValues
+from eval.ranking.sorting import falling_order
+from eval.regions.components import component_changes, hit_changes, label_regions
+from eval.regions.pro import add_covered_shares, check_fpr_limit
+from eval.regions.region_f1 import LEAST_IOU, RegionCurve, region_curve
 
 _NOTHING = np.zeros(0)
 Item = TypeVar("Item")

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from eval.category import ScoreCurves
-from eval.components import Changes, component_changes, hit_changes
-from eval.histogram import pattern_ranks, to_float16
 from eval.image_checks import CheckedImage, check_image
-from eval.region_f1 import LEAST_IOU
-from eval.regions import label_regions
+from eval.ranking.histogram import pattern_ranks, to_float16
+from eval.regions.components import Changes, component_changes, hit_changes
+from eval.regions.pro import label_regions
+from eval.regions.region_f1 import LEAST_IOU
 
 NUM_GROUPS = 2048
 """So many put AUROC, AP and PRO of a category within about 0.00005 of the exact ones, F1-max up to 0.0005 below."""

@@ -3,7 +3,7 @@
 Do not rank methods by either: both move when the scores are merely rescaled, which changes no ranking. For results
 of your own take `pro_seg` and `f1_region` of `eval.scorer`, which use every threshold that matters.
 
-`legacy_pro` departs from PRO (`eval.regions`):
+`legacy_pro` departs from PRO (`eval.regions.pro`):
   * Its 200 thresholds are evenly spaced between the lowest and the highest score of the category. Where scores are
     crowded near the bottom, hardly any threshold falls where the false positive rate is below the limit.
   * Points beyond the limit are dropped and the rates of the rest are stretched to [0, 1] by their own lowest and
@@ -25,11 +25,11 @@ from typing import Literal
 import numpy as np
 import scipy.ndimage
 
-from eval.box_sums import Box, corners, joint, summed, sums_in
 from eval.compiled import COMPILED, compiled
-from eval.components import component_changes
 from eval.errors import ScoringInputError
-from eval.regions import check_fpr_limit
+from eval.regions.box_sums import Box, corners, joint, summed, sums_in
+from eval.regions.components import component_changes
+from eval.regions.pro import check_fpr_limit
 
 NUM_STEPS = 200
 LEAST_OVERLAP = 0.6

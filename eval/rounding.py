@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from eval.curves import RankingCurve, curve_from_counts
+from eval.ranking.curves import RankingCurve, curve_from_counts
 
 PIXELS_OF_A_KIND = 500
 """So many defect and so many normal pixels of an image are looked at, spread over all of them."""

@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 
 from eval.category import CategoryScores, DefectRecord, Evidence, Images, ScoreCurves
-from eval.components import component_changes, hit_changes, label_regions
-from eval.counting import NUM_PATTERNS, count_patterns
 from eval.errors import ScoringInputError
 from eval.exact import score_arrays as score_arrays
-from eval.histogram import LARGEST, VALUES, in_value_order, pattern_ranks
 from eval.image_checks import CheckedImage, image_checker, not_finite
-from eval.region_f1 import LEAST_IOU, RegionCurve
-from eval.regions import add_covered_shares, check_fpr_limit
+from eval.ranking.counting import NUM_PATTERNS, count_patterns
+from eval.ranking.histogram import LARGEST, VALUES, in_value_order, pattern_ranks
+from eval.ranking.sorting import falling_order
+from eval.regions.components import component_changes, hit_changes, label_regions
+from eval.regions.pro import add_covered_shares, check_fpr_limit
+from eval.regions.region_f1 import LEAST_IOU, RegionCurve
 from eval.rounding import RoundingSample, rank_loss
-from eval.sorting import falling_order
 from eval.state import read_state, write_state
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.clip_adapter.features import ImageFeatures
+from models.features import ImageFeatures
 from models.maps import hill, upsampled
 
 REGULARISATION = 0.01

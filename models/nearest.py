@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.clip_adapter.features import ImageFeatures
+from models.features import ImageFeatures
 
 MAX_ELEMENTS = 2**25
 """Largest similarity matrix held at a time: 128 MiB of float32."""

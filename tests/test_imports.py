@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 OURS = {"models", "eval", "tracks", "train"}
 MAY_IMPORT = {
     "models": {"models"},
@@ -14,12 +14,12 @@ MAY_IMPORT = {
     "train": {"train", "tracks", "models", "eval"},
 }
 RUNNABLE_WITH_HYDRA = {
-    "tracks/cli.py", "tracks/settings.py", "tracks/text_settings.py", "tracks/config.py", "tracks/build.py",
-    "tracks/track.py",
-    "tracks/predict.py", "tracks/score.py", "tracks/report.py", "tracks/compare.py", "tracks/submit.py",
-    "tracks/sweep.py", "tracks/zero_shot.py", "tracks/few_shot.py", "tracks/doctor.py", "tracks/fetch_data.py",
-    "tracks/reproduce.py", "tracks/compare_models.py", "train/adapter.py", "train/tiny.py", "train/ship.py",
-    "train/card.py", "train/config.py", "train/record.py",
+    "tracks/command/cli.py", "tracks/command/settings.py", "tracks/command/text_settings.py",
+    "tracks/command/config.py", "tracks/run/build.py", "tracks/run/track.py",
+    "tracks/predict.py", "tracks/score.py", "tracks/report.py", "tracks/compare_runs.py", "tracks/submit.py",
+    "tracks/sweep.py", "tracks/zero_shot.py", "tracks/few_shot.py", "tracks/doctor.py", "tracks/data.py",
+    "tracks/reproduce.py", "tracks/compare.py", "train/adapter.py", "train/tiny.py", "train/small/ship.py",
+    "train/card.py", "train/adapters/config.py", "train/adapters/record.py",
 }  # fmt: skip
 
 

@@ -17,21 +17,21 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import tracks.config  # noqa: F401  (registers the schema)
+import tracks.command.config  # noqa: F401  (registers the schema)
 from models.baselines.by_category import BOTH
-from tracks.cli import CONF, EXIT_BAD_INPUT, command, run_main
-from tracks.compare_models_cells import Cell, run_all, track_of, weight_stamps
-from tracks.compare_models_published import published
-from tracks.compare_models_table import footnotes, rows_of, summary, to_csv, to_markdown
+from tracks.command.cli import CONF, EXIT_BAD_INPUT, command, run_main
+from tracks.command.names import unknown
+from tracks.command.paths import folder_name
+from tracks.comparison.cells import Cell, run_all, track_of, weight_stamps
+from tracks.comparison.published import published
+from tracks.comparison.table import footnotes, rows_of, summary, to_csv, to_markdown
 from tracks.datasets.registry import announce_licence
-from tracks.device import pick_device
 from tracks.errors import TrackInputError
-from tracks.fingerprint import code_digest, device_name, settings_digest, versions
-from tracks.names import unknown
-from tracks.paths import folder_name
-from tracks.run_folder import link_latest
-from tracks.store import write_atomically, write_text
-from tracks.track import choose_categories
+from tracks.run.device import pick_device
+from tracks.run.fingerprint import code_digest, device_name, settings_digest, versions
+from tracks.run.run_folder import link_latest
+from tracks.run.store import write_atomically, write_text
+from tracks.run.track import choose_categories
 
 GIVEN_ON = (
     "data", "weights", "categories", "resolution", "map_precision", "mask_resize", "batch_size", "workers", "device",
@@ -161,7 +161,7 @@ def _numbers(values: Any, name: str) -> list[int]:
     return list(dict.fromkeys(numbers))
 
 
-@command("compare_models")
+@command("compare")
 def main(cfg: DictConfig) -> None:
     """Compare; exit code 2 if a run crashed or none has a result."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the run in progress too

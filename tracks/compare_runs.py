@@ -10,18 +10,18 @@ from typing import Any
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from eval.bootstrap import RESAMPLED, Resampled, mean_over
 from eval.category import CategoryScores
-from eval.paired import Difference, adjust, compare
-from tracks.cli import command, run_main
-from tracks.compare_tables import footer, header, tables
+from eval.uncertainty.bootstrap import RESAMPLED, Resampled, mean_over
+from eval.uncertainty.paired import Difference, adjust, compare
+from tracks.command.cli import command, run_main
+from tracks.command.given_runs import open_run
+from tracks.command.names import unknown
+from tracks.comparison.pairing import RUN_KEYS, Pairs, check_same_masks, differing_settings, pair_rows
+from tracks.comparison.run_tables import footer, header, tables
 from tracks.errors import TrackInputError
-from tracks.given_runs import open_run
-from tracks.intervals import resample_rows
-from tracks.names import unknown
-from tracks.pairing import RUN_KEYS, Pairs, check_same_masks, differing_settings, pair_rows
-from tracks.scoring import scorer_of
-from tracks.store import PredictionStore, Row, write_atomically, write_text
+from tracks.run.intervals import resample_rows
+from tracks.run.scoring import scorer_of
+from tracks.run.store import PredictionStore, Row, write_atomically, write_text
 
 HEADLINE = ("auroc_cls", "f1_cls", "auroc_seg", "f1_seg", "pro_seg", "f1_harmonic")
 _LONGEST_NAME = 100
@@ -29,7 +29,7 @@ _LONGEST_NAME = 100
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """How two runs are compared; the keys of conf/compare.yaml of the same names say what each is."""
+    """How two runs are compared; the keys of conf/compare_runs.yaml of the same names say what each is."""
 
     common: bool = False
     bootstrap: int = 2000
@@ -124,7 +124,7 @@ def _mean(
 
 
 def compare_configured(cfg: DictConfig) -> dict[str, Any]:
-    """Compare, print and write, with the settings of conf/compare.yaml."""
+    """Compare, print and write, with the settings of conf/compare_runs.yaml."""
     metrics = list(cfg.metrics)
     for metric in metrics:
         if metric not in RESAMPLED:
@@ -160,7 +160,7 @@ def _default_folder(a: PredictionStore, b: PredictionStore) -> Path:
     return Path("outputs") / "compare" / "__".join(names)
 
 
-@command("compare")
+@command("compare_runs")
 def main(cfg: DictConfig) -> None:
     """Compare two runs."""
     compare_configured(cfg)

@@ -14,14 +14,14 @@ from models.weights.download import Wanted, download
 from models.weights.failures import DownloadError, TransferError
 from models.weights.learnt import learn, recall
 from models.weights.transfer import Patience, ask_for_room
-from tracks.archives import RECORD, unpack
-from tracks.cli import command, run_main
+from tracks.checkup.files import find_files
+from tracks.command.cli import command, run_main
+from tracks.command.names import missing_path, unknown
+from tracks.datasets.archives import RECORD, unpack
 from tracks.datasets.files import list_folders
 from tracks.datasets.registry import Archive, DatasetEntry, registry
 from tracks.doctor import data_name, data_root, examine_configured, report
-from tracks.doctor_files import find_files
 from tracks.errors import TrackInputError
-from tracks.names import missing_path, unknown
 
 
 def get(entry: DatasetEntry, root: Path, own: Path | None = None, patience: Patience | None = None) -> Path:
@@ -132,7 +132,7 @@ def _by_hand(entry: DatasetEntry, root: Path, expected: str, got: str) -> TrackI
     )
 
 
-@command("data_fetch")
+@command("data")
 def main(cfg: DictConfig) -> None:
     """Bring the set, then look it over like the doctor; exit code 1 if something is wrong with it."""
     name = data_name()

@@ -12,11 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from tracks.cli import command, run_main
-from tracks.datasets.files import existing_folder
-from tracks.datasets.registry import registry
-from tracks.datasets.sample import Dataset
-from tracks.doctor_checks import (
+from tracks.checkup.checks import (
     Row,
     check_counts,
     check_files,
@@ -26,8 +22,12 @@ from tracks.doctor_checks import (
     duplicates,
     look_at,
 )
-from tracks.doctor_files import Found, find_files, from_reader, united
-from tracks.doctor_machine import check_folders, check_torch, check_weights
+from tracks.checkup.files import Found, find_files, from_reader, united
+from tracks.checkup.machine import check_folders, check_torch, check_weights
+from tracks.command.cli import command, run_main
+from tracks.datasets.files import existing_folder
+from tracks.datasets.registry import registry
+from tracks.datasets.sample import Dataset
 from tracks.errors import TrackInputError
 
 EXIT_PROBLEM = 1

@@ -12,26 +12,26 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-import tracks.config  # noqa: F401  (registers the schema)
-from eval.histogram import ValueCounts
+import tracks.command.config  # noqa: F401  (registers the schema)
+from eval.ranking.histogram import ValueCounts
 from models.base import AnomalyModel
 from models.weights.missing import refuse_missing
-from tracks.build import build_model
-from tracks.cli import command, run_main, stop
+from tracks.command.cli import command, run_main, stop
+from tracks.command.paths import folder_name
 from tracks.datasets.notices import counted_notices
 from tracks.datasets.photos import REFERENCE_PREFIX, Photos
-from tracks.device import pick_device
+from tracks.decide.judge import UNREADABLE, Judge, Verdict
+from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED, NoLeaveOneOut, Threshold, leave_one_out, weights_threshold
+from tracks.decide.threshold_fit import FOLDER, check_enough_photos, folder_threshold, owners, reference_threshold
+from tracks.decide.verdict_table import CSV_FILE, as_csv, written
 from tracks.errors import TrackInputError
-from tracks.fingerprint import settings_digest
-from tracks.judge import UNREADABLE, Judge, Verdict
-from tracks.overlay import count_pixels
-from tracks.paths import folder_name
-from tracks.run_folder import link_latest
-from tracks.runner import fit_references
-from tracks.store import PredictionStore, write_atomically
-from tracks.threshold import DEFECT, GOOD, UNDECIDED, NoLeaveOneOut, Threshold, leave_one_out, weights_threshold
-from tracks.threshold_fit import FOLDER, check_enough_photos, folder_threshold, owners, reference_threshold
-from tracks.verdict_table import CSV_FILE, as_csv, written
+from tracks.run.build import build_model
+from tracks.run.device import pick_device
+from tracks.run.fingerprint import settings_digest
+from tracks.run.overlay import count_pixels
+from tracks.run.run_folder import link_latest
+from tracks.run.runner import fit_references
+from tracks.run.store import PredictionStore, write_atomically
 
 DEFAULT_CATEGORY = "object"
 

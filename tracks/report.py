@@ -8,12 +8,12 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from tracks.cli import command, explain, run_main
-from tracks.given_runs import open_run
+from tracks.command.cli import command, explain, run_main
+from tracks.command.given_runs import open_run
 from tracks.report_page.choice import Choice
 from tracks.report_page.page import PageOptions, render_page, write_page
 from tracks.report_page.photos import Photos
-from tracks.store import PredictionStore
+from tracks.run.store import PredictionStore
 
 OUR_DATA_SETS = "tracks.datasets."
 

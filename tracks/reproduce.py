@@ -14,16 +14,14 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-import tracks.config  # noqa: F401  (registers the schema)
+import tracks.command.config  # noqa: F401  (registers the schema)
 from eval.errors import ScoringInputError
 from eval.published.registry import PublishedTable, experiment, list_tables, load
 from models.weights.missing import how_to_fetch, missing_files
-from tracks.cli import command, run_main
-from tracks.errors import TrackInputError
-from tracks.fingerprint import code_digest
-from tracks.names import listed, unknown
-from tracks.reproduce_compare import Line, compare, summary, to_csv, to_text
-from tracks.reproduce_runs import (
+from tracks.command.cli import command, run_main
+from tracks.command.names import listed, unknown
+from tracks.comparison.reproduce_compare import Line, compare, summary, to_csv, to_text
+from tracks.comparison.reproduce_runs import (
     Finished,
     Need,
     assign,
@@ -36,9 +34,11 @@ from tracks.reproduce_runs import (
     signature,
     signature_of,
 )
-from tracks.resize import MASK_RULES
-from tracks.store import write_text
-from tracks.track import run_track
+from tracks.errors import TrackInputError
+from tracks.run.fingerprint import code_digest
+from tracks.run.resize import MASK_RULES
+from tracks.run.store import write_text
+from tracks.run.track import run_track
 
 
 def reproduce(cfg: DictConfig) -> list[Line]:

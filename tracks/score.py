@@ -7,15 +7,15 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from eval.bootstrap import mean_over
 from eval.tables import interval_table
-from tracks.cli import command, run_main
-from tracks.given_runs import open_run
-from tracks.intervals import resample_rows
-from tracks.names import unknown
-from tracks.scoring import as_table, scorer_of
-from tracks.store import PredictionStore
-from tracks.track import IMAGE_SCORES, known_of_run, report, summarise, write_results
+from eval.uncertainty.bootstrap import mean_over
+from tracks.command.cli import command, run_main
+from tracks.command.given_runs import open_run
+from tracks.command.names import unknown
+from tracks.run.intervals import resample_rows
+from tracks.run.scoring import as_table, scorer_of
+from tracks.run.store import PredictionStore
+from tracks.run.track import IMAGE_SCORES, known_of_run, report, summarise, write_results
 
 INTERVAL_LEVEL = 0.95
 

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 from omegaconf import DictConfig, OmegaConf
 
-from tracks.cli import EXIT_BAD_INPUT, command, run_main
-from tracks.given_runs import none_named, run_folders
-from tracks.names import unknown
-from tracks.store import PredictionStore
+from tracks.command.cli import EXIT_BAD_INPUT, command, run_main
+from tracks.command.given_runs import none_named, run_folders
+from tracks.command.names import unknown
+from tracks.run.store import PredictionStore
 from tracks.submission import csig, kaputt2, mvtec_ad2
 from tracks.submission.archive import beside, replace_submission
 from tracks.submission.contents import Problem
@@ -43,7 +43,7 @@ PREPARED: Mapping[str, Callable[[Sequence[PredictionStore], dict[str, Any]], Sub
     "kaputt2": lambda stores, options: kaputt2.Submission(stores, kaputt2.Options(**options)),
     "csig": lambda stores, options: csig.Submission(stores, csig.Options(**options)),
 }
-"""What makes a submission of runs and of the part of conf/submission.yaml that has the format's name."""
+"""What makes a submission of runs and of the part of conf/submit.yaml that has the format's name."""
 FORMATS = (FORMAT, *PREPARED)
 
 
@@ -99,7 +99,7 @@ def submit_prepared(submission: Submission, out: Path) -> list[Problem]:
 
 
 def submit_configured(cfg: DictConfig) -> list[Problem]:
-    """`submit` with the settings of conf/submission.yaml."""
+    """`submit` with the settings of conf/submit.yaml."""
     if cfg.format not in FORMATS:
         raise unknown("format", cfg.format, FORMATS)
     folders = run_folders(cfg.run)
@@ -115,7 +115,7 @@ def submit_configured(cfg: DictConfig) -> list[Problem]:
     return submit(folders, out, options, cfg.run_number)
 
 
-@command("submission")
+@command("submit")
 def main(cfg: DictConfig) -> None:
     """Write, validate and print; exit code 2 if anything is wrong with the result."""
     if submit_configured(cfg):

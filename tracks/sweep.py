@@ -16,13 +16,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-import tracks.config  # noqa: F401  (registers the schema)
+import tracks.command.config  # noqa: F401  (registers the schema)
 from eval.tables import over_seeds, sweep_table
-from tracks.cli import EXIT_BAD_INPUT, command, explain, run_main
-from tracks.decision import percent, pooled
-from tracks.run_folder import link_latest
-from tracks.store import write_atomically, write_text
-from tracks.track import run_track
+from tracks.command.cli import EXIT_BAD_INPUT, command, explain, run_main
+from tracks.decide.decision import percent, pooled
+from tracks.run.run_folder import link_latest
+from tracks.run.store import write_atomically, write_text
+from tracks.run.track import run_track
 
 log = logging.getLogger(__name__)
 CELL_FILE = "cell.json"

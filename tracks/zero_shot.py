@@ -2,10 +2,10 @@
 
 from omegaconf import DictConfig
 
-import tracks.config  # noqa: F401  (registers the schema)
-from tracks.cli import command, run_main
+import tracks.command.config  # noqa: F401  (registers the schema)
+from tracks.command.cli import command, run_main
 from tracks.errors import TrackInputError
-from tracks.track import run_track
+from tracks.run.track import run_track
 
 
 @command("zero_shot")

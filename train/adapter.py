@@ -4,7 +4,7 @@
 
 The encoder is frozen; all that learns is one affine map per stage. Departs from the published training: each image
 meets its own category's text, tokens may come from a cache, categories may be held out to validate on, and several
-processes may share each batch (train/processes.py).
+processes may share each batch (train/adapters/processes.py).
 """
 
 import logging
@@ -21,26 +21,34 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
+from models.clip.backbone import ClipBackbone
+from models.clip.text import PromptEnsemble
 from models.clip_adapter.adapter import random_adapter
-from models.clip_adapter.backbone import ClipBackbone
 from models.clip_adapter.checkpoint import save_adapter
-from models.clip_adapter.text import PromptEnsemble
 from models.weights.missing import refuse_missing
-from tracks.cli import command, run_main
+from tracks.command.cli import command, run_main
 from tracks.errors import TrackInputError
-from tracks.store import write_text
-from train.checkpoint import ADAPTER_FILE, CONFIG_FILE, PICTURE_FILE, StateFile, open_run, own_folder, write_log
-from train.config import TrainOptions, read_options
-from train.forward import stage_maps
-from train.images import epoch_order
-from train.losses import adapter_loss
-from train.plot import draw_curves
-from train.processes import ALONE, Processes, joined
-from train.record import adapter_header, describe, run_folder
-from train.source import Course, plan_course
-from train.token_sources import open_sources
-from train.tokens import TokenBatch, TokenSource
-from train.validate import REPORTED, validate
+from tracks.run.store import write_text
+from train.adapters.checkpoint import (
+    ADAPTER_FILE,
+    CONFIG_FILE,
+    PICTURE_FILE,
+    StateFile,
+    open_run,
+    own_folder,
+    write_log,
+)
+from train.adapters.config import TrainOptions, read_options
+from train.adapters.forward import stage_maps
+from train.adapters.images import epoch_order
+from train.adapters.losses import adapter_loss
+from train.adapters.plot import draw_curves
+from train.adapters.processes import ALONE, Processes, joined
+from train.adapters.record import adapter_header, describe, run_folder
+from train.adapters.source import Course, plan_course
+from train.adapters.token_sources import open_sources
+from train.adapters.tokens import TokenBatch, TokenSource
+from train.adapters.validate import REPORTED, validate
 
 log = logging.getLogger(__name__)
 

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 
-import tracks.config  # noqa: F401  (registers the schema)
+import tracks.command.config  # noqa: F401  (registers the schema)
 from eval.tables import over_seeds, sweep_table
 from models.clip_adapter.adapter import AdapterHeader
 from models.clip_adapter.checkpoint import load_adapter, save_adapter
 from models.weights.registry import record, weights_path
-from tracks.cli import CONF
+from tracks.command.cli import CONF
 from tracks.datasets.synthetic import INVENTED, SOURCE
-from tracks.store import PredictionStore
-from tracks.threshold_fit import conformal
-from tracks.track import run_track
+from tracks.decide.threshold_fit import conformal
+from tracks.run.store import PredictionStore
+from tracks.run.track import run_track
 
 OUTPUTS = Path("outputs/tiny/card")
 SHOTS = (1, 2, 4)
@@ -64,7 +64,7 @@ def card(header: AdapterHeader, rows: Sequence[dict[str, Any]], validation: str)
 A CLIP of open_clip's own classes (EfficientNet-Lite0 of timm as image tower, text transformer; `tiny_clip.json`) and an
 adapter that reads its stages together (`models/clip_adapter/context_adapter.py`): how a patch deviates from its image,
 how dense its like is in it, and with references how far the nearest of them is. With references a Gaussian for every
-patch, after PaDiM (`models/clip_adapter/place_memory.py`), has up to 60 % of the map, as far as the references are
+patch, after PaDiM (`models/gaussians.py`), has up to 60 % of the map, as far as the references are
 alike patch by patch; the nearest token has 30 % of the image score. Images of more than 336 pixels along the shorter
 side, and long ones, are looked at whole and in overlapping tiles (`models/tiles.py`).
 
@@ -82,7 +82,7 @@ processor, so that a run on a processor ends in other weights; there the recipe 
 
 **Data.** Renderings of {len(SOURCE)} source categories: {len(SOURCE) - len(INVENTED)} products in many looks, and
 {len(INVENTED)} kinds whose every look is a product of its own (material, repeat, outline, parts, light at random), each
-scene without and with a defect; and crops of 1,000 photographs (`train/photos_cc0.zip`), 12 % of the looks. While
+scene without and with a defect; and crops of 1,000 photographs (`train/small/photos_cc0.zip`), 12 % of the looks. While
 training, windows, the ratio of their sides, light, colour, blur, noise and coarse sampling vary as they do on good
 parts, and foreign or shifted patches and thin strokes are blended in as CutPaste, DRAEM and NSA do. In half of the
 batches every picture has one or two other scenes of its product as references.

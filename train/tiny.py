@@ -1,9 +1,9 @@
 """Entry point of `make tiny`: trains the small CLIP and its adapter that ship.
 
 The image tower is an ImageNet net of timm behind open_clip's own classes (models/weights/tiny/tiny_clip.json,
-train/tower.py). The text tower learns first, alone: product names are mostly random words, so the direction from
+train/small/tower.py). The text tower learns first, alone: product names are mostly random words, so the direction from
 "flawless" to "damaged" does not depend on the product. Then the adapter, and the image tower at a small learning
-rate, learn against it on rendered pictures and on photographs with made defects (train/photos.py): cross-entropy +
+rate, learn against it on rendered pictures and on photographs with made defects (small/photos.py): cross-entropy +
 dice on the map (Eq. 3), the image-score loss, the same on the image embedding (Eq. 1), and which product an image
 shows; in half of the batches with other scenes of the product as references. Of the rendered products only source
 categories are seen.
@@ -28,19 +28,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from models.clip.weights import build_clip
 from models.clip_adapter.adapter import LOGIT_SCALE
-from models.clip_adapter.clip_weights import build_clip
 from models.clip_adapter.context_adapter import ContextAdapter, References
-from models.clip_adapter.features import ImageFeatures
-from tracks.cli import command, run_main
+from models.features import ImageFeatures
+from tracks.command.cli import command, run_main
 from tracks.datasets.synthetic.products import product
-from tracks.device import pick_device
-from train.captions import CaptionSampler, vocabulary_nouns
-from train.corpus import Corpus, CorpusPlan, build_corpus
-from train.losses import dice_loss
-from train.perturb import augment_twins, taken_again
-from train.photos import read_photos
-from train.tower import load_tower
+from tracks.run.device import pick_device
+from train.adapters.losses import dice_loss
+from train.small.captions import CaptionSampler, vocabulary_nouns
+from train.small.corpus import Corpus, CorpusPlan, build_corpus
+from train.small.perturb import augment_twins, taken_again
+from train.small.photos import read_photos
+from train.small.tower import load_tower
 
 log = logging.getLogger(__name__)
 STATE_COSINE = 0.975
@@ -455,7 +455,7 @@ def train_tiny(cfg: DictConfig) -> TinyClip:
 @command("tiny")
 def main(cfg: DictConfig) -> None:
     """Train and write the weights with their header and card."""
-    from train.ship import ship
+    from train.small.ship import ship
 
     ship(train_tiny(cfg), cfg)
 

@@ -7,8 +7,8 @@ a data set add up to those of the whole, bit for bit, in whatever order.
 
 import numpy as np
 
-from eval.curves import RankingCurve, curve_from_counts
 from eval.errors import ScoringInputError
+from eval.ranking.curves import RankingCurve, curve_from_counts
 
 NUM_PATTERNS = 1 << 16
 LARGEST = float(np.finfo(np.float16).max)

@@ -1,7 +1,7 @@
 """The metrics of many rankings at once: B of them over the same K descending groups of values.
 
-The same definitions as in eval/curves.py, eval/regions.py and eval/region_f1.py. A group of several values is a
-straight line between its ends (AUROC, PRO), or lies where its defect pixels do on average (average precision); a group
+The same definitions as in eval/ranking/curves.py and eval/regions/. A group of several values is a straight
+ line between its ends (AUROC, PRO), or lies where its defect pixels do on average (average precision); a group
 of one value is a tie, as there.
 
 `positives` and `negatives` are (B, K) float64, what lies in each group, highest values first. A ranking that lacks what

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from eval.compiled import compiled
-from eval.sorting import falling_order
+from eval.ranking.sorting import falling_order
 
 _EAST_TO_SOUTHEAST = ((0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1))
 """The neighbours of a pixel in a circle, as (row, column) steps: bit 0 to bit 7 of a code of those that are there."""

@@ -9,8 +9,8 @@ curve from rate 0 up to a limit (0.3), divided by the limit. All distinct thresh
 import numpy as np
 
 from eval.compiled import compiled
-from eval.components import label_regions as label_regions
 from eval.errors import ScoringInputError
+from eval.regions.components import label_regions as label_regions
 
 WHOLE = 1 << 40
 """One fully covered region. Covered shares are whole numbers of 1/WHOLE, so that sums do not depend on

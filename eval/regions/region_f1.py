@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.curves import F1Max
 from eval.errors import ScoringInputError
+from eval.ranking.curves import F1Max
 
 LEAST_IOU = 0.6
 

@@ -23,8 +23,8 @@ from scipy.special import ndtr, ndtri, stdtrit
 
 from eval.errors import ScoringInputError
 from eval.image_counts import ImageCounts
-from eval.many_curves import auroc_rows, average_precision_rows, f1_max_rows, pro_rows, region_f1_rows
-from eval.regions import check_fpr_limit
+from eval.ranking.many_curves import auroc_rows, average_precision_rows, f1_max_rows, pro_rows, region_f1_rows
+from eval.regions.pro import check_fpr_limit
 
 IMAGE_LEVEL = ("auroc_cls", "f1_cls", "ap_cls")
 PIXEL_LEVEL = ("auroc_seg", "f1_seg", "ap_seg", "pro_seg", "f1_region")

@@ -1,6 +1,6 @@
 """Which of two runs over the same images is better, and is it more than noise.
 
-Both runs are drawn alike (eval/bootstrap.py), so an image that is hard for both cancels out, and the spread of their
+Both runs are drawn alike (bootstrap.py), so an image that is hard for both cancels out, and the spread of their
 difference over the draws is what another draw of images would change. The interval of a difference is the expanded
 percentile one; its p-value, two-sided, is 1 - the level at which that interval begins to touch zero. Where no draw lies
 beyond zero, it is the one that a single such draw would give, or that of Student's t (the difference over the spread of
@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import ndtri, stdtr
 
-from eval.bootstrap import Resampled, lower_tail, percentiles, small_set
 from eval.errors import ScoringInputError
+from eval.uncertainty.bootstrap import Resampled, lower_tail, percentiles, small_set
 
 A_BETTER, B_BETTER, NO_DIFFERENCE = "A better", "B better", "no difference beyond noise"
 TOO_FEW = "too few images to tell"

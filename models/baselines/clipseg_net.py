@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
-from models.clip_adapter.features import Preprocess
 from models.errors import ModelInputError
-from models.saa.features import IMAGENET_MEAN, IMAGENET_STD, RANDOM_PREFIX
+from models.features import Preprocess
+from models.saa.saliency.features import IMAGENET_MEAN, IMAGENET_STD, RANDOM_PREFIX
 from models.seeded import seeded
 from models.weights.registry import find_weights
 from models.weights.state import read_state

@@ -7,7 +7,7 @@ import torch
 
 from models.base import AnomalyModel, Images, Prediction, check_categories
 from models.baselines.by_category import BOTH, ByCategory, checked
-from models.saa.preprocess import KeepSize
+from models.images import KeepSize
 
 
 class Constant(AnomalyModel):

@@ -28,9 +28,9 @@ from models.baselines.by_category import (
     refuse,
 )
 from models.errors import ModelInputError
+from models.images import KeepSize
 from models.maps import hill
 from models.references import Prepared, predicted
-from models.saa.preprocess import KeepSize
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from models.baselines.by_category import (
     refuse,
 )
 from models.baselines.patches import PatchBackbone, check_backbone, check_stages, encode, stage_maps
-from models.clip_adapter.place_memory import REGULARISATION, SIGMA, Gaussians
+from models.gaussians import REGULARISATION, SIGMA, Gaussians
 from models.maps import upsampled
 from models.references import MAX_REFERENCES, ManyReferences, progress
 

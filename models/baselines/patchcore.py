@@ -38,8 +38,8 @@ from models.baselines.patches import (
     nearest,
     stage_maps,
 )
-from models.clip_adapter.memory_bank import MAX_ELEMENTS, Excluded
 from models.maps import upsampled
+from models.nearest import MAX_ELEMENTS, Excluded
 from models.references import MAX_REFERENCES, ManyReferences, progress
 
 STAGES = (2, 3)

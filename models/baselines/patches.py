@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from models.baselines.by_category import checked
-from models.baselines.timm_backbone import TimmBackbone
-from models.clip_adapter.features import ImageFeatures
-from models.clip_adapter.memory_bank import MAX_ELEMENTS, Excluded
+from models.features import ImageFeatures
+from models.imagenet.backbone import TimmBackbone
+from models.nearest import MAX_ELEMENTS, Excluded
 
 IMAGES_AT_ONCE = 8
 ROUNDING = 1e-5

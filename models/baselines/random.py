@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.base import Images, Prediction, check_categories
 from models.baselines.by_category import BOTH, ByCategory, RemembersByCategory, checked
-from models.saa.preprocess import KeepSize
+from models.images import KeepSize
 
 
 class Random(RemembersByCategory):

@@ -31,9 +31,9 @@ from models.baselines.patches import (
     nearest,
     stage_maps,
 )
-from models.clip_adapter.features import ImageFeatures
-from models.clip_adapter.memory_bank import MAX_ELEMENTS, Excluded
+from models.features import ImageFeatures
 from models.maps import upsampled
+from models.nearest import MAX_ELEMENTS, Excluded
 from models.references import MAX_REFERENCES, ManyReferences, progress
 
 STAGES = (1, 2, 3)

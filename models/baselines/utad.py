@@ -14,9 +14,9 @@ import torch.nn.functional as F
 
 from models.base import AnomalyModel, Images, Prediction, check_categories
 from models.baselines.by_category import FEW_SHOT, ZERO_SHOT, checked, refuse
+from models.images import KeepSize
 from models.maps import blurred
-from models.saa.preprocess import KeepSize
-from models.saa.saliency import Saliency
+from models.saa.saliency.prompt import Saliency
 
 
 class UTAD(AnomalyModel):

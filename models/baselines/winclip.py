@@ -32,9 +32,9 @@ from models.baselines.windows import (
     window_grid,
     window_places,
 )
-from models.clip_adapter.backbone import ClipBackbone
-from models.clip_adapter.memory_bank import MAX_ELEMENTS, MemoryBank
-from models.clip_adapter.text import PromptEnsemble
+from models.clip.backbone import ClipBackbone
+from models.clip.text import PromptEnsemble
+from models.nearest import MAX_ELEMENTS, MemoryBank
 from models.references import AT_ONCE, MAX_REFERENCES, ManyReferences, progress
 
 HALF = 0.5

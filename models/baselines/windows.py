@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
-from models.clip_adapter.backbone import ClipBackbone, fused_attention
+from models.clip.backbone import ClipBackbone, fused_attention
 from models.precision import autocast
 
 Grid = tuple[int, int]

@@ -14,7 +14,7 @@ from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from models.clip_adapter.clip_weights import (
+from models.clip.weights import (
     RANDOM_PREFIX,
     ClipHeader,
     build_clip,
@@ -25,8 +25,8 @@ from models.clip_adapter.clip_weights import (
     read_config,
     weights_file,
 )
-from models.clip_adapter.features import ImageFeatures, Preprocess
 from models.errors import ModelInputError
+from models.features import ImageFeatures, Preprocess
 from models.precision import autocast, check_precision
 from models.seeded import seeded
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.clip_adapter.backbone import ClipBackbone
+from models.clip.backbone import ClipBackbone
 from models.errors import ModelInputError
 
 SLOT = "{}"

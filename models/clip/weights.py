@@ -14,7 +14,7 @@ import open_clip
 from open_clip.model import resize_pos_embed
 from torch import Tensor
 
-from models.clip_adapter.tensor_file import (
+from models.clip.tensor_file import (
     TORCH_SUFFIXES,
     from_metadata,
     read_metadata,

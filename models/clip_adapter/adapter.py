@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.clip_adapter.features import ImageFeatures
+from models.features import ImageFeatures
 from models.seeded import seeded
 
 LOGIT_SCALE = 100.0

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from models.clip.backbone import ClipBackbone
+from models.clip.tensor_file import TORCH_SUFFIXES, from_metadata, read_tensors, to_metadata, write_tensors
 from models.clip_adapter.adapter import ADAPTER_FORMAT, Adapter, AdapterHeader, LinearAdapter
-from models.clip_adapter.backbone import ClipBackbone
 from models.clip_adapter.context_adapter import COMPARISONS, ContextAdapter
-from models.clip_adapter.tensor_file import TORCH_SUFFIXES, from_metadata, read_tensors, to_metadata, write_tensors
 from models.errors import ModelInputError
 from models.seeded import seeded
 from models.weights.registry import find_weights

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.clip_adapter.adapter import LOGIT_SCALE, Adapter, deviations
-from models.clip_adapter.features import ImageFeatures
-from models.clip_adapter.memory_bank import ROUNDING
+from models.features import ImageFeatures
+from models.nearest import ROUNDING
 
 MEMORY_GRID = 20
 """Finer grids are averaged down to at most this many tokens a side before they are compared with one another."""

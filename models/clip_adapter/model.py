@@ -23,17 +23,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.base import AnomalyModel, Images, Prediction, check_categories, stacked
+from models.clip.backbone import ClipBackbone
+from models.clip.text import PromptEnsemble
 from models.clip_adapter.adapter import Adapter, stage_probabilities
-from models.clip_adapter.backbone import ClipBackbone
 from models.clip_adapter.checkpoint import check_adapter_fits
 from models.clip_adapter.context_adapter import ContextAdapter, References, difference_of
-from models.clip_adapter.features import ImageFeatures
-from models.clip_adapter.memory_bank import MAX_ELEMENTS, CategoryMemory, MemoryBank
-from models.clip_adapter.place_memory import EXPONENT, PARTS, PlaceMemory
-from models.clip_adapter.text import PromptEnsemble
 from models.clip_adapter.turns import turned, turning_gain
 from models.errors import ModelInputError
+from models.features import ImageFeatures
+from models.gaussians import EXPONENT, PARTS, PlaceMemory
 from models.maps import hill
+from models.nearest import MAX_ELEMENTS, CategoryMemory, MemoryBank
 from models.references import AT_ONCE, MAX_REFERENCES, ManyReferences, cut, progress
 
 log = logging.getLogger(__name__)

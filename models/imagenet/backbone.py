@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from timm.models import FeatureListNet
 from torch import Tensor, nn
 
-from models.clip_adapter.features import ImageFeatures, Preprocess
 from models.errors import ModelInputError
-from models.saa.features import HUB, IMAGENET_MEAN, IMAGENET_STD, RANDOM_PREFIX
+from models.features import ImageFeatures, Preprocess
+from models.saa.saliency.features import HUB, IMAGENET_MEAN, IMAGENET_STD, RANDOM_PREFIX
 from models.seeded import seeded
 from models.weights.registry import find_weights
 from models.weights.state import read_state

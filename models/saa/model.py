@@ -21,18 +21,18 @@ from torch import Tensor
 
 from models.base import AnomalyModel, Images, Prediction, check_categories
 from models.errors import ModelInputError
+from models.images import KeepSize
 from models.references import MAX_REFERENCES, ManyReferences
 from models.saa.agreement import most_agreed
 from models.saa.confidence import TopRegions, anomaly_map, top_regions, with_dense_saliency
 from models.saa.first_time import FirstTime
-from models.saa.generator import Proposals, RegionGenerator
+from models.saa.generator.base import Proposals, RegionGenerator
 from models.saa.image_score import image_score, score_label, top
-from models.saa.preprocess import KeepSize
-from models.saa.prompts import LANGUAGES, Caption, Language, ProductPrompt, PromptBook, PromptChoice
-from models.saa.queries import ask, object_caption
-from models.saa.refiner import RegionRefiner
+from models.saa.language.prompts import LANGUAGES, Caption, Language, ProductPrompt, PromptBook, PromptChoice
+from models.saa.language.queries import ask, object_caption
+from models.saa.refiner.base import RegionRefiner
 from models.saa.rules import Rules
-from models.saa.saliency import Saliency
+from models.saa.saliency.prompt import Saliency
 from models.saa.scene import Scene
 
 LARGEST_EXPONENT = 10.0

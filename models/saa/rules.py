@@ -1,6 +1,6 @@
 """The two protocols of SAA+ as switches: what the paper's equations say, and what the published code does.
 
-The saliency has its own, named alike (models/saa/saliency.py). Facts on the code:
+The saliency has its own, named alike (models/saa/saliency/prompt.py). Facts on the code:
 github.com/caoyunkang/Segment-Any-Anomaly, branch SAA-plus, 23acbd9.
 """
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from models.saa.confidence import Rule
-from models.saa.generator import Proposals
-from models.saa.prompts import ProductPrompt
-from models.saa.refiner import Outliner
+from models.saa.generator.base import Proposals
+from models.saa.language.prompts import ProductPrompt
+from models.saa.refiner.base import Outliner
 from models.saa.regions import fitting_regions, names_object, object_box_area, small_boxes, to_pixels
 from models.saa.rules import Rules
 

@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from benchmarks import baselines, baselines_sides
-from tests.unit.baseline_stand_ins import small_resnet
+from tests.support.baseline_stand_ins import small_resnet
 
 SETTINGS = {
     "method": "patchcore", "shots": 2, "images": 3, "batch": 2, "seed": 0, "threads": 1, "device": "cpu",

@@ -4,9 +4,9 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-import tracks.config  # noqa: F401  (registers the schema)
+import tracks.command.config  # noqa: F401  (registers the schema)
 from eval.published.registry import FOLDER, load
-from tracks.cli import CONF
+from tracks.command.cli import CONF
 
 COMPARED = {"saa": "SAA", "clipseg": "ClipSeg", "utad": "UTAD"}
 COLUMNS = {"mvtec": "MVTec-AD", "visa": "VisA", "ksdd2": "KSDD2", "mtd": "MTD"}

@@ -230,7 +230,7 @@ def test_a_full_disk_is_said_so(tmp_path):
     if not full.exists():
         pytest.skip("no /dev/full on this system")
     program = (
-        "import tracks.store as s; from tracks.cli import reports_errors\n"
+        "import tracks.run.store as s; from tracks.command.cli import reports_errors\n"
         "@reports_errors\ndef task():\n    open('/dev/full', 'wb', buffering=0).write(b'x')\ntask()"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)

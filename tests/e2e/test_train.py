@@ -13,7 +13,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from models.clip_adapter.checkpoint import load_adapter
-from tests.unit.train_stand_ins import SMALL_CLIP
+from tests.support.train_stand_ins import SMALL_CLIP
 from tracks.errors import TrackInputError
 from train.adapter import run_training
 

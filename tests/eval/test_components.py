@@ -7,8 +7,8 @@ import pytest
 import scipy.ndimage
 
 from eval.compiled import COMPILED
-from eval.components import component_changes, hit_changes, label_regions
-from tests.plain_scores import hits_at, parts, thresholds
+from eval.regions.components import component_changes, hit_changes, label_regions
+from tests.support.plain_scores import hits_at, parts, thresholds
 
 FLOATS = (np.float16, np.float32, np.float64)
 

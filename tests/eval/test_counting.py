@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from eval.compiled import COMPILED
-from eval.counting import NUM_PATTERNS, DefectValues, count_patterns
+from eval.ranking.counting import NUM_PATTERNS, DefectValues, count_patterns
 
 
 def plain_counts(values: np.ndarray, images: list[np.ndarray]) -> np.ndarray:
@@ -133,6 +133,6 @@ def test_nothing_is_counted_of_a_map_with_nan_or_inf(bad: int, place: int) -> No
 @pytest.mark.skipif(not COMPILED, reason="the loops are not compiled here")
 def test_the_plain_way_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = {case: DefectValues(values).count(images) for case, (values, images) in CASES.items()}
-    monkeypatch.setattr("eval.counting.COMPILED", False)
+    monkeypatch.setattr("eval.ranking.counting.COMPILED", False)
     for case, (values, images) in CASES.items():
         np.testing.assert_array_equal(DefectValues(values).count(images), compiled[case], err_msg=case)

@@ -5,8 +5,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from eval.curves import auroc, average_precision, curve_from_counts, curve_from_scores, f1_floor, f1_max
 from eval.errors import ScoringInputError
+from eval.ranking.curves import auroc, average_precision, curve_from_counts, curve_from_scores, f1_floor, f1_max
 
 
 def every_pair(scores: np.ndarray, labels: np.ndarray) -> Fraction:

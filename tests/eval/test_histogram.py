@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from eval.curves import curve_from_scores
 from eval.errors import ScoringInputError
-from eval.histogram import VALUES, ValueCounts, in_value_order, pattern_ranks, to_float16
+from eval.ranking.curves import curve_from_scores
+from eval.ranking.histogram import VALUES, ValueCounts, in_value_order, pattern_ranks, to_float16
 
 
 def counted(values: np.ndarray, positive: np.ndarray) -> ValueCounts:

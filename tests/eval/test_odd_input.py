@@ -22,7 +22,7 @@ import pytest
 from eval.category import IMAGE_METRICS, PIXEL_METRICS, REGION_METRICS, CategoryScores
 from eval.errors import ScoringInputError
 from eval.scorer import Scorer, score_arrays
-from tests.plain_scores import ALL_METRICS, TOO_FEW, Category, category
+from tests.support.plain_scores import ALL_METRICS, TOO_FEW, Category, category
 
 ON_PIXELS = {*PIXEL_METRICS, *REGION_METRICS, "aupimo_seg"}
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from eval.pimo import FPR_RANGE, fewest_pixels, pixel_weights
+from eval.regions.pimo import FPR_RANGE, fewest_pixels, pixel_weights
 from eval.scorer import Scorer, score_arrays
-from tests.plain_scores import Category, plain_pimo
+from tests.support.plain_scores import Category, plain_pimo
 
 SHAPE = (250, 200)
 

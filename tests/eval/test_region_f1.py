@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from eval.errors import ScoringInputError
-from eval.region_f1 import LEAST_IOU, RegionCurve, region_curve
+from eval.regions.region_f1 import LEAST_IOU, RegionCurve, region_curve
 from eval.scorer import Scorer
-from tests.plain_scores import Category, plain_region_counts, plain_region_f1
+from tests.support.plain_scores import Category, plain_region_counts, plain_region_f1
 
 NAMES = ("f1_region", "f1_region_threshold", "precision_region", "recall_region")
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from eval.errors import ScoringInputError
-from eval.histogram import VALUES, ValueCounts, pattern_ranks
-from eval.regions import WHOLE, add_covered_shares, covered_shares, label_regions, pro_curve, pro_from_counts
+from eval.ranking.histogram import VALUES, ValueCounts, pattern_ranks
+from eval.regions.pro import WHOLE, add_covered_shares, covered_shares, label_regions, pro_curve, pro_from_counts
 from eval.scorer import Scorer, score_arrays
 
 

@@ -9,7 +9,7 @@ import pytest
 from eval.exact import exact_evidence
 from eval.rounding import LARGEST_CHANGE, RoundingSample, rank_loss
 from eval.scorer import Scorer, score_arrays
-from tests.plain_scores import Category, category
+from tests.support.plain_scores import Category, category
 
 LOSSES = {
     "tiny": lambda maps: maps * 1e-8,

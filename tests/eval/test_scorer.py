@@ -11,7 +11,7 @@ import pytest
 from eval.category import IMAGE_METRICS, REGION_METRICS
 from eval.errors import ScoringInputError
 from eval.scorer import Scorer, score_arrays
-from tests.plain_scores import ALL_METRICS, TOO_FEW, category, plain_metrics, plain_recalls
+from tests.support.plain_scores import ALL_METRICS, TOO_FEW, category, plain_metrics, plain_recalls
 
 
 def test_planted_truth() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from eval.errors import ScoringInputError
 from eval.scorer import Scorer
-from tests.plain_scores import Category
+from tests.support.plain_scores import Category
 
 
 def category(seed: int = 0, images: int = 9) -> Category:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from models.clip_adapter.features import ImageFeatures
-from models.clip_adapter.place_memory import PlaceMemory
+from models.features import ImageFeatures
+from models.gaussians import PlaceMemory
 from models.maps import upsampled
-from tests.unit.clip_stand_ins import random_images, small_model
+from tests.support.clip_stand_ins import random_images, small_model
 
 GRIDS = ((4, 6), (2, 3))
 

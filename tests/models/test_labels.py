@@ -20,19 +20,19 @@ from models.baselines.winclip import WinCLIP
 from models.clip_adapter.adapter import random_adapter
 from models.clip_adapter.context_adapter import ContextAdapter
 from models.clip_adapter.model import ClipAdapter
-from models.saa.clip_features import ClipFeatures
-from models.saa.generator import GroundingDinoGenerator
-from models.saa.grabcut import GrabCutRefiner
+from models.saa.generator.base import GroundingDinoGenerator
+from models.saa.generator.clip_boxes import ClipBoxGenerator
+from models.saa.language.prompts import PromptBook
 from models.saa.model import SAA
-from models.saa.prompts import PromptBook
-from models.saa.refiner import SamRefiner
+from models.saa.refiner.base import SamRefiner
+from models.saa.refiner.grabcut import GrabCutRefiner
 from models.saa.rules import Rules
-from models.saa.saliency import Saliency
-from models.saa.tiny_generator import ClipBoxGenerator
-from tests.unit.baseline_stand_ins import small_clipseg, small_patchcore
-from tests.unit.clip_stand_ins import PROMPTS, small_backbone
-from tests.unit.saa_stand_ins import BOOK, BoxRefiner, ColourFeatures, GridGenerator
-from tests.unit.sam_stand_ins import small_sam
+from models.saa.saliency.clip_features import ClipFeatures
+from models.saa.saliency.prompt import Saliency
+from tests.support.baseline_stand_ins import small_clipseg, small_patchcore
+from tests.support.clip_stand_ins import PROMPTS, small_backbone
+from tests.support.saa_stand_ins import BOOK, BoxRefiner, ColourFeatures, GridGenerator
+from tests.support.sam_stand_ins import small_sam
 
 DECIDE_NO_NUMBER = {
     "max_elements", "windows_at_once", "captions_at_once", "boxes_at_once",  # memory alone

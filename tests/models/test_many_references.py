@@ -8,8 +8,8 @@ import torch
 from models.base import Prediction
 from models.errors import ModelInputError
 from models.references import ManyReferences, Prepared, joined
-from tests.fakes import BrightnessModel, FakeDataset
-from tracks.runner import fit_references
+from tests.support.fakes import BrightnessModel, FakeDataset
+from tracks.run.runner import fit_references
 
 
 class Number:

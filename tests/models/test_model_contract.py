@@ -20,22 +20,22 @@ from omegaconf import OmegaConf
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import tracks.config  # noqa: F401  (registers the schema of the tracks)
+import tracks.command.config  # noqa: F401  (registers the schema of the tracks)
 from models.base import AnomalyModel
 from models.baselines.by_category import BOTH, FEW_SHOT, ZERO_SHOT
 from models.baselines.coreset import greedy_coreset
-from models.clip_adapter.backbone import load_backbone
+from models.clip.backbone import load_backbone
 from models.clip_adapter.context_adapter import ContextAdapter
 from models.errors import ModelInputError
 from models.references import Prepared
-from models.saa.features import load_wide_resnet
-from models.saa.grounding_dino_build import ARCHITECTURES, random_network
-from models.saa.sam_weights import load_sam
-from tests.unit.baseline_stand_ins import BASELINES
-from tests.unit.clip_stand_ins import small_model
-from tests.unit.saa_stand_ins import small_saa
-from tests.unit.second_device import DEVICE, second_device
-from tracks.cost import CostLedger, held_bytes, read_cost
+from models.saa.generator.grounding_dino.build import ARCHITECTURES, random_network
+from models.saa.refiner.sam.weights import load_sam
+from models.saa.saliency.features import load_wide_resnet
+from tests.support.baseline_stand_ins import BASELINES
+from tests.support.clip_stand_ins import small_model
+from tests.support.saa_stand_ins import small_saa
+from tests.support.second_device import DEVICE, second_device
+from tracks.run.cost import CostLedger, held_bytes, read_cost
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 

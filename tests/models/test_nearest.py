@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from models.clip_adapter.features import ImageFeatures
-from models.clip_adapter.memory_bank import CategoryMemory, MemoryBank, nearest_distance
+from models.features import ImageFeatures
+from models.nearest import CategoryMemory, MemoryBank, nearest_distance
 
 
 def unit(count: int, channels: int, seed: int) -> torch.Tensor:

@@ -20,8 +20,8 @@ from models.tiles import (
     layout,
     share,
 )
-from tests.unit.clip_stand_ins import random_images, small_model
-from tracks.threshold import weights_threshold
+from tests.support.clip_stand_ins import random_images, small_model
+from tracks.decide.threshold import weights_threshold
 
 SIDE = 16
 

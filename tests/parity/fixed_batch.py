@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from eval.compiled import COMPILED
-from eval.counting import DefectValues, count_patterns
-from eval.sorting import falling_order
-from tests.plain_scores import Category
+from eval.ranking.counting import DefectValues, count_patterns
+from eval.ranking.sorting import falling_order
+from tests.support.plain_scores import Category
 
 NUM_CATEGORIES = 60
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from models.clip_adapter.backbone import load_backbone
+from models.clip.backbone import load_backbone
+from models.clip.text import PromptEnsemble
 from models.clip_adapter.checkpoint import load_adapter
 from models.clip_adapter.model import ClipAdapter
-from models.clip_adapter.text import PromptEnsemble
-from tests.unit.clip_stand_ins import PROMPTS, random_clip, random_images, write_config
+from tests.support.clip_stand_ins import PROMPTS, random_clip, random_images, write_config
 
 State = Mapping[str, Tensor]
 GELU = {

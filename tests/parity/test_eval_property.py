@@ -21,10 +21,10 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from eval.category import CategoryScores
 from eval.compiled import COMPILED
-from eval.curves import auroc, average_precision, f1_max
+from eval.ranking.curves import auroc, average_precision, f1_max
 from eval.scorer import Scorer
 from tests.parity.fixed_batch import results
-from tests.plain_scores import Category, plain_metrics, plain_recalls, sklearn_f1_max
+from tests.support.plain_scores import Category, plain_metrics, plain_recalls, sklearn_f1_max
 
 pytestmark = pytest.mark.slow
 

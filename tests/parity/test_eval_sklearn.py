@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from eval.curves import auroc, average_precision, f1_max
+from eval.ranking.curves import auroc, average_precision, f1_max
 from eval.scorer import Scorer, score_arrays
-from tests.plain_scores import sklearn_f1_max
+from tests.support.plain_scores import sklearn_f1_max
 
 
 def one_dimensional(kind: str, dtype: type) -> tuple[np.ndarray, np.ndarray]:

@@ -18,11 +18,11 @@ from torch.testing import assert_close
 
 from benchmarks.grounding_dino_package import package_twin, quiet
 from benchmarks.saa_detector import PROMPTS
-from models.saa.generator import GroundingDinoGenerator
-from models.saa.grounding_dino_build import ARCHITECTURES, random_network
-from models.saa.grounding_dino_captions import Caption, CaptionReader, normalised, spelling_reader
-from models.saa.grounding_dino_network import GroundingDino, together
-from models.saa.grounding_dino_pixels import to_pixels
+from models.saa.generator.base import GroundingDinoGenerator
+from models.saa.generator.grounding_dino.build import ARCHITECTURES, random_network
+from models.saa.generator.grounding_dino.captions import Caption, CaptionReader, normalised, spelling_reader
+from models.saa.generator.grounding_dino.network import GroundingDino, together
+from models.saa.generator.grounding_dino.pixels import to_pixels
 from tests.parity.rounding import assert_no_farther
 
 pytestmark = pytest.mark.slow

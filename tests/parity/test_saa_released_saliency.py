@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.saa.features import load_wide_resnet
-from models.saa.saliency import Saliency
-from tests.unit.sam_stand_ins import picture
+from models.saa.saliency.features import load_wide_resnet
+from models.saa.saliency.prompt import Saliency
+from tests.support.sam_stand_ins import picture
 
 pytestmark = pytest.mark.slow
 

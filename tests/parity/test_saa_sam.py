@@ -12,9 +12,9 @@ from segment_anything import SamPredictor
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
 
-from models.saa.refiner import SamRefiner
+from models.saa.refiner.base import SamRefiner
 from tests.parity.rounding import assert_no_farther
-from tests.unit.sam_stand_ins import boxes_in, picture, stir
+from tests.support.sam_stand_ins import boxes_in, picture, stir
 
 pytestmark = pytest.mark.slow
 SIDE, PATCH = 256, 16

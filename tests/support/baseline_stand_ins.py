@@ -14,13 +14,13 @@ from models.baselines.padim import PaDiM
 from models.baselines.patchcore import PatchCore
 from models.baselines.random import Random
 from models.baselines.spade import SPADE
-from models.baselines.timm_backbone import TimmBackbone, load_timm_backbone
 from models.baselines.utad import UTAD
 from models.baselines.winclip import WinCLIP
-from models.clip_adapter.backbone import ClipBackbone
-from models.saa.saliency import Saliency
-from tests.unit.clip_stand_ins import PROMPTS, small_backbone, small_model
-from tests.unit.saa_stand_ins import BOOK, ColourFeatures
+from models.clip.backbone import ClipBackbone
+from models.imagenet.backbone import TimmBackbone, load_timm_backbone
+from models.saa.saliency.prompt import Saliency
+from tests.support.clip_stand_ins import PROMPTS, small_backbone, small_model
+from tests.support.saa_stand_ins import BOOK, ColourFeatures
 
 SMALL_PATCHES = {"stage_dim": 20, "target_dim": 30}
 

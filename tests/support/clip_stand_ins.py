@@ -8,11 +8,11 @@ from typing import Any
 import open_clip
 import torch
 
+from models.clip.backbone import ClipBackbone
+from models.clip.text import PromptEnsemble
+from models.clip.weights import build_clip
 from models.clip_adapter.adapter import random_adapter
-from models.clip_adapter.backbone import ClipBackbone
-from models.clip_adapter.clip_weights import build_clip
 from models.clip_adapter.model import ClipAdapter
-from models.clip_adapter.text import PromptEnsemble
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 VIT = {

@@ -1,6 +1,6 @@
 """Trainings of the stand-ins in as many processes as torchrun starts; each leaves its folder below the one named.
 
-torchrun --standalone --nproc_per_node=2 -m tests.unit.joint_training FOLDER
+torchrun --standalone --nproc_per_node=2 -m tests.support.joint_training FOLDER
 """
 
 import sys
@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 
 import train.adapter
-from tests.unit.train_stand_ins import PROMPTS, FlatDataset, break_off, small_backbone
+from tests.support.train_stand_ins import PROMPTS, FlatDataset, break_off, small_backbone
 from tracks.errors import TrackInputError
 from train.adapter import AdapterTraining
-from train.checkpoint import open_run
-from train.config import TrainOptions
-from train.processes import Processes, joined
-from train.record import describe
-from train.source import plan_course
+from train.adapters.checkpoint import open_run
+from train.adapters.config import TrainOptions
+from train.adapters.processes import Processes, joined
+from train.adapters.record import describe
+from train.adapters.source import plan_course
 
 # 16 images in batches of 5: the last batch of an epoch has one, so that the second process has none.
 MOSAICS = TrainOptions(target="mvtec", epochs=3, batch_size=5, validation_categories=["tube"], aug_rate=0.5)

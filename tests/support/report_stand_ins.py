@@ -5,11 +5,11 @@ import json
 import numpy as np
 
 from eval.tables import mean_over_categories, track_score
-from tests.fakes import FakeSample
+from tests.support.fakes import FakeSample
 from tracks.report_page.choice import Choice
 from tracks.report_page.page import PageOptions
-from tracks.scoring import RULES, score_category
-from tracks.store import PredictionStore, Row
+from tracks.run.scoring import RULES, score_category
+from tracks.run.store import PredictionStore, Row
 
 ODD = '<b>&"'
 SIZE = 32
@@ -48,7 +48,7 @@ def unfinished_run(folder, **settings):
     said = {
         "track": "few_shot", "model": "m", "weights": "w", "data": "fake", "shots": 2, "seed": 3,
         "categories": list(dataset.categories), "protocol": {"setting": "inductive", "mask_rule": "> 0"},
-        "config": {"data": {"_target_": "tests.unit.report_stand_ins.ReportDataset"}},
+        "config": {"data": {"_target_": "tests.support.report_stand_ins.ReportDataset"}},
     }  # fmt: skip
     store = PredictionStore.create(folder, {**said, **settings})
     for category in dataset.categories[:-1]:

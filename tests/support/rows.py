@@ -1,6 +1,6 @@
 """Rows of a store, for tests that need no store."""
 
-from tracks.store import Row
+from tracks.run.store import Row
 
 
 def row(name, **scalars):

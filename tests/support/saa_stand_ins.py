@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.saa.generator import Proposals
+from models.saa.generator.base import Proposals
+from models.saa.language.prompts import PromptBook
 from models.saa.model import SAA
-from models.saa.prompts import PromptBook
-from models.saa.saliency import Saliency
+from models.saa.saliency.prompt import Saliency
 
 GENERAL = ("defect on {}", "flaw on {}")
 BOOK = PromptBook(source="test prompts", general=GENERAL)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tracks.store import PredictionStore, Row
+from tracks.run.store import PredictionStore, Row
 
 
 def make_run(folder, images, protocol, *, shots=0, seed=0, weights="stand-in"):

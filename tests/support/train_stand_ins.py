@@ -9,9 +9,9 @@ import PIL.Image
 import pytest
 import torch
 
-from models.clip_adapter.backbone import ClipBackbone
-from models.clip_adapter.clip_weights import build_clip
-from models.clip_adapter.text import PromptEnsemble
+from models.clip.backbone import ClipBackbone
+from models.clip.text import PromptEnsemble
+from models.clip.weights import build_clip
 from train.adapter import AdapterTraining
 
 

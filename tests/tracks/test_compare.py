@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-import tracks.config  # noqa: F401  (registers the schema)
+import tracks.command.config  # noqa: F401  (registers the schema)
 from eval.published.registry import load
 from eval.tables import COLUMNS
 from models.locked import alone
-from tracks import compare_models_cells as cells
-from tracks.cli import CONF
-from tracks.compare_models import choose_models, plan, shared_words
-from tracks.compare_models_cells import Cell, Outcome, run_all, run_cell, weight_stamps
-from tracks.compare_models_published import Published, published
-from tracks.compare_models_table import checks, cost_of, footnotes, rows_of, summary, to_csv, to_markdown
+from tracks.command.cli import CONF
+from tracks.compare import choose_models, plan, shared_words
+from tracks.comparison import cells
+from tracks.comparison.cells import Cell, Outcome, run_all, run_cell, weight_stamps
+from tracks.comparison.published import Published, published
+from tracks.comparison.table import checks, cost_of, footnotes, rows_of, summary, to_csv, to_markdown
 from tracks.errors import TrackInputError
 
 WORDS = ["data=synthetic", "weights=tiny"]
@@ -33,7 +33,7 @@ PROTOCOL = {"setting": "inductive", "method": "a method", "resolution": "256 x 2
 def conf(monkeypatch):
     monkeypatch.delenv("OUT", raising=False)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield lambda *overrides: compose("compare_models", list(overrides))
+        yield lambda *overrides: compose("compare", list(overrides))
 
 
 def planned(cfg, words=WORDS, shots=(0, 1), seeds=(3, 4)):
@@ -97,9 +97,9 @@ def test_another_device_or_version_is_another_run(conf, monkeypatch):
         return planned(conf("models=[constant]"), WORDS, [0], [0])[0].folder
 
     first = folder()
-    monkeypatch.setattr("tracks.compare_models.device_name", lambda device: "another processor")
+    monkeypatch.setattr("tracks.compare.device_name", lambda device: "another processor")
     second = folder()
-    monkeypatch.setattr("tracks.compare_models.versions", lambda: {"torch": "1.0"})
+    monkeypatch.setattr("tracks.compare.versions", lambda: {"torch": "1.0"})
     assert len({first, second, folder()}) == 3
 
 
@@ -332,7 +332,7 @@ def test_the_target_hands_on_its_variables():
     ran = subprocess.run(["make", "-n", "-o", ".venv/.ready", "compare", *told], cwd=CONF.parent, capture_output=True)
     words = " ".join(ran.stdout.decode().replace("\\\n", " ").split())
     expected = (
-        "-m tracks.compare_models data=mtd 'data.root=${oc.env:ROOT}' 'models=[a,b]' 'shots=[0,1]' 'seeds=[0]' "
+        "-m tracks.compare data=mtd 'data.root=${oc.env:ROOT}' 'models=[a,b]' 'shots=[0,1]' 'seeds=[0]' "
         "'categories=${env_words:CATEGORIES}' resolution=64"
     )
     assert expected in words
@@ -341,7 +341,7 @@ def test_the_target_hands_on_its_variables():
 @pytest.mark.e2e
 def test_the_command_lists_what_cannot_run_and_goes_on_from_what_is_there(tmp_path):
     command = [
-        sys.executable, "-m", "tracks.compare_models", "models=[constant,clipseg]", "shots=[0]", "categories=[denim]",
+        sys.executable, "-m", "tracks.compare", "models=[constant,clipseg]", "shots=[0]", "categories=[denim]",
         "data.test_normal=2", "data.test_per_kind=1", "resolution=32", f"outputs={tmp_path}",
     ]  # fmt: skip
     environment = {**os.environ, "OUT": ""}

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
-from eval.bootstrap import RESAMPLED
-from eval.paired import A_BETTER, B_BETTER, NO_DIFFERENCE, TOO_FEW
-from tracks.cli import CONF
-from tracks.compare import HEADLINE, CompareOptions, compare_configured, compare_stores
+from eval.uncertainty.bootstrap import RESAMPLED
+from eval.uncertainty.paired import A_BETTER, B_BETTER, NO_DIFFERENCE, TOO_FEW
+from tracks.command.cli import CONF
+from tracks.compare_runs import HEADLINE, CompareOptions, compare_configured, compare_stores
 from tracks.errors import TrackInputError
-from tracks.intervals import category_intervals, resample_rows
-from tracks.scoring import score_category, scorer_of
-from tracks.store import PredictionStore, Row
+from tracks.run.intervals import category_intervals, resample_rows
+from tracks.run.scoring import score_category, scorer_of
+from tracks.run.store import PredictionStore, Row
 
 OPTIONS = CompareOptions(bootstrap=200)
 SIDE = 16
@@ -211,7 +211,7 @@ def config(monkeypatch, *overrides, **environment):
     for variable in ("A", "B", "OUT"):
         monkeypatch.setenv(variable, str(environment.get(variable, "")))
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("compare", ["bootstrap=200", *overrides])
+        return compose("compare_runs", ["bootstrap=200", *overrides])
 
 
 def test_the_command_prints_a_table_and_writes_both_files(monkeypatch, tmp_path, good, poor, capsys):

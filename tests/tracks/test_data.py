@@ -16,11 +16,11 @@ import pytest
 from models.weights import transfer
 from models.weights.failures import REMEDIES, Failure
 from models.weights.transfer import Patience
-from tests.unit.loopback_host import Host
-from tracks.cli import run_main
+from tests.support.loopback_host import Host
+from tracks.command.cli import run_main
+from tracks.data import get, innermost, main
 from tracks.datasets.registry import Archive, registry
 from tracks.errors import TrackInputError
-from tracks.fetch_data import get, innermost, main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 QUICK = Patience(timeout_s=0.4, tries=2, first_wait_s=0.01)
@@ -188,7 +188,7 @@ def test_every_set_says_how_to_get_it(name):
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
-    [(["data", "DATA=visa", "ROOT=a b"], "-m tracks.fetch_data data=visa 'data.root=${oc.env:ROOT}'"),
+    [(["data", "DATA=visa", "ROOT=a b"], "-m tracks.data data=visa 'data.root=${oc.env:ROOT}'"),
      (["doctor", "DATA=mtd", "ROOT=x", "WEIGHTS=official"],
       "-m tracks.doctor data=mtd 'data.root=${oc.env:ROOT}' 'weight_files=[official]'"),
      (["doctor"], "-m tracks.doctor"), (["weights", "WEIGHTS=official"], "-m models.weights official")],
@@ -213,9 +213,7 @@ def run(monkeypatch, capsys, *arguments):
 
 def test_the_command_fetches_looks_over_and_its_exit_code_tells(host, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        "tracks.fetch_data.registry", lambda: {"mvtec": entry(host, totals={}), "mpdd": registry()["mpdd"]}
-    )
+    monkeypatch.setattr("tracks.data.registry", lambda: {"mvtec": entry(host, totals={}), "mpdd": registry()["mpdd"]})
     code, printed, _ = run(monkeypatch, capsys, "data=mvtec", f"data.root={tmp_path / 'set'}")
     assert code == 0
     assert f"use it with DATA=mvtec ROOT={tmp_path / 'set'}" in printed

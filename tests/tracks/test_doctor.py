@@ -15,7 +15,9 @@ from omegaconf import OmegaConf
 
 from models.weights import registry
 from tracks import doctor, doctor_machine
-from tracks.cli import CONF, run_main
+from tracks.checkup.checks import SHOTS, check_counts
+from tracks.checkup.files import find_files
+from tracks.command.cli import CONF, run_main
 from tracks.datasets.dagm import DAGM
 from tracks.datasets.ksdd import KSDD
 from tracks.datasets.ksdd2 import KSDD2
@@ -25,8 +27,6 @@ from tracks.datasets.mvtec_ad2 import MVTecAD2
 from tracks.datasets.mvtec_loco import MVTecLOCO
 from tracks.datasets.registry import registry as registry_of_sets
 from tracks.datasets.visa import VisA
-from tracks.doctor_checks import SHOTS, check_counts
-from tracks.doctor_files import find_files
 from tracks.errors import TrackInputError
 
 SIZE = (12, 10)  # width, height

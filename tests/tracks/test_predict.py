@@ -16,16 +16,16 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from eval.histogram import VALUES
+from eval.ranking.histogram import VALUES
 from models.base import AnomalyModel, Prediction
 from models.errors import ModelInputError
-from tracks.cli import CONF
+from tracks.command.cli import CONF
+from tracks.decide.judge import Verdict
+from tracks.decide.threshold import UNCHECKED, Threshold, weights_threshold
+from tracks.decide.threshold_fit import fit_threshold, folder_threshold
+from tracks.decide.verdict_table import as_csv, written
 from tracks.errors import TrackInputError
-from tracks.judge import Verdict
 from tracks.predict import choose_threshold, predict
-from tracks.threshold import UNCHECKED, Threshold, weights_threshold
-from tracks.threshold_fit import fit_threshold, folder_threshold
-from tracks.verdict_table import as_csv, written
 
 SIDE = 16
 
@@ -93,7 +93,7 @@ def settings(tmp_path, **changes):
 @pytest.fixture
 def model(monkeypatch):
     model = Brightness()
-    monkeypatch.setattr("tracks.build.instantiate", lambda node: model)
+    monkeypatch.setattr("tracks.run.build.instantiate", lambda node: model)
     return model
 
 
@@ -314,7 +314,7 @@ def test_interrupted_while_overlays_are_drawn_every_verdict_is_kept(tmp_path, ph
     def stops(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tracks.judge.render_overlay", stops)
+    monkeypatch.setattr("tracks.decide.judge.render_overlay", stops)
     with pytest.raises(KeyboardInterrupt):
         predict(settings(tmp_path))
     rows = table(tmp_path / "out").values()
@@ -326,7 +326,7 @@ def test_what_was_judged_stays_when_nobody_reads_the_output_any_more(tmp_path, p
     def unread(line):
         raise BrokenPipeError
 
-    monkeypatch.setattr("tracks.verdict_table.tqdm.write", unread)
+    monkeypatch.setattr("tracks.decide.verdict_table.tqdm.write", unread)
     with pytest.raises(BrokenPipeError):
         predict(settings(tmp_path))
     assert [row["verdict"] for row in table(tmp_path / "out").values()] == ["DEFECT"]

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from tests.unit.report_stand_ins import OPTIONS, ReportDataset, finished_run
+from tests.support.report_stand_ins import OPTIONS, ReportDataset, finished_run
 from tracks.datasets.synthetic import Synthetic
 from tracks.errors import TrackInputError
 from tracks.report import open_photos, report, write_report
 from tracks.report_page.photos import Photos
-from tracks.store import PredictionStore
+from tracks.run.store import PredictionStore
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 SYNTHETIC = {"_target_": "tracks.datasets.synthetic.Synthetic", "_convert_": "all", "seed": 5}

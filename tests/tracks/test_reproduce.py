@@ -15,11 +15,9 @@ from hydra.core.hydra_config import HydraConfig
 from eval.legacy import legacy_pro, legacy_region_f1
 from eval.published.registry import group, load
 from models.weights.missing import missing_files
-from tracks.cli import CONF, run_main
-from tracks.errors import TrackInputError
-from tracks.reproduce import main, reproduce
-from tracks.reproduce_compare import compare, summary, to_csv, to_text
-from tracks.reproduce_runs import (
+from tracks.command.cli import CONF, run_main
+from tracks.comparison.reproduce_compare import compare, summary, to_csv, to_text
+from tracks.comparison.reproduce_runs import (
     Finished,
     Need,
     assign,
@@ -30,7 +28,9 @@ from tracks.reproduce_runs import (
     scores_of,
     signature,
 )
-from tracks.store import PredictionStore, Row
+from tracks.errors import TrackInputError
+from tracks.reproduce import main, reproduce
+from tracks.run.store import PredictionStore, Row
 
 ZERO_SHOT = Need("april_gan_visa", 0, 0)
 METRICS = {

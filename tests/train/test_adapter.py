@@ -8,23 +8,23 @@ import torch
 from filelock import FileLock, Timeout
 from torch.testing import assert_close
 
-from eval.curves import f1_max
+from eval.ranking.curves import f1_max
 from models.clip_adapter.adapter import random_adapter
 from models.clip_adapter.checkpoint import load_adapter
 from models.clip_adapter.model import ClipAdapter
-from tests.unit.test_model_contract import DEVICES
-from tests.unit.train_stand_ins import PROMPTS, FlatDataset, break_off, small_backbone
+from tests.models.test_model_contract import DEVICES
+from tests.support.train_stand_ins import PROMPTS, FlatDataset, break_off, small_backbone
 from tracks.errors import TrackInputError
 from train.adapter import AdapterTraining
-from train.checkpoint import StateFile, open_run, own_folder
-from train.config import TrainOptions, check_options
-from train.forward import zero_shot
-from train.images import TrainingImages
-from train.plot import draw_curves
-from train.record import describe
-from train.source import plan_course
-from train.tokens import LiveTokens
-from train.validate import validate
+from train.adapters.checkpoint import StateFile, open_run, own_folder
+from train.adapters.config import TrainOptions, check_options
+from train.adapters.forward import zero_shot
+from train.adapters.images import TrainingImages
+from train.adapters.plot import draw_curves
+from train.adapters.record import describe
+from train.adapters.source import plan_course
+from train.adapters.tokens import LiveTokens
+from train.adapters.validate import validate
 
 BACKBONE = small_backbone()
 OPTIONS = TrainOptions(target="mvtec", epochs=3, batch_size=5, validation_categories=["tube"], aug_rate=0.5)
@@ -192,8 +192,8 @@ def test_another_device_or_version_is_said_when_a_training_goes_on(tmp_path, mon
     run_until(6, tmp_path)
     training(tmp_path)
     assert "begun with" not in caplog.text
-    monkeypatch.setattr("train.checkpoint.device_name", lambda device: "another GPU")
-    monkeypatch.setattr("train.checkpoint.versions", lambda: {"torch": "1.0"})
+    monkeypatch.setattr("train.adapters.checkpoint.device_name", lambda device: "another GPU")
+    monkeypatch.setattr("train.adapters.checkpoint.versions", lambda: {"torch": "1.0"})
     training(tmp_path).run()
     assert "continued with another GPU" in caplog.text
     assert "continued with 1.0" in caplog.text

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.unit.train_stand_ins import FlatDataset, FlatSample
+from tests.support.train_stand_ins import FlatDataset, FlatSample
 from tracks.errors import TrackInputError
-from train.augment import Mosaic, paste, read_pair
-from train.images import TrainingImages, epoch_order
+from train.adapters.augment import Mosaic, paste, read_pair
+from train.adapters.images import TrainingImages, epoch_order
 
 
 def to_tensor(image: PIL.Image.Image) -> torch.Tensor:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from train.config import TrainOptions, read_options
-from train.source import KNOWN_TARGETS
-from train.token_cache import Layout
+from train.adapters.config import TrainOptions, read_options
+from train.adapters.source import KNOWN_TARGETS
+from train.adapters.token_cache import Layout
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 VIT_L_518 = Layout(embedding=768, stages=((1369, 1024),) * 4, grids=((37, 37),) * 4, mask=(518, 518))

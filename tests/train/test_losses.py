@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from train.losses import adapter_loss, dice_loss, focal_loss
+from train.adapters.losses import adapter_loss, dice_loss, focal_loss
 
 
 def random_case(batch: int, size: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

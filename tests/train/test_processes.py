@@ -10,9 +10,9 @@ import torch
 from torch.testing import assert_close
 
 from models.clip_adapter.checkpoint import load_adapter
-from tests.unit.joint_training import CASES, training
+from tests.support.joint_training import CASES, training
 from tracks.errors import TrackInputError
-from train.processes import ALONE, Processes, joined
+from train.adapters.processes import ALONE, Processes, joined
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,7 +23,7 @@ def together(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
-        [*command, "-m", "tests.unit.joint_training", str(folder)],
+        [*command, "-m", "tests.support.joint_training", str(folder)],
         cwd=ROOT, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -85,7 +85,7 @@ def test_without_torchrun_there_is_one_process(monkeypatch):
 def test_one_named_gpu_for_several_processes_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr("train.processes.pick_device", lambda wanted: wanted)
+    monkeypatch.setattr("train.adapters.processes.pick_device", lambda wanted: wanted)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(TrackInputError, match="no single GPU for several processes"), joined("cuda:1"):
         pass

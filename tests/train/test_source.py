@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.unit.train_stand_ins import FlatDataset
+from tests.support.train_stand_ins import FlatDataset
 from tracks.errors import TrackInputError
-from train.source import hold_out, identity, labelled_samples, refuse_own_data
+from train.adapters.source import hold_out, identity, labelled_samples, refuse_own_data
 
 SOURCE = FlatDataset(name="synthetic", protocol={"split": "source"})
 

@@ -13,14 +13,14 @@ from hydra import compose, initialize_config_dir
 from torch.nn import functional
 from torch.testing import assert_close
 
-from models.clip_adapter.clip_weights import build_clip
-from tracks.cli import CONF
+from models.clip.weights import build_clip
+from tracks.command.cli import CONF
 from tracks.errors import TrackInputError
-from train import tower
-from train.captions import CaptionSampler, vocabulary_nouns
-from train.corpus import Corpus, CorpusPlan, build_corpus
-from train.perturb import augment_twins
-from train.photos import pack, read_photos
+from train.small import tower
+from train.small.captions import CaptionSampler, vocabulary_nouns
+from train.small.corpus import Corpus, CorpusPlan, build_corpus
+from train.small.perturb import augment_twins
+from train.small.photos import pack, read_photos
 from train.tiny import (
     NAMES_PER_PRODUCT,
     PAIRS,
@@ -216,7 +216,7 @@ def test_photos_are_packed_and_read_again(tmp_path):
 
 
 def test_the_photos_that_ship_are_read():
-    assert read_photos(CONF.parent / "train/photos_cc0.zip", 32).shape == (1000, 32, 32, 3)
+    assert read_photos(CONF.parent / "train/small/photos_cc0.zip", 32).shape == (1000, 32, 32, 3)
 
 
 def test_the_image_towers_weights_are_taken_in_their_order_and_checked(tmp_path, monkeypatch):

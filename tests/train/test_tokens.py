@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.unit.train_stand_ins import FlatDataset, small_backbone
+from tests.support.train_stand_ins import FlatDataset, small_backbone
 from tracks.errors import TrackInputError
-from train.augment import Mosaic
-from train.checkpoint import open_run
-from train.config import TrainOptions
-from train.images import TrainingImages
-from train.source import plan_course
-from train.token_cache import CacheTooLargeError, PartlyCached, TokenCache, cache_key, check_room
-from train.token_sources import open_sources, with_caches
-from train.tokens import LiveTokens
+from train.adapters.augment import Mosaic
+from train.adapters.checkpoint import open_run
+from train.adapters.config import TrainOptions
+from train.adapters.images import TrainingImages
+from train.adapters.source import plan_course
+from train.adapters.token_cache import CacheTooLargeError, PartlyCached, TokenCache, cache_key, check_room
+from train.adapters.token_sources import open_sources, with_caches
+from train.adapters.tokens import LiveTokens
 
 BACKBONE = small_backbone()
 SAMPLES = FlatDataset().test("plate")
@@ -107,7 +107,7 @@ def test_the_size_is_asked_before_anything_is_written(tmp_path):
 
 
 def test_a_full_disk_is_told_beforehand(tmp_path, monkeypatch):
-    monkeypatch.setattr("train.token_cache.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr("train.adapters.token_cache.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(CacheTooLargeError, match="of free disk"):
         check_room([TokenCache(live(), tmp_path)], tmp_path, 1.0)
 

@@ -10,11 +10,11 @@ from typing import Literal
 
 from tqdm import tqdm
 
+from tracks.checkup.files import Found, Picture
 from tracks.datasets.images import read_image
 from tracks.datasets.masks import Oddity, defects
 from tracks.datasets.mtd import UNMARKED
 from tracks.datasets.registry import DatasetEntry
-from tracks.doctor_files import Found, Picture
 from tracks.errors import TrackInputError
 
 SHOWN = 3

@@ -11,8 +11,8 @@ from models.errors import ModelInputError
 from models.weights.cache import cache_folder, offline_by
 from models.weights.missing import how_to_fetch
 from models.weights.registry import WeightFile, catalogue, copy_elsewhere, verify
-from tracks.doctor_checks import Row
-from tracks.names import unknown
+from tracks.checkup.checks import Row
+from tracks.command.names import unknown
 
 LEAST_ROOM = 5e9
 """Bytes below which free room on the disk of the outputs is worth a note."""

@@ -19,11 +19,11 @@ from omegaconf.errors import OmegaConfBaseException
 from eval.errors import ScoringInputError
 from models.errors import ModelInputError
 from models.interrupted import INTERRUPTED, begun
+from tracks.command.settings import check_settings, explain_settings
+from tracks.command.text_settings import keep_text
 from tracks.errors import TrackInputError
-from tracks.settings import check_settings, explain_settings
-from tracks.text_settings import keep_text
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 USER_ERRORS = (TrackInputError, ModelInputError, ScoringInputError)
 EXIT_BAD_INPUT = 2
 EXIT_NO_READER = 128 + 13

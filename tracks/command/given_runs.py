@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from tracks.command.names import listed, missing_path
 from tracks.errors import TrackInputError
-from tracks.names import listed, missing_path
-from tracks.store import SETTINGS_FILE, PredictionStore
+from tracks.run.store import SETTINGS_FILE, PredictionStore
 
 
 def run_folders(value: str | Iterable[str] | None, variable: str = "RUN") -> list[Path]:

@@ -26,10 +26,10 @@ from omegaconf.errors import (
 )
 
 from models.names import hint
+from tracks.command.names import listed, unknown
 from tracks.errors import TrackInputError
-from tracks.names import listed, unknown
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 VARIABLES = {"data.root": "ROOT=folder", "model.root": "ROOT=folder"}
 """How a setting without a value is given to make, where it has a variable of its own."""
 KINDS = {

@@ -16,12 +16,12 @@ from typing import Any
 from models.baselines.by_category import FEW_SHOT, ZERO_SHOT
 from models.locked import alone
 from models.weights.registry import catalogue
-from tracks.cli import EXIT_BAD_INPUT
-from tracks.cost import read_cost
-from tracks.fingerprint import ROOT, settings_digest
-from tracks.store import write_atomically
+from tracks.command.cli import EXIT_BAD_INPUT
+from tracks.run.cost import read_cost
+from tracks.run.fingerprint import ROOT, settings_digest
+from tracks.run.store import write_atomically
 
-SCORING = ("eval/*.py", "tracks/scoring.py")
+SCORING = ("eval/*.py", "tracks/run/scoring.py")
 OUTPUTS = "VANDKIT_COMPARE_OUTPUTS"
 CELL_FILE = "cell.json"
 
@@ -56,7 +56,7 @@ class Cell:
 class Outcome:
     """What became of a cell: `results` of its run, or `error` in words; `crashed` where that is a fault of the program.
 
-    `cost` is `tracks.cost.read_cost`; `references` are names by category; `found`: it had been finished before.
+    `cost` is `tracks.run.cost.read_cost`; `references` are names by category; `found`: it had been finished before.
     """
 
     cell: Cell

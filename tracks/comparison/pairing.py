@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from tracks.command.names import listed
 from tracks.errors import TrackInputError
-from tracks.names import listed
-from tracks.store import PredictionStore, Row
+from tracks.run.store import PredictionStore, Row
 
 RUN_KEYS = ("track", "model", "weights", "data", "shots", "seed")
 DIGESTS = ("weights_digest", "code_digest", "device_name", "versions", "false_alarm_rate")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from eval.published.registry import PublishedTable, load
-from tracks.compare_models_cells import setting_of
+from tracks.comparison.cells import setting_of
 
 APRIL_GAN = {"WinCLIP": "winclip", "Ours": "clip_adapter", "SPADE": "spade", "PaDiM": "padim", "PatchCore": "patchcore"}
 SAA_PAPER = {"ClipSeg": "clipseg", "UTAD": "utad", "SAA": "saa", "SAA+": "saa_plus"}

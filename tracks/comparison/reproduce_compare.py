@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 
 from eval.published.registry import Answer, Column, PublishedTable, Row, experiment, group
+from tracks.comparison.reproduce_runs import Need, Scores
 from tracks.datasets.registry import registry
-from tracks.reproduce_runs import Need, Scores
 
 MEAN_ROW = "mean"
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from eval.curves import auroc, average_precision, f1_max
 from eval.errors import ScoringInputError
 from eval.legacy import legacy_pro, legacy_region_f1
 from eval.published.registry import PublishedTable, experiment
+from eval.ranking.curves import auroc, average_precision, f1_max
+from tracks.command.names import missing_path
 from tracks.datasets.registry import registry
 from tracks.errors import TrackInputError
-from tracks.legacy import transductive_image_scores
-from tracks.names import missing_path
-from tracks.resize import MASK_RULES
-from tracks.store import PredictionStore, Row
+from tracks.run.legacy import transductive_image_scores
+from tracks.run.resize import MASK_RULES
+from tracks.run.store import PredictionStore, Row
 
 log = logging.getLogger(__name__)
 Scores = Mapping[str, Mapping[str, float | None]]

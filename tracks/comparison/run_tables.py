@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.paired import A_BETTER, B_BETTER
 from eval.tables import METRICS
+from eval.uncertainty.paired import A_BETTER, B_BETTER
 
 Results = Mapping[str, Any]
 

@@ -11,8 +11,8 @@ from eval.errors import ScoringInputError
 from eval.published.registry import load
 from eval.tables import COLUMNS, METRICS, over_seeds
 from models.baselines.by_category import ZERO_SHOT
-from tracks.compare_models_cells import Outcome, setting_of
-from tracks.compare_models_published import Published, source_of
+from tracks.comparison.cells import Outcome, setting_of
+from tracks.comparison.published import Published, source_of
 
 MEGABYTE = 1024**2
 COSTS = {

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal, Self
 
+from tracks.command.names import missing_path
+from tracks.command.paths import leads_out
 from tracks.errors import TrackInputError
-from tracks.names import missing_path
-from tracks.paths import leads_out
 
 PIECE = 1 << 20
 SPARE_BYTES = 64 << 20

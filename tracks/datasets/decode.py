@@ -17,6 +17,7 @@ import PIL.Image
 from PIL.Image import Image, Transpose
 
 import tracks.datasets.formats  # noqa: F401  (makes Pillow know the formats of installed plugins)
+from tracks.command.names import missing_path
 from tracks.datasets.metadata import PNG_MAGIC, without_metadata
 from tracks.datasets.tiff import (
     MAX_PIXELS,
@@ -31,7 +32,6 @@ from tracks.datasets.tiff import (
     own_pages,
 )
 from tracks.errors import TrackInputError
-from tracks.names import missing_path
 
 Result = TypeVar("Result")
 # Pillow warns from 89 million pixels on, where large photographs begin; _check_size refuses above the number here.

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from PIL.Image import Image
 
+from tracks.command.names import missing_path, unknown
+from tracks.command.paths import leads_out
 from tracks.datasets.formats import IMAGE_SUFFIXES, is_image
 from tracks.datasets.images import image_size, read_image
 from tracks.datasets.masks import Oddity, defects, level_oddities, read_levels
 from tracks.datasets.notices import notice
 from tracks.errors import TrackInputError
-from tracks.names import missing_path, unknown
-from tracks.paths import leads_out
 
 RUN_KEYS = frozenset(("track", "trained_on"))
 """One of them stands in every run.json of a track, of predict or of a training."""

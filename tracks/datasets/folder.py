@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from tracks.command.paths import name_below
 from tracks.datasets.files import (
     FileSample,
     category_name,
@@ -21,7 +22,6 @@ from tracks.datasets.formats import IMAGE_SUFFIXES, endings
 from tracks.datasets.layout import LeftOut
 from tracks.datasets.photos import find_images, walk
 from tracks.errors import TrackInputError
-from tracks.paths import name_below
 
 Folders = str | Path | Sequence[str | Path] | None
 """One folder, several, or none; absolute or below the root."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from tracks.command.names import listed, unknown
 from tracks.datasets.files import (
     FileSample,
     existing_folder,
@@ -22,7 +23,6 @@ from tracks.datasets.files import (
 )
 from tracks.datasets.layout import LeftOut
 from tracks.errors import TrackInputError
-from tracks.names import listed, unknown
 
 log = logging.getLogger(__name__)
 

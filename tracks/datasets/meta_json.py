@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tracks.command.names import missing_path
+from tracks.command.paths import leads_out, name_below
 from tracks.datasets.files import (
     FileSample,
     chosen_categories,
@@ -23,9 +25,7 @@ from tracks.datasets.files import (
 from tracks.datasets.layout import LeftOut
 from tracks.datasets.sample import Dataset, Sample
 from tracks.errors import TrackInputError
-from tracks.names import missing_path
-from tracks.paths import leads_out, name_below
-from tracks.store import write_atomically
+from tracks.run.store import write_atomically
 
 META = "meta.json"
 LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1}

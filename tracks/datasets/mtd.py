@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from models.names import nearest
+from tracks.command.names import unknown
 from tracks.datasets.files import (
     FileSample,
     existing_folder,
@@ -18,7 +19,6 @@ from tracks.datasets.files import (
 )
 from tracks.datasets.layout import LeftOut
 from tracks.errors import TrackInputError
-from tracks.names import unknown
 
 log = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ Bergmann et al., "MVTec AD: A Comprehensive Real-World Dataset for Unsupervised 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from tracks.command.names import listed, unknown
 from tracks.datasets.files import (
     FileSample,
     existing_folder,
@@ -21,7 +22,6 @@ from tracks.datasets.files import (
 )
 from tracks.datasets.layout import MASK_FOLDERS, LeftOut, images_below, inner_folder, with_images
 from tracks.errors import TrackInputError
-from tracks.names import listed, unknown
 
 NORMAL_FOLDERS = ("good", "ok", "normal")
 """Names, in any case, of the folder of normal images: "good" is MVTec's, the others stand in sets built like it."""

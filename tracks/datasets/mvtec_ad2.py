@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from tracks.command.names import unknown
 from tracks.datasets.files import (
     FileSample,
     chosen_categories,
@@ -25,7 +26,6 @@ from tracks.datasets.files import (
 from tracks.datasets.layout import LeftOut
 from tracks.datasets.mvtec import match_masks
 from tracks.errors import TrackInputError
-from tracks.names import unknown
 
 AD2Split = Literal["test_public", "test_private", "test_private_mixed", "validation"]
 SPLITS = ("test_public", "test_private", "test_private_mixed", "validation")

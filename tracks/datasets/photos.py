@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from tracks.copies import distinct, warn_of_judged_references
+from tracks.command.names import unknown
 from tracks.datasets.files import FileSample, category_name, existing_folder, is_run_folder, list_images, natural_key
 from tracks.datasets.formats import IMAGE_SUFFIXES, endings, passed_over
 from tracks.datasets.images import common_bit_depth
 from tracks.errors import TrackInputError
-from tracks.names import unknown
+from tracks.run.copies import distinct, warn_of_judged_references
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import yaml
 
+from tracks.command.names import unknown
 from tracks.errors import TrackInputError
-from tracks.names import unknown
 
 log = logging.getLogger(__name__)
 

@@ -18,6 +18,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from tracks.command.names import listed, missing_path
+from tracks.command.paths import leads_out
 from tracks.datasets.files import (
     FileSample,
     chosen_categories,
@@ -32,8 +34,6 @@ from tracks.datasets.layout import LeftOut
 from tracks.datasets.mvtec import MVTec
 from tracks.datasets.photos import find_images
 from tracks.errors import TrackInputError
-from tracks.names import listed, missing_path
-from tracks.paths import leads_out
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
+from tracks.command.names import unknown
 from tracks.datasets.meta_json import META, write_meta_json
 from tracks.datasets.sample import Dataset
 from tracks.errors import TrackInputError
-from tracks.names import unknown
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "data"
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from tracks.kept_thresholds import KeptThresholds
-from tracks.store import PredictionStore, Row
-from tracks.threshold import DEFECT, UNDECIDED, Threshold
+from tracks.decide.kept_thresholds import KeptThresholds
+from tracks.decide.threshold import DEFECT, UNDECIDED, Threshold
+from tracks.run.store import PredictionStore, Row
 
 COUNTS = ("normal", "false_alarms", "anomalous", "found", "undecided")
 JUDGED_SCORE = "the model's own image score, computed from its image and the references alone"

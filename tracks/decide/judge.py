@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from eval.histogram import LARGEST, ValueCounts
+from eval.ranking.histogram import LARGEST, ValueCounts
 from models.base import AnomalyModel
 from models.errors import ModelInputError
-from tracks.ahead import cut, load_ahead
-from tracks.batch import as_batch
+from tracks.command.paths import below, shortened
 from tracks.datasets.sample import Sample
+from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED, Threshold
 from tracks.errors import TrackInputError
-from tracks.input_size import mention_small_input
-from tracks.overlay import category_scale, count_pixels, map_bound, render_overlay
-from tracks.paths import below, shortened
-from tracks.resize import resize_map
-from tracks.store import write_atomically
-from tracks.threshold import DEFECT, GOOD, UNDECIDED, Threshold
+from tracks.run.ahead import cut, load_ahead
+from tracks.run.batch import as_batch
+from tracks.run.input_size import mention_small_input
+from tracks.run.overlay import category_scale, count_pixels, map_bound, render_overlay
+from tracks.run.resize import resize_map
+from tracks.run.store import write_atomically
 
 UNREADABLE = "unreadable"
 UNSURE = "unsure: between the threshold and the highest reference"

@@ -19,8 +19,8 @@ import numpy as np
 from scipy.special import expit, logit, stdtr, stdtrit
 
 from models.base import Prediction
+from tracks.decide.threshold import ENOUGH_PHOTOS, ROUNDING, Threshold
 from tracks.errors import TrackInputError
-from tracks.threshold import ENOUGH_PHOTOS, ROUNDING, Threshold
 
 FOLDER = "folder"
 """What a user sets as threshold to have it taken from the photos themselves."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tracks.judge import Verdict
-from tracks.threshold import Threshold
+from tracks.decide.judge import Verdict
+from tracks.decide.threshold import Threshold
 
 CSV_FILE = "predictions.csv"
 COLUMNS = ("file", "score", "verdict", "threshold", "map", "overlay", "note")

@@ -2,6 +2,7 @@
 
 from tqdm import tqdm
 
+from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED
 from tracks.report_page.curve_charts import precision_recall_chart, pro_chart, roc_chart
 from tracks.report_page.html import Child, Html, element, percent, plural, significant
 from tracks.report_page.photos import Photos
@@ -9,8 +10,7 @@ from tracks.report_page.pictures import Shown, Style, picture_row
 from tracks.report_page.score_histogram import score_histogram
 from tracks.report_page.scored_run import ScoredCategory
 from tracks.report_page.tables import recall_table
-from tracks.store import PredictionStore
-from tracks.threshold import DEFECT, GOOD, UNDECIDED
+from tracks.run.store import PredictionStore
 
 
 def category_section(category: ScoredCategory, number: int, pro_limit: float, pictures: Child) -> Html:

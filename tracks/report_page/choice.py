@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from tracks.errors import TrackInputError
-from tracks.store import Row
+from tracks.run.store import Row
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from eval.category import ScoreCurves
-from eval.curves import F1Max, RankingCurve
+from eval.ranking.curves import F1Max, RankingCurve
 from tracks.report_page.chart import SHARES, Axes, Axis, Tick, area, chart, line, mark, rule
 from tracks.report_page.curve_points import Points, precision_recall_points, pro_points, roc_points
 from tracks.report_page.html import Child, Html, percent

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.curves import RankingCurve
+from eval.ranking.curves import RankingCurve
 
 
 @dataclass(frozen=True, eq=False)

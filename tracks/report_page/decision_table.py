@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tracks.decision import grouped
+from tracks.decide.decision import grouped
 from tracks.report_page.html import Child, Html, breakable, element, significant
 from tracks.report_page.tables import boxed, group_head, head_cell, name_cell, share_cell
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tracks.overlay import HeatScale
 from tracks.report_page.html import Html, element, significant
 from tracks.report_page.pictures import colours
+from tracks.run.overlay import HeatScale
 
 STYLE_SHEET = Path(__file__).with_name("style.css")
 STOPS = 16

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.tables import mean_over_categories, track_score
-from tracks.decision import decisions
+from tracks.decide.decision import decisions
 from tracks.errors import TrackInputError
 from tracks.report_page.category_section import category_section, picture_groups
 from tracks.report_page.choice import Choice
@@ -19,7 +19,7 @@ from tracks.report_page.pictures import Style
 from tracks.report_page.record import RunRecord, read_record, unlike
 from tracks.report_page.scored_run import ScoredRun, gather
 from tracks.report_page.tables import key_table, results_table, thresholds_table
-from tracks.store import PredictionStore
+from tracks.run.store import PredictionStore
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 HEADLINES = (

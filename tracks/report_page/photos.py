@@ -7,7 +7,7 @@ import PIL.Image
 
 from tracks.datasets.sample import Dataset, Sample
 from tracks.errors import TrackInputError
-from tracks.store import Row
+from tracks.run.store import Row
 
 
 class Photos:

@@ -9,11 +9,11 @@ import numpy as np
 import PIL.Image
 from matplotlib import colormaps
 
-from tracks.overlay import HeatScale
+from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED
 from tracks.report_page.choice import Pick
 from tracks.report_page.html import Child, Html, breakable, element, percent, significant
 from tracks.report_page.outline import outline_path
-from tracks.threshold import DEFECT, GOOD, UNDECIDED
+from tracks.run.overlay import HeatScale
 
 COLOUR_MAP = "inferno"
 """Its lightness only rises, so that brighter is more anomalous, also in print and for those who see fewer colours.

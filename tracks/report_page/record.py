@@ -7,9 +7,9 @@ from functools import cached_property
 from typing import Any
 
 from tracks.errors import TrackInputError
-from tracks.legacy import LEGACY_IMAGE_SCORE
-from tracks.scoring import RULES
-from tracks.store import PredictionStore
+from tracks.run.legacy import LEGACY_IMAGE_SCORE
+from tracks.run.scoring import RULES
+from tracks.run.store import PredictionStore
 
 TRACKS = {"zero_shot": "Zero-shot", "few_shot": "Few-shot"}
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from tracks.report_page.chart import Axes, Axis, Tick, bar, chart, label, rule
 from tracks.report_page.html import Child, Html, plural, significant
-from tracks.store import Row
+from tracks.run.store import Row
 
 BINS = 24
 KINDS = ((0, "normal", "normal"), (1, "anomalous", "anomalous"), (None, "unlabelled", "unlabelled"))

@@ -7,15 +7,15 @@ import numpy as np
 from tqdm import tqdm
 
 from eval.category import CategoryScores, ScoreCurves
-from eval.histogram import ValueCounts
+from eval.ranking.histogram import ValueCounts
 from eval.scorer import Scorer
+from tracks.decide.kept_thresholds import KeptThresholds
+from tracks.decide.threshold import Threshold
 from tracks.errors import TrackInputError
-from tracks.kept_thresholds import KeptThresholds
-from tracks.overlay import HeatScale, category_scale, count_pixels, map_bound
 from tracks.report_page.choice import Choice, Picks, choose
-from tracks.scoring import counted_rows, image_scores, scorer_of
-from tracks.store import PredictionStore, Row
-from tracks.threshold import Threshold
+from tracks.run.overlay import HeatScale, category_scale, count_pixels, map_bound
+from tracks.run.scoring import counted_rows, image_scores, scorer_of
+from tracks.run.store import PredictionStore, Row
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,10 +6,10 @@ from itertools import groupby
 from typing import Any
 
 from eval.tables import COLUMNS, count_averaged, mean_over_categories
+from tracks.decide.threshold import DEFECT
 from tracks.report_page.html import Child, Html, breakable, element, percent, significant
 from tracks.report_page.intervals import Interval, interval, what_they_are
 from tracks.report_page.scored_run import ScoredCategory, ScoredRun
-from tracks.threshold import DEFECT
 
 LEVELS = {"cls": "images (cls)", "seg": "pixels (seg)", "region": "regions", "": "both"}
 RANKED = ("cls", "seg", "region")

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from tracks.datasets.files import FileSample
 from tracks.datasets.sample import Sample
-from tracks.references import content_sha256
+from tracks.run.references import content_sha256
 
 AnySample = TypeVar("AnySample", bound=Sample)
 

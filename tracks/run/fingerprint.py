@@ -13,8 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-ROOT = Path(__file__).resolve().parent.parent
-CODE_THAT_DECIDES_NUMBERS = ("models/**/*.py", "tracks/datasets/**/*.py", "tracks/runner.py", "tracks/resize.py")
+ROOT = Path(__file__).resolve().parents[2]
+CODE_THAT_DECIDES_NUMBERS = (
+    "models/**/*.py",
+    "tracks/datasets/**/*.py",
+    "tracks/run/runner.py",
+    "tracks/run/resize.py",
+)
 PACKAGES_THAT_DECIDE_NUMBERS = ("torch", "torchvision", "open_clip_torch", "timm", "transformers", "numpy", "pillow")
 
 

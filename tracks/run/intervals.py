@@ -1,6 +1,6 @@
 """Uncertainty of a run's metrics, from its store: what another draw of the test images would have given.
 
-To put intervals beside the metrics of `tracks.scoring`, keep the scorer of each category::
+To put intervals beside the metrics of `tracks.run.scoring`, keep the scorer of each category::
 
     scorer = scorer_of(rows, category, store, image_score)
     metrics, drawn[category] = scorer.compute().metrics, resample_rows(scorer, rows, category, store, image_score)
@@ -15,11 +15,11 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from eval.bootstrap import Resampled, resample
 from eval.image_counts import ImageCounts, choose_groups, level_groups, levels
 from eval.scorer import Scorer
-from tracks.scoring import WholeScores, image_scores, scorer_of
-from tracks.store import PredictionStore, Row
+from eval.uncertainty.bootstrap import Resampled, resample
+from tracks.run.scoring import WholeScores, image_scores, scorer_of
+from tracks.run.store import PredictionStore, Row
 
 
 def resample_rows(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tracks.errors import TrackInputError
-from tracks.store import Row
+from tracks.run.store import Row
 
 LEGACY_IMAGE_SCORE = "legacy, transductive: mean of the text score and the map maximum scaled over the test set"
 

@@ -13,12 +13,12 @@ from matplotlib import colormaps
 from scipy.ndimage import binary_dilation
 from tqdm import tqdm
 
-from eval.histogram import LARGEST, VALUES, ValueCounts
+from eval.ranking.histogram import LARGEST, VALUES, ValueCounts
+from tracks.command.paths import below, shortened
 from tracks.datasets.sample import Sample
-from tracks.kept_thresholds import KeptThresholds
-from tracks.paths import below, shortened
-from tracks.store import PredictionStore, Row
-from tracks.threshold import Threshold
+from tracks.decide.kept_thresholds import KeptThresholds
+from tracks.decide.threshold import Threshold
+from tracks.run.store import PredictionStore, Row
 
 COLOUR_MAP = "turbo"
 LONGEST_SIDE = 1024

@@ -1,4 +1,4 @@
-"""The only evaluation loop: references, then predictions into the store; `tracks.scoring` takes it from there."""
+"""The only evaluation loop: references, then predictions into the store; `tracks.run.scoring` takes it from there."""
 
 import logging
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from tqdm import tqdm
 from eval.rounding import RoundingSample
 from models.base import AnomalyModel, Images, Prediction
 from models.references import MAX_REFERENCES, Prepared
-from tracks.ahead import cut, load_ahead
-from tracks.batch import as_batch
 from tracks.datasets.sample import Sample
-from tracks.input_size import mention_small_input
-from tracks.resize import resize_map, resize_mask
-from tracks.store import PredictionStore, Row
+from tracks.run.ahead import cut, load_ahead
+from tracks.run.batch import as_batch
+from tracks.run.input_size import mention_small_input
+from tracks.run.resize import resize_map, resize_mask
+from tracks.run.store import PredictionStore, Row
 
 log = logging.getLogger(__name__)
 

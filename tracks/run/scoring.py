@@ -18,13 +18,13 @@ from tqdm import tqdm
 from eval.category import CategoryScores, Evidence, ScoreCurves
 from eval.errors import ScoringInputError
 from eval.exact import exact_evidence
-from eval.pimo import FPR_RANGE
-from eval.region_f1 import LEAST_IOU
+from eval.regions.pimo import FPR_RANGE
+from eval.regions.region_f1 import LEAST_IOU
 from eval.scorer import Scorer
 from tracks.datasets.sample import Sample
 from tracks.errors import TrackInputError
-from tracks.legacy import transductive_image_scores
-from tracks.store import PredictionStore, Row
+from tracks.run.legacy import transductive_image_scores
+from tracks.run.store import PredictionStore, Row
 
 log = logging.getLogger(__name__)
 RULES = {
@@ -190,13 +190,13 @@ def _score_apart(shards: Sequence[Sequence[Row]], scores: Sequence[float], store
 
 
 class _Worker:
-    """A process that scores one shard: `python -m tracks.scoring`, its task on stdin, a line per image on stdout."""
+    """A process that scores one shard: `python -m tracks.run.scoring`, task on stdin, a line per image on stdout."""
 
     def __init__(self, task: dict[str, Any]) -> None:
-        root = str(Path(__file__).resolve().parent.parent)
+        root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tracks.scoring"],
+            [sys.executable, "-m", "tracks.run.scoring"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", errors="surrogateescape",
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8:surrogateescape"},
         )  # fmt: skip

@@ -26,8 +26,8 @@ import numpy as np
 import PIL.Image
 import tifffile
 
+from tracks.command.paths import below, shortened
 from tracks.errors import TrackInputError
-from tracks.paths import below, shortened
 
 SETTINGS_FILE = "run.json"
 LOCK_FILE = ".lock"

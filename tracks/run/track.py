@@ -15,28 +15,28 @@ from eval.rounding import RoundingSample, rank_loss
 from eval.tables import mean_over_categories, to_csv, to_markdown, track_score
 from models.base import AnomalyModel
 from models.weights.missing import refuse_missing
-from tracks.build import build_model
-from tracks.copies import distinct, warn_of_judged_references
-from tracks.cost import CostLedger, peak_memory
+from tracks.command.names import unknown
+from tracks.command.paths import below
 from tracks.datasets.notices import counted_notices
 from tracks.datasets.registry import announce_licence
 from tracks.datasets.sample import Dataset, Sample
-from tracks.decision import decision_lines, decision_table, decisions
-from tracks.device import pick_device
+from tracks.decide.decision import decision_lines, decision_table, decisions
+from tracks.decide.kept_thresholds import KeptThresholds
+from tracks.decide.threshold import weights_threshold
 from tracks.errors import TrackInputError
-from tracks.fingerprint import code_digest, device_name, settings_digest, versions, weights_digest
-from tracks.kept_thresholds import KeptThresholds
-from tracks.legacy import LEGACY_IMAGE_SCORE
-from tracks.names import unknown
-from tracks.overlay import draw_overlays
-from tracks.paths import below
-from tracks.references import resolve, write_manifest
-from tracks.resize import MAP_RULE, MASK_RULES
-from tracks.run_folder import link_latest, run_folder, working_in
-from tracks.runner import RunnerOptions, fit_references, lacking, predict_category
-from tracks.scoring import RULES, score_category
-from tracks.store import PRECISIONS, PredictionStore, write_atomically, write_text
-from tracks.threshold import weights_threshold
+from tracks.run.build import build_model
+from tracks.run.copies import distinct, warn_of_judged_references
+from tracks.run.cost import CostLedger, peak_memory
+from tracks.run.device import pick_device
+from tracks.run.fingerprint import code_digest, device_name, settings_digest, versions, weights_digest
+from tracks.run.legacy import LEGACY_IMAGE_SCORE
+from tracks.run.overlay import draw_overlays
+from tracks.run.references import resolve, write_manifest
+from tracks.run.resize import MAP_RULE, MASK_RULES
+from tracks.run.run_folder import link_latest, run_folder, working_in
+from tracks.run.runner import RunnerOptions, fit_references, lacking, predict_category
+from tracks.run.scoring import RULES, score_category
+from tracks.run.store import PRECISIONS, PredictionStore, write_atomically, write_text
 
 log = logging.getLogger(__name__)
 IMAGE_SCORES = ("model", "legacy_minmax")

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from tracks.archives import StrictInfo
+from tracks.datasets.archives import StrictInfo
 
 FAULTS = (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error, tarfile.TarError)
 """What a damaged, truncated or encrypted archive makes the standard library raise."""

@@ -20,11 +20,11 @@ import PIL.Image
 import torch
 from tqdm import tqdm
 
+from tracks.command.names import unknown
+from tracks.command.paths import below
 from tracks.errors import TrackInputError
-from tracks.names import unknown
-from tracks.paths import below
-from tracks.resize import MAP_RULE, resize_map
-from tracks.store import PredictionStore, Row
+from tracks.run.resize import MAP_RULE, resize_map
+from tracks.run.store import PredictionStore, Row
 from tracks.submission.contents import Problem
 from tracks.submission.csig_check import HEADER, SIDE, TABLE, VIEWS, mask_file, validate
 from tracks.submission.runs import StoredImage, check_same_method, placed

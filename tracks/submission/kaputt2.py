@@ -15,9 +15,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
+from tracks.command.paths import below
 from tracks.errors import TrackInputError
-from tracks.paths import below
-from tracks.store import PredictionStore, Row
+from tracks.run.store import PredictionStore, Row
 from tracks.submission.contents import Problem
 from tracks.submission.kaputt2_check import HEADER, validate
 from tracks.submission.runs import StoredImage, check_same_method, placed

@@ -23,10 +23,10 @@ import tifffile
 import torch
 from tqdm import tqdm
 
+from tracks.command.paths import below
 from tracks.errors import TrackInputError
-from tracks.paths import below
-from tracks.resize import MAP_RULE, resize_map
-from tracks.store import PredictionStore, Row
+from tracks.run.resize import MAP_RULE, resize_map
+from tracks.run.store import PredictionStore, Row
 from tracks.submission.contents import Problem
 from tracks.submission.mvtec_ad2_check import PUBLISHED_COUNTS, SETS, image_places, map_file, mask_file, validate
 from tracks.submission.runs import StoredImage, check_same_method, placed

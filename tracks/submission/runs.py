@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tracks.errors import TrackInputError
-from tracks.store import PredictionStore, Row
+from tracks.run.store import PredictionStore, Row
 
 SAME = ("model", "weights", "weights_digest", "shots", "seed")
 """Settings that runs of one method share."""

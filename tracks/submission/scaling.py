@@ -5,7 +5,7 @@ from typing import Protocol
 import numpy as np
 
 from tracks.errors import TrackInputError
-from tracks.store import PredictionStore, Row
+from tracks.run.store import PredictionStore, Row
 
 RANGE_REMEDY = "set ARGS='map_range=[low,high]' to what its maps reach or, transductive, ARGS=normalise=category_minmax"
 

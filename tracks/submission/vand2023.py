@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from tracks.command.paths import below
 from tracks.errors import TrackInputError
-from tracks.paths import below
 from tracks.submission.scaling import fixed_range, scale
 from tracks.submission.vand2023_plan import Entry, Options
 

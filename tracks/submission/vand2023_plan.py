@@ -7,10 +7,10 @@ from pathlib import PurePosixPath
 import numpy as np
 import torch
 
+from tracks.command.names import unknown
 from tracks.errors import TrackInputError
-from tracks.names import unknown
-from tracks.resize import MAP_RULE, resize_map
-from tracks.store import PredictionStore, Row
+from tracks.run.resize import MAP_RULE, resize_map
+from tracks.run.store import PredictionStore, Row
 from tracks.submission.runs import finished_rows
 
 FORMAT = "vand2023"

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.base import AnomalyModel
-from models.clip_adapter.backbone import load_backbone
+from models.clip.backbone import load_backbone
+from models.clip.text import PromptEnsemble
 from models.clip_adapter.checkpoint import trained_adapter
 from models.clip_adapter.model import ClipAdapter
-from models.clip_adapter.text import PromptEnsemble
-from tracks.batch import as_batch
 from tracks.errors import TrackInputError
+from tracks.run.batch import as_batch
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 

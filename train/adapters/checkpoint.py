@@ -16,9 +16,9 @@ from torch.optim import Optimizer
 
 from models.locked import alone
 from tracks.errors import TrackInputError
-from tracks.fingerprint import device_name, versions
-from tracks.store import LOCK_FILE, write_atomically
-from train.token_cache import release
+from tracks.run.fingerprint import device_name, versions
+from tracks.run.store import LOCK_FILE, write_atomically
+from train.adapters.token_cache import release
 
 log = logging.getLogger(__name__)
 STATE_FILE = "state.pt"

@@ -6,8 +6,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from tracks.command.names import unknown
 from tracks.errors import TrackInputError
-from tracks.names import unknown
 
 CACHE_MODES = ("auto", "always", "never")
 SELECTIONS = ("last", "best")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from models.clip_adapter.adapter import LinearAdapter, stage_probabilities
-from train.tokens import TokenBatch
+from train.adapters.tokens import TokenBatch
 
 
 def stage_maps(adapter: LinearAdapter, batch: TokenBatch, text: Mapping[str, Tensor]) -> list[Tensor]:

@@ -8,10 +8,10 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from tracks.ahead import cut, load_ahead
 from tracks.datasets.sample import Sample
-from tracks.resize import resize_mask
-from train.augment import Mosaic, read_pair
+from tracks.run.ahead import cut, load_ahead
+from tracks.run.resize import resize_mask
+from train.adapters.augment import Mosaic, read_pair
 
 
 @dataclass(frozen=True)

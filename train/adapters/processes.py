@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch import distributed as group
 
-from tracks.cli import EXIT_BAD_INPUT
-from tracks.device import pick_device
+from tracks.command.cli import EXIT_BAD_INPUT
 from tracks.errors import TrackInputError
+from tracks.run.device import pick_device
 
 Result = TypeVar("Result")
 LONGEST_WAIT = timedelta(days=1)

@@ -8,13 +8,13 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from models.clip.backbone import ClipBackbone
+from models.clip.text import PromptEnsemble
 from models.clip_adapter.adapter import AdapterHeader
-from models.clip_adapter.backbone import ClipBackbone
-from models.clip_adapter.text import PromptEnsemble
-from tracks.fingerprint import settings_digest
-from tracks.paths import folder_name
-from train.config import TrainOptions
-from train.source import Course
+from tracks.command.paths import folder_name
+from tracks.run.fingerprint import settings_digest
+from train.adapters.config import TrainOptions
+from train.adapters.source import Course
 
 CHANGE_NO_WEIGHT = ("epochs", "workers", "checkpoint_every", "max_cache_gb", "cache_dir", "keep_cache")
 """Options that may differ when a training is continued."""

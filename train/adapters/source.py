@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.names import nearest
+from tracks.command.names import unknown
 from tracks.datasets.sample import Dataset, Sample
 from tracks.errors import TrackInputError
-from tracks.names import unknown
-from train.config import TrainOptions
+from train.adapters.config import TrainOptions
 
 KNOWN_TARGETS = ("synthetic", "mvtec", "visa", "mtd", "ksdd2")
 SYNTHETIC = "synthetic"

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from models.clip_adapter.features import ImageFeatures
+from models.features import ImageFeatures
 from models.locked import alone
-from tracks.ahead import cut
 from tracks.errors import TrackInputError
-from tracks.fingerprint import weights_digest
-from tracks.store import write_atomically
-from train.tokens import LiveTokens, TokenBatch, encode, merged
+from tracks.run.ahead import cut
+from tracks.run.fingerprint import weights_digest
+from tracks.run.store import write_atomically
+from train.adapters.tokens import LiveTokens, TokenBatch, encode, merged
 
 log = logging.getLogger(__name__)
 GIGABYTE = 1e9

@@ -5,15 +5,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from models.clip_adapter.backbone import ClipBackbone
-from train.augment import Mosaic
-from train.checkpoint import CACHE_FOLDER
-from train.config import TrainOptions
-from train.images import TrainingImages
-from train.processes import ALONE, Processes
-from train.source import Course
-from train.token_cache import CacheTooLargeError, PartlyCached, TokenCache, check_room
-from train.tokens import LiveTokens, TokenSource
+from models.clip.backbone import ClipBackbone
+from train.adapters.augment import Mosaic
+from train.adapters.checkpoint import CACHE_FOLDER
+from train.adapters.config import TrainOptions
+from train.adapters.images import TrainingImages
+from train.adapters.processes import ALONE, Processes
+from train.adapters.source import Course
+from train.adapters.token_cache import CacheTooLargeError, PartlyCached, TokenCache, check_room
+from train.adapters.tokens import LiveTokens, TokenSource
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from models.clip_adapter.backbone import ClipBackbone
-from models.clip_adapter.features import ImageFeatures
-from train.images import ImageBatch, TrainingImages
+from models.clip.backbone import ClipBackbone
+from models.features import ImageFeatures
+from train.adapters.images import ImageBatch, TrainingImages
 
 
 @dataclass(frozen=True)

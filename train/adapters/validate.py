@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from eval.curves import f1_max
+from eval.ranking.curves import f1_max
 from eval.scorer import Scorer
 from eval.tables import mean_over_categories
 from models.clip_adapter.adapter import LinearAdapter
 from tracks.datasets.sample import Sample
-from train.forward import zero_shot
-from train.tokens import TokenSource
+from train.adapters.forward import zero_shot
+from train.adapters.tokens import TokenSource
 
 REPORTED = ("auroc_seg", "ap_seg", "f1_seg", "auroc_cls")
 

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tracks.datasets.synthetic import INVENTED, SOURCE, SOURCE_KINDS, kinds_of, render
-from tracks.store import write_atomically
+from tracks.run.store import write_atomically
 
 CHUNK = 64
 

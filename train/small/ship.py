@@ -5,12 +5,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from models.clip.backbone import load_backbone
+from models.clip.weights import ClipHeader, save_clip
 from models.clip_adapter.adapter import AdapterHeader
-from models.clip_adapter.backbone import load_backbone
 from models.clip_adapter.checkpoint import save_adapter
-from models.clip_adapter.clip_weights import ClipHeader, save_clip
 from models.weights.registry import record
-from train.record import current_commit
+from train.adapters.record import current_commit
 from train.tiny import TinyClip
 
 TRAINED_ON = ("imagenet-1k", "synthetic:source", "clothing-dataset-small")

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from models.errors import ModelInputError
 from models.precision import autocast, check_precision
-from models.saa.grounding_dino_captions import Caption, CaptionReader, join, normalised
-from models.saa.grounding_dino_encoder import ImageTokens
-from models.saa.grounding_dino_network import GroundingDino, together
-from models.saa.grounding_dino_pixels import to_pixels
+from models.saa.generator.grounding_dino.captions import Caption, CaptionReader, join, normalised
+from models.saa.generator.grounding_dino.encoder import ImageTokens
+from models.saa.generator.grounding_dino.network import GroundingDino, together
+from models.saa.generator.grounding_dino.pixels import to_pixels
 
 SCORES = ("any_token", "phrase_tokens")
 

@@ -19,12 +19,12 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torchvision.ops import box_convert, nms
 
+from models.clip.backbone import ClipBackbone
 from models.clip_adapter.adapter import Adapter, stage_probabilities
-from models.clip_adapter.backbone import ClipBackbone
 from models.clip_adapter.checkpoint import check_adapter_fits
 from models.errors import ModelInputError
-from models.saa.foreground import foreground_boxes
-from models.saa.generator import Proposals
+from models.saa.generator.base import Proposals
+from models.saa.generator.foreground import foreground_boxes
 
 NORMAL = ("flawless object", "perfect object", "object without defect")
 TEMPLATES = (

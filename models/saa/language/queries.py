@@ -5,8 +5,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from models.saa.generator import Proposals, RegionGenerator
-from models.saa.prompts import Caption, ProductPrompt
+from models.saa.generator.base import Proposals, RegionGenerator
+from models.saa.language.prompts import Caption, ProductPrompt
 
 
 @runtime_checkable

@@ -1,7 +1,7 @@
 """The anomaly region refiner, SAA+ Eq. 2: boxes to outlines, by Segment Anything.
 
 A. Kirillov et al.: Segment Anything (arXiv 2304.02643), with the published `segment-anything` library: its own
-preprocessing and weights; its encoder and decoder in fewer operations (`models/saa/sam_encoder.py`, `sam_decoder.py`).
+preprocessing and weights; its encoder and decoder in fewer operations (`refiner/sam/`).
 """
 
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from models.errors import ModelInputError
 from models.precision import autocast, check_precision
-from models.saa.sam_decoder import BoxDecoder, ImageTokens
-from models.saa.sam_encoder import encode
+from models.saa.refiner.sam.decoder import BoxDecoder, ImageTokens
+from models.saa.refiner.sam.encoder import encode
 
 MAX_ELEMENTS = 2**24
 """Largest stack of full-size logits held at a time: 64 MiB of float32."""

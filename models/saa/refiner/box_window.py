@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.errors import ModelInputError
-from models.saa.refiner import check_boxes, check_image
+from models.saa.refiner.base import check_boxes, check_image
 
 LEAST_MARGIN = 4
 """Pixels around a box that are looked at, at the least."""

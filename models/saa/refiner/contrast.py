@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from models.errors import ModelInputError
-from models.saa.box_window import Window, WindowRefiner
+from models.saa.refiner.box_window import Window, WindowRefiner
 
 LEAST_SURROUNDINGS = 8
 """Pixels that are needed to know what the surroundings look like."""

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from models.errors import ModelInputError
-from models.saa.box_window import Window, WindowRefiner
+from models.saa.refiner.box_window import Window, WindowRefiner
 
 COMPONENTS = 5
 """Colours in OpenCV's model of the foreground, and of the background: it needs as many pixels of each."""

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.clip_adapter.backbone import ClipBackbone, fused_attention
+from models.clip.backbone import ClipBackbone, fused_attention
 from models.errors import ModelInputError
 from models.precision import autocast
-from models.saa.features import Size, joined, normalised, resized
+from models.saa.saliency.features import Size, joined, normalised, resized
 
 
 class ClipFeatures(nn.Module):

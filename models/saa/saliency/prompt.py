@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from models.base import moved
 from models.errors import ModelInputError
 from models.opencv import resize_bytes
-from models.saa.features import FeatureNet, Size
-from models.saa.neighbours import MAX_ELEMENTS, distance_elsewhere, mean_distance
-from models.saa.places import Grid, check_mask, inside, members, upsampled
-from models.saa.reference_bank import SCALE, Reference, ReferenceBank
-from models.saa.refiner import check_image
+from models.saa.refiner.base import check_image
+from models.saa.saliency.features import FeatureNet, Size
+from models.saa.saliency.neighbours import MAX_ELEMENTS, distance_elsewhere, mean_distance
+from models.saa.saliency.places import Grid, check_mask, inside, members, upsampled
+from models.saa.saliency.reference_bank import SCALE, Reference, ReferenceBank
 
 __all__ = ["FeatureNet", "Rule", "Saliency"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.clip_adapter.memory_bank import nearest_distance
+from models.nearest import nearest_distance
 
 SCALE = 0.5
 """Of the distance 1 - cosine."""

@@ -9,13 +9,13 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
-import tracks.config
+import tracks.command.config
 import tracks.predict  # noqa: F401  (registers the resolver of PROMPT)
 from models.base import AnomalyModel
 from models.errors import ModelInputError
-from models.saa.saliency import Saliency
+from models.saa.saliency.prompt import Saliency
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+CONF = Path(__file__).resolve().parents[3] / "conf"
 NAMES = ("constant", "random", "patchcore", "padim", "spade", "winclip", "utad", "clipseg", "ensemble")
 ON_TINY = [name for name in NAMES if name != "clipseg"]
 

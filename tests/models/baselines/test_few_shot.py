@@ -12,11 +12,11 @@ from torch.testing import assert_close
 from models.baselines.padim import PaDiM
 from models.baselines.patchcore import PatchCore
 from models.baselines.spade import SPADE
-from models.baselines.timm_backbone import load_timm_backbone
-from models.clip_adapter.place_memory import Gaussians
 from models.errors import ModelInputError
+from models.gaussians import Gaussians
+from models.imagenet.backbone import load_timm_backbone
 from models.maps import upsampled
-from tests.unit.baseline_stand_ins import small_resnet
+from tests.support.baseline_stand_ins import small_resnet
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from models.baselines.patchcore import locally_aware, reweighted
 from models.baselines.patches import check_stages, near_own_place, nearest
 from models.errors import ModelInputError
 from models.maps import blurred
-from tests.unit.baseline_stand_ins import small_resnet
+from tests.support.baseline_stand_ins import small_resnet
 
 
 def tokens(count, width=5, seed=0):

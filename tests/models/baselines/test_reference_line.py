@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from eval.curves import f1_max
+from eval.ranking.curves import f1_max
 from models.baselines.constant import Constant
 from models.baselines.random import Random
-from tests.unit.test_model_contract import DEVICES, pictures
+from tests.models.test_model_contract import DEVICES, pictures
 
 
 def test_constant_is_the_same_for_every_pixel_and_image():

@@ -17,13 +17,13 @@ from models.baselines.windows import (
     window_grid,
     window_places,
 )
-from models.clip_adapter.backbone import load_backbone
-from models.clip_adapter.text import PromptEnsemble
+from models.clip.backbone import load_backbone
+from models.clip.text import PromptEnsemble
 from models.errors import ModelInputError
-from tests.unit.clip_stand_ins import PROMPTS, SIZES, random_images, small_backbone
+from tests.support.clip_stand_ins import PROMPTS, SIZES, random_images, small_backbone
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
-PUBLISHED = Path(__file__).resolve().parents[2] / "conf/prompts/winclip.yaml"
+PUBLISHED = Path(__file__).resolve().parents[3] / "conf/prompts/winclip.yaml"
 
 
 def test_windows_are_all_squares_of_the_grid_row_by_row():

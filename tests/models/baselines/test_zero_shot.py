@@ -9,9 +9,9 @@ from models.baselines.clipseg import ClipSeg
 from models.baselines.clipseg_net import load_clipseg
 from models.baselines.utad import UTAD
 from models.errors import ModelInputError
-from models.saa.saliency import Saliency
-from tests.unit.baseline_stand_ins import SMALL_CLIPSEG, small_clipseg
-from tests.unit.saa_stand_ins import BOOK, ColourFeatures
+from models.saa.saliency.prompt import Saliency
+from tests.support.baseline_stand_ins import SMALL_CLIPSEG, small_clipseg
+from tests.support.saa_stand_ins import BOOK, ColourFeatures
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 

@@ -13,11 +13,11 @@ from open_clip.transformer import QuickGELU
 from torch.profiler import ProfilerActivity, profile
 from torch.testing import assert_close
 
-from models.clip_adapter.backbone import ClipBackbone, load_backbone
-from models.clip_adapter.clip_weights import ClipHeader, save_clip
-from models.clip_adapter.features import ImageFeatures, Preprocess
+from models.clip.backbone import ClipBackbone, load_backbone
+from models.clip.weights import ClipHeader, save_clip
 from models.errors import ModelInputError
-from tests.unit.clip_stand_ins import SIZES, STAGES, VIT, random_clip, random_images, small_backbone, write_config
+from models.features import ImageFeatures, Preprocess
+from tests.support.clip_stand_ins import SIZES, STAGES, VIT, random_clip, random_images, small_backbone, write_config
 
 KINDS = ("vit", "resnet", "timm")
 

@@ -7,11 +7,11 @@ import torch
 import yaml
 from torch.testing import assert_close
 
-from models.clip_adapter.text import PromptEnsemble
+from models.clip.text import PromptEnsemble
 from models.errors import ModelInputError
-from tests.unit.clip_stand_ins import PROMPTS, small_backbone
+from tests.support.clip_stand_ins import PROMPTS, small_backbone
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+CONF = Path(__file__).resolve().parents[3] / "conf"
 
 
 def published() -> PromptEnsemble:

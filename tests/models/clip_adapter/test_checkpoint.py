@@ -17,7 +17,7 @@ from models.clip_adapter.adapter import AdapterHeader, LinearAdapter, deviations
 from models.clip_adapter.checkpoint import check_adapter_fits, load_adapter, save_adapter, trained_adapter
 from models.clip_adapter.model import ClipAdapter
 from models.errors import ModelInputError
-from tests.unit.clip_stand_ins import PROMPTS, small_backbone
+from tests.support.clip_stand_ins import PROMPTS, small_backbone
 
 HEADER = AdapterHeader(
     backbone="vit",

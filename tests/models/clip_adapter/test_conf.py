@@ -12,15 +12,15 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
-import tracks.config  # noqa: F401  (registers the schema)
+import tracks.command.config  # noqa: F401  (registers the schema)
+from models.clip.weights import ClipHeader, save_clip
 from models.clip_adapter.adapter import AdapterHeader, random_adapter
 from models.clip_adapter.checkpoint import save_adapter
-from models.clip_adapter.clip_weights import ClipHeader, save_clip
 from models.clip_adapter.model import ClipAdapter
 from models.errors import ModelInputError
-from tests.unit.clip_stand_ins import CONFIGS, SIZES, STAGES, random_clip
+from tests.support.clip_stand_ins import CONFIGS, SIZES, STAGES, random_clip
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+CONF = Path(__file__).resolve().parents[3] / "conf"
 FILES = sorted(
     path.relative_to(CONF).as_posix()
     for path in [CONF / "model/clip_adapter.yaml", CONF / "prompts/april_gan.yaml", *(CONF / "weights").glob("*.yaml")]
@@ -74,7 +74,7 @@ def test_experiments_are_the_published_set_up_and_cross_the_data_sets(name):
     cfg = composed(f"experiment={name}", "data.root=/nowhere")
     model = OmegaConf.to_container(cfg.model, resolve=True)
     assert model["backbone"] == {
-        "_target_": "models.clip_adapter.backbone.load_backbone", "name": "ViT-L-14-336",
+        "_target_": "models.clip.backbone.load_backbone", "name": "ViT-L-14-336",
         "weights": "openai_vitl14_336", "image_size": 518, "stages": [6, 12, 18, 24], "activation": "gelu",
         "precision": "float32",
     }  # fmt: skip

@@ -21,7 +21,7 @@ from models.clip_adapter.context_adapter import (
 )
 from models.clip_adapter.model import ClipAdapter
 from models.errors import ModelInputError
-from tests.unit.clip_stand_ins import PROMPTS, small_backbone
+from tests.support.clip_stand_ins import PROMPTS, small_backbone
 
 GRID = (6, 6)
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from models.clip.text import PromptEnsemble
 from models.clip_adapter.adapter import random_adapter, stage_logits, stage_probabilities
 from models.clip_adapter.model import ClipAdapter
-from models.clip_adapter.text import PromptEnsemble
 from models.errors import ModelInputError
 from models.maps import hill
-from tests.unit.clip_stand_ins import PROMPTS, random_images, small_backbone, small_model
+from tests.support.clip_stand_ins import PROMPTS, random_images, small_backbone, small_model
 
 IMAGES = random_images(3, 48)
 REFERENCES = random_images(3, 48, seed=1)

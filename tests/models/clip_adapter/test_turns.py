@@ -6,7 +6,7 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from models.clip_adapter.turns import TURNS, turned, turning_gain
-from tests.unit.clip_stand_ins import random_images, small_model
+from tests.support.clip_stand_ins import random_images, small_model
 
 
 def test_the_seven_other_ways_of_a_square_are_all_different():

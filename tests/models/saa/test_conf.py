@@ -11,15 +11,15 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-import tracks.config
+import tracks.command.config
 import tracks.predict  # noqa: F401  (registers the resolver of PROMPT)
 from models.errors import ModelInputError
+from models.saa.language.prompts import PromptChoice
 from models.saa.model import SAA
-from models.saa.prompts import PromptChoice
 from models.saa.rules import Rules
-from models.saa.saliency import Saliency
+from models.saa.saliency.prompt import Saliency
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+CONF = Path(__file__).resolve().parents[3] / "conf"
 EXPERIMENTS = {"saa_plus_mvtec": 39.4, "saa_plus_visa": 27.1, "saa_plus_ksdd2": 59.2, "saa_plus_mtd": 35.4}
 PARTS = ("generator", "refiner", "features")
 

@@ -17,18 +17,25 @@ from torch.testing import assert_close
 
 from benchmarks.grounding_dino_package import package_twin, quiet
 from models.errors import ModelInputError
-from models.saa import grounding_dino_sampling
-from models.saa.generator import GroundingDinoGenerator, Proposals
-from models.saa.grounding_dino_attention import Words, attend, enhance_words, fuse
-from models.saa.grounding_dino_build import ARCHITECTURES, build_network, random_network
-from models.saa.grounding_dino_captions import MAX_TOKENS, CaptionReader, join, load_reader, normalised, spelling_reader
-from models.saa.grounding_dino_network import GroundingDino, together
-from models.saa.grounding_dino_pixels import resized_shape, to_pixels
-from models.saa.grounding_dino_sampling import FeatureLevels, attend_to_points, split_projection, to_table
-from models.saa.grounding_dino_weights import load_grounding_dino
+from models.saa.generator.base import GroundingDinoGenerator, Proposals
+from models.saa.generator.grounding_dino import sampling as grounding_dino_sampling
+from models.saa.generator.grounding_dino.attention import Words, attend, enhance_words, fuse
+from models.saa.generator.grounding_dino.build import ARCHITECTURES, build_network, random_network
+from models.saa.generator.grounding_dino.captions import (
+    MAX_TOKENS,
+    CaptionReader,
+    join,
+    load_reader,
+    normalised,
+    spelling_reader,
+)
+from models.saa.generator.grounding_dino.network import GroundingDino, together
+from models.saa.generator.grounding_dino.pixels import resized_shape, to_pixels
+from models.saa.generator.grounding_dino.sampling import FeatureLevels, attend_to_points, split_projection, to_table
+from models.saa.generator.grounding_dino.weights import load_grounding_dino
 from models.weights.registry import catalogue
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 WORDS = ["defect", "on", "bottle", "broken", "part", "contamination", "white", "crack", "black", "hole", "scratch"]
 CAPTIONS = ["defect on bottle", "broken part. contamination. white crack", "hole", "Scratch on unknown things. "]
 
@@ -573,7 +580,7 @@ def test_the_package_says_nothing() -> None:
     program = (
         "import warnings; warnings.simplefilter('always')\n"
         "import torch\n"
-        "from models.saa.grounding_dino_weights import load_grounding_dino\n"
+        "from models.saa.generator.grounding_dino.weights import load_grounding_dino\n"
         "generator = load_grounding_dino('random:0', None, architecture='small', short_side=64, long_side=96)\n"
         "generator.propose(torch.zeros(3, 30, 40, dtype=torch.uint8), ['crack', 'a. ' * 80])\n"
     )

@@ -11,11 +11,11 @@ from torch.testing import assert_close
 
 from models.base import Prediction
 from models.errors import ModelInputError
+from models.saa.language.prompts import PromptBook, PromptChoice
 from models.saa.model import SAA
-from models.saa.prompts import PromptBook, PromptChoice
 from models.saa.rules import Rules
-from tests.unit.clip_stand_ins import PROMPTS
-from tests.unit.saa_stand_ins import (
+from tests.support.clip_stand_ins import PROMPTS
+from tests.support.saa_stand_ins import (
     BOOK,
     BoxRefiner,
     ColourFeatures,

@@ -7,12 +7,12 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-import tracks.config
+import tracks.command.config
 import tracks.predict  # noqa: F401  (registers the resolver of PROMPT)
 from models.errors import ModelInputError
-from models.saa.prompts import Caption, ProductPrompt, PromptBook, PromptChoice
+from models.saa.language.prompts import Caption, ProductPrompt, PromptBook, PromptChoice
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+CONF = Path(__file__).resolve().parents[3] / "conf"
 GENERAL = ("defect on {}", "damage on {}", "flaw on {}")
 
 
@@ -151,7 +151,7 @@ def test_the_model_picks_its_own_prompts_and_the_command_line_others():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         assert instantiate(compose("zero_shot", ["model=saa"]).prompts).general == ("anomaly",)
         clip = compose("zero_shot", []).prompts
-        assert clip._target_ == "models.clip_adapter.text.PromptEnsemble"
+        assert clip._target_ == "models.clip.text.PromptEnsemble"
 
 
 def test_every_model_has_prompts_of_its_own():

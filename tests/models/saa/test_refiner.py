@@ -8,12 +8,12 @@ import torch
 from segment_anything import SamPredictor, sam_model_registry
 
 from models.errors import ModelInputError
-from models.saa.box_window import cut_window
-from models.saa.contrast import ContrastRefiner
-from models.saa.grabcut import GrabCutRefiner
-from models.saa.refiner import SamRefiner
-from models.saa.sam_weights import load_sam
-from tests.unit.sam_stand_ins import boxes_in, picture, small_sam
+from models.saa.refiner.base import SamRefiner
+from models.saa.refiner.box_window import cut_window
+from models.saa.refiner.contrast import ContrastRefiner
+from models.saa.refiner.grabcut import GrabCutRefiner
+from models.saa.refiner.sam.weights import load_sam
+from tests.support.sam_stand_ins import boxes_in, picture, small_sam
 
 SIZES = [(48, 64), (64, 64), (90, 50), (40, 400), (300, 400), (1, 7)]
 

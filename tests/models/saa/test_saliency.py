@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from models.clip_adapter.features import Preprocess
 from models.errors import ModelInputError
-from models.saa.clip_features import ClipFeatures
-from models.saa.features import load_wide_resnet, resized
-from models.saa.places import shrunk
-from models.saa.saliency import Saliency
-from tests.unit.clip_stand_ins import small_backbone
-from tests.unit.sam_stand_ins import picture
+from models.features import Preprocess
+from models.saa.saliency.clip_features import ClipFeatures
+from models.saa.saliency.features import load_wide_resnet, resized
+from models.saa.saliency.places import shrunk
+from models.saa.saliency.prompt import Saliency
+from tests.support.clip_stand_ins import small_backbone
+from tests.support.sam_stand_ins import picture
 
 GRID = (7, 9)
 

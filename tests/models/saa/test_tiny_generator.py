@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from models.clip.backbone import load_backbone
 from models.clip_adapter.adapter import random_adapter
-from models.clip_adapter.backbone import load_backbone
 from models.clip_adapter.checkpoint import trained_adapter
 from models.errors import ModelInputError
+from models.saa.generator.clip_boxes import ClipBoxGenerator, blob_boxes
 from models.saa.regions import to_pixels
-from models.saa.tiny_generator import ClipBoxGenerator, blob_boxes
-from tests.unit.clip_stand_ins import small_backbone
+from tests.support.clip_stand_ins import small_backbone
 from tracks.datasets.synthetic import Synthetic
 
 

@@ -13,7 +13,7 @@ from models.weights import transfer
 from models.weights.download import Wanted, download, part_of
 from models.weights.failures import REMEDIES, DownloadError, Failure
 from models.weights.transfer import Patience
-from tests.unit.loopback_host import Host
+from tests.support.loopback_host import Host
 
 CONTENT = random.Random(0).randbytes(5000)
 OTHER = random.Random(1).randbytes(5000)

@@ -20,9 +20,9 @@ from models.weights.download import part_of
 from models.weights.failures import DownloadError, Failure
 from models.weights.learnt import forget, learnt_file, recall
 from models.weights.transfer import Patience
-from tests.unit.loopback_host import Host
+from tests.support.loopback_host import Host
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CONF = ROOT / "conf"
 NET, WORDS = random.Random(0).randbytes(4000), b"[PAD]\n[UNK]\n" * 20
 HUB = "https://huggingface.co/timm/net.tag/resolve/main/model.safetensors"

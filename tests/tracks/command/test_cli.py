@@ -12,11 +12,11 @@ import pytest
 import tracks.score
 import tracks.zero_shot
 from models.errors import ModelInputError
-from tracks.cli import explain, reports_errors, run_main
+from tracks.command.cli import explain, reports_errors, run_main
+from tracks.command.settings import _check_kind
 from tracks.errors import TrackInputError
-from tracks.settings import _check_kind
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def said_by(task, capsys):
@@ -220,7 +220,9 @@ def test_a_notebook_keeps_its_own_way_with_ctrl_c():
     assert done.stdout == "True\n"
 
 
-PRINT_MUCH = "from tracks.cli import reports_errors\nreports_errors(lambda: [print('x' * 50) for _ in range({})])()"
+PRINT_MUCH = (
+    "from tracks.command.cli import reports_errors\nreports_errors(lambda: [print('x' * 50) for _ in range({})])()"
+)
 
 
 @pytest.mark.parametrize("lines", [1, 5000])
@@ -243,7 +245,7 @@ def test_an_output_without_room_is_one_paragraph():
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
 def test_any_name_can_be_printed(encoding):
-    program = "from tracks.cli import print_any_name\nprint_any_name()\nprint('日本 \\udcff')"
+    program = "from tracks.command.cli import print_any_name\nprint_any_name()\nprint('日本 \\udcff')"
     done = python(program, env={**os.environ, "PYTHONIOENCODING": encoding}, stdout=subprocess.PIPE)
     assert done.returncode == 0
     assert done.stdout.rstrip("\n") in ("日本 \\udcff", "\\u65e5\\u672c \\udcff")

@@ -8,9 +8,9 @@ import pytest
 import tracks.report
 import tracks.score
 import tracks.submit
-from tracks.cli import run_main
+from tracks.command.cli import run_main
+from tracks.command.given_runs import open_run, run_folders
 from tracks.errors import TrackInputError
-from tracks.given_runs import open_run, run_folders
 
 
 def made(folder, **settings):

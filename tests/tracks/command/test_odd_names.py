@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.dataset_stand_ins import save_image, save_mask
-from tests.unit.test_runner import config
+from tests.support.dataset_stand_ins import save_image, save_mask
+from tests.tracks.run.test_runner import config
 from tracks.datasets.meta_json import MetaJson
 from tracks.datasets.mvtec import MVTec
 from tracks.errors import TrackInputError
-from tracks.references import read_manifest
 from tracks.report import open_photos, write_report
 from tracks.report_page.choice import Choice
 from tracks.report_page.page import PageOptions
-from tracks.store import PredictionStore, Row
+from tracks.run.references import read_manifest
+from tracks.run.store import PredictionStore, Row
+from tracks.run.track import run_track
 from tracks.submission.kaputt2 import Options, Submission
-from tracks.track import run_track
 
 BYTES = os.fsdecode(b"\xe9\xff")
 
@@ -106,7 +106,10 @@ class Strangers:
 
 
 def test_names_of_any_data_set_that_lead_out_are_refused_before_predicting(tmp_path):
-    node = {"_target_": "tests.unit.test_odd_names.Strangers", "root": str(tree(tmp_path / "set", "bolt", "0"))}
+    node = {
+        "_target_": "tests.tracks.command.test_odd_names.Strangers",
+        "root": str(tree(tmp_path / "set", "bolt", "0")),
+    }
     with pytest.raises(TrackInputError, match=r"got '\.\./\.\./test/good/00\.png', which leads out"):
         run_track(config(tmp_path, data=node), "zero_shot")
     assert not (tmp_path / "outputs").exists()

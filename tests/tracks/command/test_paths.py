@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from tracks.command.paths import LONGEST_NAME, below, folder_name, name_below, shortened
 from tracks.errors import TrackInputError
-from tracks.paths import LONGEST_NAME, below, folder_name, name_below, shortened
 
 
 @pytest.mark.parametrize(

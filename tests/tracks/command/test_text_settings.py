@@ -9,9 +9,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-import tracks.config  # noqa: F401  (registers the schema of the tracks)
-from tracks.cli import CONF
-from tracks.text_settings import keep_text, quote_yaml, split_words
+import tracks.command.config  # noqa: F401  (registers the schema of the tracks)
+from tracks.command.cli import CONF
+from tracks.command.text_settings import keep_text, quote_yaml, split_words
 
 ODD = ["1.10", "1_0", "2024_01", "1e3", "null", "m6=bolt", "nut#1", "true", "nan", "007", "0x10", "-1", "{a}", "nut(1)",
        "it's", 'say "hi"', "a\\'b", "x\\", "größe 日本", "~/parts"]  # fmt: skip
@@ -73,9 +73,9 @@ def test_words_are_split_at_commas():
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 def test_make_hands_categories_on_as_they_are(tmp_path):
     """The settings that `make` passes, composed as the command composes them."""
-    told = """import sys, tracks.config
+    told = """import sys, tracks.command.config
 from hydra import compose, initialize_config_dir
-from tracks.cli import CONF, keep_text
+from tracks.command.cli import CONF, keep_text
 with initialize_config_dir(str(CONF), version_base="1.3"):
     print(list(compose("zero_shot", [keep_text(argument) for argument in sys.argv[3:]]).categories))
 """

@@ -10,8 +10,8 @@ import zipfile
 
 import pytest
 
-from tracks import archives
-from tracks.archives import RECORD, SPARE_BYTES, Limits, Member, unpack
+from tracks.datasets import archives
+from tracks.datasets.archives import RECORD, SPARE_BYTES, Limits, Member, unpack
 from tracks.errors import TrackInputError
 
 PICTURE = random.Random(0).randbytes(3000)

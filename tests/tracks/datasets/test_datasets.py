@@ -11,6 +11,7 @@ from hydra.utils import get_method
 from omegaconf import OmegaConf
 
 from models.names import nearest
+from tracks.command.names import missing_path, unknown
 from tracks.datasets import formats
 from tracks.datasets.files import FileSample, list_images, natural_key
 from tracks.datasets.mtd import MTD, UNMARKED
@@ -19,9 +20,8 @@ from tracks.datasets.notices import counted_notices
 from tracks.datasets.photos import Photos
 from tracks.datasets.sample import Dataset, Sample
 from tracks.errors import TrackInputError
-from tracks.names import missing_path, unknown
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+CONF = Path(__file__).resolve().parents[3] / "conf"
 REAL_DATA = os.environ.get("VANDKIT_REAL_DATA")
 on_real_data = pytest.mark.skipif(not REAL_DATA, reason="VANDKIT_REAL_DATA names no folder with mtd, mvtec and piped")
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.dataset_stand_ins import marked, save_image, save_mask
+from tests.support.dataset_stand_ins import marked, save_image, save_mask
 from tracks.datasets.ksdd import KSDD
 from tracks.datasets.ksdd2 import KSDD2
 from tracks.datasets.sample import Dataset
 from tracks.errors import TrackInputError
-from tracks.references import resolve
-from tracks.track import samples_to_score
+from tracks.run.references import resolve
+from tracks.run.track import samples_to_score
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.dataset_stand_ins import marked, save_image, save_mask
+from tests.support.dataset_stand_ins import marked, save_image, save_mask
 from tracks.datasets.dagm import DAGM
 from tracks.datasets.folder import Folder
 from tracks.datasets.ksdd import KSDD

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.dataset_stand_ins import marked, save_image, save_mask
+from tests.support.dataset_stand_ins import marked, save_image, save_mask
 from tracks.datasets.meta_json import MetaJson, write_meta_json
 from tracks.datasets.mvtec import MVTec
 from tracks.datasets.mvtec_loco import MVTecLOCO
@@ -16,7 +16,7 @@ from tracks.datasets.vand2023 import VAND2023
 from tracks.datasets.write_meta_json import build
 from tracks.datasets.write_meta_json import main as command
 from tracks.errors import TrackInputError
-from tracks.references import resolve
+from tracks.run.references import resolve
 
 
 @pytest.fixture

@@ -9,16 +9,16 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from tests.unit.dataset_stand_ins import marked, save_image, save_mask
+from tests.support.dataset_stand_ins import marked, save_image, save_mask
 from tracks.datasets.dagm import DAGM
 from tracks.datasets.mvtec import MVTec
 from tracks.datasets.mvtec_ad2 import MVTecAD2
 from tracks.datasets.mvtec_loco import MVTecLOCO
 from tracks.datasets.sample import Dataset
 from tracks.errors import TrackInputError
-from tracks.references import resolve
+from tracks.run.references import resolve
 
-CONF = Path(__file__).resolve().parents[2] / "conf" / "data"
+CONF = Path(__file__).resolve().parents[3] / "conf" / "data"
 
 
 def built(name: str, root: Path):  # type: ignore[no-untyped-def]

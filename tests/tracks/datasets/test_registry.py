@@ -18,7 +18,7 @@ from tracks.datasets.registry import (
 from tracks.datasets.visa import TEST_COUNTS
 from tracks.errors import TrackInputError
 
-CONF = Path(__file__).resolve().parents[2] / "conf" / "data"
+CONF = Path(__file__).resolve().parents[3] / "conf" / "data"
 NO_PUBLIC_SET = {"folder", "photos", "meta_json", "synthetic", "synthetic_source"}
 
 

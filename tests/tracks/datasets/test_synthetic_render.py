@@ -24,7 +24,7 @@ from tracks.datasets.synthetic.products import DEFECTS, PRODUCTS
 from tracks.datasets.synthetic.rendering import seen_change
 from tracks.errors import TrackInputError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 EVERY = SOURCE + VALIDATION + TARGET
 MARKS = [
     kind

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.dataset_stand_ins import marked, save_image, save_mask
+from tests.support.dataset_stand_ins import marked, save_image, save_mask
 from tracks.datasets.files import FileSample
 from tracks.datasets.sample import Dataset
 from tracks.datasets.visa import TEST_COUNTS, VisA
 from tracks.errors import TrackInputError
-from tracks.references import resolve
+from tracks.run.references import resolve
 
 NUMBERS = ("0002", "0010", "0001")
 """In this order in the split file, so that natural order has to be made."""

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from models.base import Prediction
-from tests.fakes import BrightnessModel, FakeDataset
-from tests.unit.test_runner import config
-from tracks.decision import decision_lines, decision_table, decisions
+from tests.support.fakes import BrightnessModel, FakeDataset
+from tests.tracks.run.test_runner import config
+from tracks.decide.decision import decision_lines, decision_table, decisions
+from tracks.decide.kept_thresholds import NOT_KEPT, KeptThresholds
+from tracks.decide.threshold import UNCHECKED, Threshold
+from tracks.decide.threshold_fit import fit_threshold
 from tracks.errors import TrackInputError
-from tracks.kept_thresholds import NOT_KEPT, KeptThresholds
+from tracks.run.store import PredictionStore, Row
+from tracks.run.track import run_track
 from tracks.score import score_run
-from tracks.store import PredictionStore, Row
-from tracks.threshold import UNCHECKED, Threshold
-from tracks.threshold_fit import fit_threshold
-from tracks.track import run_track
 
 LEFT_OUT = {"bolt": [0.10, 0.12, 0.11], "nut": [0.7, 0.9, 0.8]}
 

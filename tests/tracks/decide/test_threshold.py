@@ -7,9 +7,9 @@ from scipy import special, stats
 
 from models.base import Prediction
 from models.errors import ModelInputError
+from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED, NoLeaveOneOut, known_threshold, leave_one_out
+from tracks.decide.threshold_fit import fit_threshold, folder_threshold, reference_threshold
 from tracks.errors import TrackInputError
-from tracks.threshold import DEFECT, GOOD, UNDECIDED, NoLeaveOneOut, known_threshold, leave_one_out
-from tracks.threshold_fit import fit_threshold, folder_threshold, reference_threshold
 
 
 def false_alarms(draw, count, target, trials=1500):

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from tests.unit.report_stand_ins import OPTIONS, ReportDataset, finished_run
+from tests.support.report_stand_ins import OPTIONS, ReportDataset, finished_run
 from tracks.report_page.page import render_page
 from tracks.report_page.photos import Photos
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.unit.rows import row
+from tests.support.rows import row
 from tracks.errors import TrackInputError
 from tracks.report_page.choice import Choice, choose
 

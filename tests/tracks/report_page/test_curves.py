@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eval.category import ScoreCurves
-from eval.curves import RankingCurve, curve_from_scores
+from eval.ranking.curves import RankingCurve, curve_from_scores
 from eval.scorer import Scorer
 from tracks.report_page.chart import HEIGHT, LEFT, TOLERANCE, WIDTH, Axes, Axis, line
 from tracks.report_page.curve_charts import precision_recall_chart, pro_chart, roc_chart

@@ -4,16 +4,16 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.unit.report_stand_ins import ODD, OPTIONS, ReportDataset, finished_run, unfinished_run
-from tests.unit.test_report_page import section, table, text
-from tracks.decision import decisions
-from tracks.kept_thresholds import NOT_KEPT, KeptThresholds
+from tests.support.report_stand_ins import ODD, OPTIONS, ReportDataset, finished_run, unfinished_run
+from tests.tracks.report_page.test_page import section, table, text
+from tracks.decide.decision import decisions
+from tracks.decide.kept_thresholds import NOT_KEPT, KeptThresholds
+from tracks.decide.threshold import Threshold
 from tracks.report_page.decision_table import decision_table
 from tracks.report_page.page import render_page
 from tracks.report_page.photos import Photos
 from tracks.report_page.scored_run import gather
-from tracks.scoring import score_category
-from tracks.threshold import Threshold
+from tracks.run.scoring import score_category
 
 CAPTION = "Decided by a threshold"
 

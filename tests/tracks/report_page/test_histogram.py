@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from tests.unit.rows import row
+from tests.support.rows import row
 from tracks.report_page.score_histogram import BINS, score_histogram
 
 

@@ -11,17 +11,17 @@ import pytest
 import tifffile
 
 from eval.tables import COLUMNS
-from tests.unit.report_stand_ins import ODD, OPTIONS, ReportDataset, finished_run, planted_map, unfinished_run
+from tests.support.report_stand_ins import ODD, OPTIONS, ReportDataset, finished_run, planted_map, unfinished_run
 from tracks.errors import TrackInputError
-from tracks.legacy import LEGACY_IMAGE_SCORE
 from tracks.report_page.choice import Choice
 from tracks.report_page.intervals import interval
 from tracks.report_page.page import PageOptions, render_page
 from tracks.report_page.photos import Photos
 from tracks.report_page.record import RunRecord, unlike
 from tracks.report_page.scored_run import gather
-from tracks.scoring import RULES, score_category
-from tracks.store import PredictionStore
+from tracks.run.legacy import LEGACY_IMAGE_SCORE
+from tracks.run.scoring import RULES, score_category
+from tracks.run.store import PredictionStore
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from tests.unit.rows import row
-from tracks.overlay import HeatScale
+from tests.support.rows import row
+from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED
 from tracks.report_page.choice import Pick
 from tracks.report_page.html import element
 from tracks.report_page.pictures import Shown, Style, colours, data_uri, heat_picture, picture_row
-from tracks.threshold import DEFECT, GOOD, UNDECIDED
+from tracks.run.overlay import HeatScale
 
 STYLE = Style(HeatScale(0.0, 0.2, 1.0), threshold=0.5, side=64)
 PICK = Pick(row("a.png"), "lowest image score", GOOD, above_f1_max=False, pixel_recall=0.25)

@@ -1,6 +1,6 @@
 import pytest
 
-from tracks.ahead import BATCHES_AHEAD, cut, load_ahead
+from tracks.run.ahead import BATCHES_AHEAD, cut, load_ahead
 
 
 def test_batches_come_in_order_with_what_was_loaded_of_them():

@@ -9,12 +9,12 @@ from torch.testing import assert_close
 
 from models.base import Prediction, stacked
 from models.errors import ModelInputError
-from tests.fakes import BrightnessModel, FakeDataset, FakeSample
-from tests.unit.saa_stand_ins import small_saa
-from tests.unit.test_model_contract import DEVICES
-from tracks.batch import as_batch
-from tracks.runner import RunnerOptions, fit_references, predict_category
-from tracks.store import PredictionStore
+from tests.models.test_model_contract import DEVICES
+from tests.support.fakes import BrightnessModel, FakeDataset, FakeSample
+from tests.support.saa_stand_ins import small_saa
+from tracks.run.batch import as_batch
+from tracks.run.runner import RunnerOptions, fit_references, predict_category
+from tracks.run.store import PredictionStore
 
 
 def test_one_size_is_a_batch_and_several_are_a_list():

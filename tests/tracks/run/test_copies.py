@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes import FakeDataset
-from tests.unit.dataset_stand_ins import save_image
-from tracks.copies import distinct, warn_of_judged_references
+from tests.support.dataset_stand_ins import save_image
+from tests.support.fakes import FakeDataset
 from tracks.datasets.files import FileSample
 from tracks.datasets.photos import Photos
+from tracks.run.copies import distinct, warn_of_judged_references
 
 
 def image(path: Path, value: int) -> FileSample:

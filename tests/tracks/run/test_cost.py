@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from models.baselines.patchcore import PatchBank
-from tests.fakes import BrightnessModel
-from tracks.cost import COST_FILE, CostLedger, Stopwatch, held_bytes, read_cost
+from tests.support.fakes import BrightnessModel
+from tracks.run.cost import COST_FILE, CostLedger, Stopwatch, held_bytes, read_cost
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @dataclass
@@ -86,7 +86,7 @@ def test_a_run_without_figures_has_none(tmp_path, content):
 def test_peak_memory_grows_with_what_is_held():
     """In a process of its own: what earlier tests held would hide it."""
     program = (
-        "import numpy as np; from tracks.cost import peak_memory; before = peak_memory()['peak_memory_mb']; "
+        "import numpy as np; from tracks.run.cost import peak_memory; before = peak_memory()['peak_memory_mb']; "
         "held = np.ones(2**25); print(peak_memory()['peak_memory_mb'] - before)"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -6,13 +6,13 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from tests.fakes import BrightnessModel, FakeDataset
-from tracks import judge
+from tests.support.fakes import BrightnessModel, FakeDataset
 from tracks.datasets.files import FileSample
 from tracks.datasets.notices import counted_notices
-from tracks.input_size import mention_small_input
-from tracks.runner import RunnerOptions, predict_category
-from tracks.store import PredictionStore
+from tracks.decide import judge
+from tracks.run.input_size import mention_small_input
+from tracks.run.runner import RunnerOptions, predict_category
+from tracks.run.store import PredictionStore
 
 
 def said(caplog: pytest.LogCaptureFixture, *sizes: tuple[int, int], **protocol: object) -> list[str]:

@@ -1,8 +1,8 @@
 import pytest
 
-from tests.unit.rows import row
+from tests.support.rows import row
 from tracks.errors import TrackInputError
-from tracks.legacy import transductive_image_scores
+from tracks.run.legacy import transductive_image_scores
 
 
 def test_mean_of_text_score_and_scaled_map_maximum():

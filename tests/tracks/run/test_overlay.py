@@ -4,9 +4,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from eval.histogram import ValueCounts
-from tracks.kept_thresholds import KeptThresholds
-from tracks.overlay import (
+from eval.ranking.histogram import ValueCounts
+from tracks.decide.kept_thresholds import KeptThresholds
+from tracks.decide.threshold import Threshold
+from tracks.run.overlay import (
     MODEL_LINE,
     TRUTH_LINE,
     HeatScale,
@@ -16,8 +17,7 @@ from tracks.overlay import (
     map_bound,
     render_overlay,
 )  # fmt: skip
-from tracks.store import PredictionStore, Row
-from tracks.threshold import Threshold
+from tracks.run.store import PredictionStore, Row
 
 SPOT = np.s_[20:36, 40:56]
 

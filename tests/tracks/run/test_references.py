@@ -11,7 +11,7 @@ from tracks.datasets.files import FileSample
 from tracks.datasets.mvtec import MVTec
 from tracks.datasets.synthetic import Synthetic
 from tracks.errors import TrackInputError
-from tracks.references import (
+from tracks.run.references import (
     choose,
     read_manifest,
     read_selected_samples,

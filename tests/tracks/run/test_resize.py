@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from tracks.resize import resize_map, resize_mask
+from tracks.run.resize import resize_map, resize_mask
 
 
 def test_a_mask_keeps_pixels_that_are_at_least_half_covered():

@@ -12,21 +12,21 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from sklearn.metrics import average_precision_score
 
-import tracks.config  # noqa: F401  (registers the schema)
+import tracks.command.config  # noqa: F401  (registers the schema)
 from models.base import Prediction
-from tests.fakes import BrightnessModel, FakeDataset
-from tests.unit.clip_stand_ins import small_model
-from tests.unit.dataset_stand_ins import save_image, save_mask
-from tests.unit.rows import row as row_of
-from tracks.cli import CONF
+from tests.support.clip_stand_ins import small_model
+from tests.support.dataset_stand_ins import save_image, save_mask
+from tests.support.fakes import BrightnessModel, FakeDataset
+from tests.support.rows import row as row_of
+from tracks.command.cli import CONF
 from tracks.errors import TrackInputError
-from tracks.resize import resize_mask
-from tracks.run_folder import link_latest
-from tracks.runner import RunnerOptions, predict_category
+from tracks.run.resize import resize_mask
+from tracks.run.run_folder import link_latest
+from tracks.run.runner import RunnerOptions, predict_category
+from tracks.run.scoring import score_category
+from tracks.run.store import PredictionStore
+from tracks.run.track import run_track
 from tracks.score import score_run
-from tracks.scoring import score_category
-from tracks.store import PredictionStore
-from tracks.track import run_track
 
 OPTIONS = RunnerOptions(resolution=32, batch_size=4)
 
@@ -37,8 +37,8 @@ def store_in(folder, **changed):
 
 def config(tmp_path, **changed):
     values = {
-        "model": {"_target_": "tests.fakes.BrightnessModel"},
-        "data": {"_target_": "tests.fakes.FakeDataset"},
+        "model": {"_target_": "tests.support.fakes.BrightnessModel"},
+        "data": {"_target_": "tests.support.fakes.FakeDataset"},
         "shots": 0, "seed": 0, "run": 0, "references": None, "categories": [], "resolution": 32,
         "image_score": "model", "map_precision": "float16", "mask_resize": "bilinear", "false_alarm_rate": 0.05,
         "batch_size": 4, "workers": 2, "device": "cpu", "out": None,
@@ -228,9 +228,9 @@ def test_another_device_or_version_is_another_run_and_says_so(tmp_path, monkeypa
     assert said["device"] == "cpu"
     assert said["device_name"]
     assert {"torch", "open_clip_torch"} <= said["versions"].keys()
-    monkeypatch.setattr("tracks.track.device_name", lambda device: "another processor")
+    monkeypatch.setattr("tracks.run.track.device_name", lambda device: "another processor")
     second = run_track(config(tmp_path), "zero_shot")
-    monkeypatch.setattr("tracks.track.versions", lambda: {"torch": "1.0"})
+    monkeypatch.setattr("tracks.run.track.versions", lambda: {"torch": "1.0"})
     third = run_track(config(tmp_path), "zero_shot")
     assert len({first["folder"], second["folder"], third["folder"]}) == 3
     with pytest.raises(TrackInputError, match=r"device_name there .*, here \"another processor\""):
@@ -279,7 +279,7 @@ def test_results_are_gone_while_a_run_is_unfinished(tmp_path, monkeypatch):
     monkeypatch.setattr(
         FakeDataset, "test", lambda self, name: [*test(self, name), replace(test(self, name)[0], name="new.png")]
     )
-    monkeypatch.setattr("tests.fakes.BrightnessModel.predict", lambda *_: pytest.fail("stopped"))
+    monkeypatch.setattr("tests.support.fakes.BrightnessModel.predict", lambda *_: pytest.fail("stopped"))
     with pytest.raises(pytest.fail.Exception):
         run_track(config(tmp_path), "zero_shot")
     assert not list(Path(results["folder"]).glob("results.*"))
@@ -314,7 +314,7 @@ def test_another_image_score_of_a_finished_run_goes_beside_its_results(tmp_path)
 def test_latest_moves_when_a_run_is_finished_and_as_a_whole(tmp_path, monkeypatch):
     first = run_track(config(tmp_path), "zero_shot")
     latest = tmp_path / "outputs" / "zero_shot" / "latest"
-    monkeypatch.setattr("tests.fakes.BrightnessModel.predict", lambda *_: pytest.fail("stopped"))
+    monkeypatch.setattr("tests.support.fakes.BrightnessModel.predict", lambda *_: pytest.fail("stopped"))
     with pytest.raises(pytest.fail.Exception):
         run_track(config(tmp_path, resolution=16), "zero_shot")
     assert latest.resolve() == Path(first["folder"]).resolve()
@@ -404,7 +404,7 @@ def test_the_published_set_up_scores_the_very_maps_that_the_model_makes(tmp_path
     with initialize_config_dir(str(CONF), version_base="1.3"):
         published = compose("zero_shot", ["experiment=april_gan_mvtec"])
     assert published.map_precision == "float32"
-    model = {"_target_": "tests.unit.clip_stand_ins.small_model", "kind": "vit"}
+    model = {"_target_": "tests.support.clip_stand_ins.small_model", "kind": "vit"}
     cfg = config(tmp_path, model=model, map_precision=published.map_precision, resolution=48, batch_size=20)
     results = run_track(cfg, "zero_shot")
     for category in ("bolt", "nut"):

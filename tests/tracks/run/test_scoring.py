@@ -6,12 +6,12 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from eval.errors import ScoringInputError
 from eval.scorer import Scorer, score_arrays
-from tests.unit.report_stand_ins import finished_run
-from tracks import scoring
-from tracks.intervals import category_intervals
+from tests.support.report_stand_ins import finished_run
+from tracks.run import scoring
+from tracks.run.intervals import category_intervals
+from tracks.run.scoring import score_category, scorer_of
+from tracks.run.store import PredictionStore, Row
 from tracks.score import score_run
-from tracks.scoring import score_category, scorer_of
-from tracks.store import PredictionStore, Row
 
 
 @pytest.fixture

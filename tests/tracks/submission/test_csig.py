@@ -11,8 +11,8 @@ import PIL.Image
 import pytest
 from hydra import compose, initialize_config_dir
 
-from tests.unit.submission_stand_ins import make_run
-from tracks.cli import CONF
+from tests.support.submission_stand_ins import make_run
+from tracks.command.cli import CONF
 from tracks.errors import TrackInputError
 from tracks.submission.archive import write_archive
 from tracks.submission.csig import Options, Submission, read_samples
@@ -208,7 +208,7 @@ def test_the_command_takes_the_format_and_a_list_of_samples(tmp_path, monkeypatc
 
     def submitted(*chosen):
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return submit_configured(compose("submission", overrides=["format=csig", *chosen]))
+            return submit_configured(compose("submit", overrides=["format=csig", *chosen]))
 
     assert submitted("csig.size=8", f"csig.samples={tmp_path}/all.csv") == []
     assert json.loads((tmp_path / "out.json").read_text())["map_range_of_run"] == {str(tmp_path / "run"): [0.0, 2.0]}

@@ -13,10 +13,10 @@ import pytest
 import tifffile
 from hydra import compose, initialize_config_dir
 
-from tests.unit.submission_stand_ins import make_run
-from tracks.cli import CONF
+from tests.support.submission_stand_ins import make_run
+from tracks.command.cli import CONF
 from tracks.errors import TrackInputError
-from tracks.store import PredictionStore
+from tracks.run.store import PredictionStore
 from tracks.submission.archive import write_tar
 from tracks.submission.mvtec_ad2 import Options, Submission
 from tracks.submission.mvtec_ad2_check import PUBLISHED_COUNTS, image_places, validate
@@ -315,7 +315,7 @@ def test_maps_that_are_no_numbers_are_refused(tmp_path):
 
 def configured(*overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("submission", overrides=list(overrides))
+        return compose("submit", overrides=list(overrides))
 
 
 def test_the_command_writes_archive_and_record_and_replaces_its_own(stores, tmp_path, monkeypatch, capsys):

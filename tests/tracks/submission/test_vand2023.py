@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
-from tracks.cli import CONF
+from tracks.command.cli import CONF
 from tracks.errors import TrackInputError
-from tracks.store import PredictionStore, Row
+from tracks.run.store import PredictionStore, Row
 from tracks.submission.archive import replace_submission
 from tracks.submission.vand2023 import write_tree
 from tracks.submission.vand2023_check import Problem, validate
@@ -392,7 +392,7 @@ def test_a_failed_write_leaves_the_earlier_submission(tmp_path):
 
 def configured(*overrides):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("submission", overrides=list(overrides))
+        return compose("submit", overrides=list(overrides))
 
 
 def test_the_command_takes_run_and_out_from_the_environment(tmp_path, monkeypatch):

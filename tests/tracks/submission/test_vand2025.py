@@ -10,10 +10,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import nn
 
-import tracks.config  # noqa: F401  (registers the keys of the tracks)
+import tracks.command.config  # noqa: F401  (registers the keys of the tracks)
 from models.base import AnomalyModel, Prediction, stacked
-from tests.unit.baseline_stand_ins import small_patchcore
-from tracks.cli import CONF
+from tests.support.baseline_stand_ins import small_patchcore
+from tracks.command.cli import CONF
 from tracks.errors import TrackInputError
 from tracks.submission.vand2025_check import validate
 from tracks.submission.vand2025_model import Model, Scored, shipped_model, to_photo

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.saa.grounding_dino_sampling import blocks
+from models.saa.generator.grounding_dino.sampling import blocks
 
 
 @dataclass(frozen=True, eq=False)

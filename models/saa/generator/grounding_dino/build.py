@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from models.saa.grounding_dino_network import GroundingDino
+from models.saa.generator.grounding_dino.network import GroundingDino
 from models.seeded import seeded
 
 

@@ -9,9 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.saa.grounding_dino_attention import attend, sine_encoding
-from models.saa.grounding_dino_encoder import feed_forward
-from models.saa.grounding_dino_sampling import FeatureLevels, attend_to_points, blocks, split_projection, to_table
+from models.saa.generator.grounding_dino.attention import attend, sine_encoding
+from models.saa.generator.grounding_dino.encoder import feed_forward
+from models.saa.generator.grounding_dino.sampling import (
+    FeatureLevels,
+    attend_to_points,
+    blocks,
+    split_projection,
+    to_table,
+)
 
 FIRST_SIZE = 0.05
 """Side of the box first guessed at a token of the first level, in fractions of the image; doubled at each level."""

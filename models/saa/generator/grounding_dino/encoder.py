@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.saa.grounding_dino_attention import Words, enhance_words, fuse
-from models.saa.grounding_dino_sampling import (
+from models.saa.generator.grounding_dino.attention import Words, enhance_words, fuse
+from models.saa.generator.grounding_dino.sampling import (
     FeatureLevels,
     attend_to_points,
     blocks,

@@ -11,11 +11,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from models.saa.grounding_dino_attention import Words, sine_encoding
-from models.saa.grounding_dino_captions import Caption
-from models.saa.grounding_dino_decoder import choose_queries, decode
-from models.saa.grounding_dino_encoder import ImageTokens, encode
-from models.saa.grounding_dino_sampling import FeatureLevels
+from models.saa.generator.grounding_dino.attention import Words, sine_encoding
+from models.saa.generator.grounding_dino.captions import Caption
+from models.saa.generator.grounding_dino.decoder import choose_queries, decode
+from models.saa.generator.grounding_dino.encoder import ImageTokens, encode
+from models.saa.generator.grounding_dino.sampling import FeatureLevels
 
 IMAGE_TEMPERATURE = 20
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Literal
 
 from models.errors import ModelInputError
-from models.saa.generator import GroundingDinoGenerator
-from models.saa.grounding_dino_build import ARCHITECTURES, Architecture, build_network, random_network
-from models.saa.grounding_dino_captions import CaptionReader, load_reader, spelling_reader
-from models.saa.grounding_dino_network import GroundingDino
+from models.saa.generator.base import GroundingDinoGenerator
+from models.saa.generator.grounding_dino.build import ARCHITECTURES, Architecture, build_network, random_network
+from models.saa.generator.grounding_dino.captions import CaptionReader, load_reader, spelling_reader
+from models.saa.generator.grounding_dino.network import GroundingDino
 from models.weights.registry import catalogue, find_weights, weights_path
 from models.weights.state import read_state
 

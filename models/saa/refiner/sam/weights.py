@@ -7,7 +7,7 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 
 from models.errors import ModelInputError
-from models.saa.refiner import SamRefiner
+from models.saa.refiner.base import SamRefiner
 from models.seeded import seeded
 from models.weights.registry import find_weights
 from models.weights.state import read_state
