@@ -27,7 +27,7 @@ from pathlib import Path
 
 from benchmarks.metrics.table import machine
 from benchmarks.stand_in_trees import WRITERS, write_tree
-from eval.published.registry import load
+from eval.published.reader import load
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = ("april_gan/9", "saa_report/1", "saa_extended/1")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from eval.published.registry import load
+from eval.published.reader import load
 from tracks.datasets.visa import COLUMNS, SPLIT_FILE, TEST_COUNTS
 
 NUM_REFERENCES = 4

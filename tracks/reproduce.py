@@ -16,10 +16,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 import tracks.command.config  # noqa: F401  (registers the schema)
 from eval.errors import ScoringInputError
-from eval.published.registry import PublishedTable, experiment, list_tables, load
+from eval.published.reader import PublishedTable, list_tables, load
 from models.weights.missing import how_to_fetch, missing_files
 from tracks.command.cli import command, run_main
 from tracks.command.names import listed, unknown
+from tracks.comparison.answers import answers_to, experiment
 from tracks.comparison.reproduce_compare import Line, compare, summary, to_csv, to_text
 from tracks.comparison.reproduce_runs import (
     Finished,
@@ -49,10 +50,10 @@ def reproduce(cfg: DictConfig) -> list[Line]:
     """
     if cfg.table not in list_tables():
         raise unknown("TABLE", cfg.table, list_tables())
-    table = load(cfg.table)
-    if not table.answers:
+    table, answered = load(cfg.table), answers_to(cfg.table)
+    if not answered.answers:
         raise TrackInputError(
-            f"expected a table that can be computed, got {table.name} ({table.caption}): {table.unanswered}; its "
+            f"expected a table that can be computed, got {table.name} ({table.caption}): {answered.unanswered}; its "
             "figures are there to be read all the same, in eval/published"
         )
     needs = chosen_needs(cfg, table)
@@ -61,7 +62,7 @@ def reproduce(cfg: DictConfig) -> list[Line]:
         finished = assign([read_run(Path(path)) for path in given], needs, table.name)
     else:
         finished = found_or_run(cfg, table, needs)
-    metrics = {metric for answer in table.answers for column in answer.columns.values() for metric in column.ours}
+    metrics = {metric for answer in answered.answers for column in answer.columns.values() for metric in column.ours}
     lines = compare(table, {need: scores_of(run, metrics) for need, run in finished.items()}, cfg.tolerance)
     text = page(cfg, table, finished, lines)
     print(text)
@@ -189,11 +190,12 @@ def page(cfg: DictConfig, table: PublishedTable, finished: Mapping[Need, Finishe
         to_text(lines),
         summary(lines, cfg.tolerance),
     ]
-    if table.unanswered:
-        parts.append(f"not compared: {table.unanswered}")
-    if table.reasons:
+    answered = answers_to(table.name)
+    if answered.unanswered:
+        parts.append(f"not compared: {answered.unanswered}")
+    if answered.reasons:
         parts.append("known reasons for a gap:")
-        parts += [f"  {name}: {reason}" for name, reason in table.reasons.items()]
+        parts += [f"  {name}: {reason}" for name, reason in answered.reasons.items()]
     parts.append(f"ours, {len(finished)} of the {len(needs_of(table))} runs behind the table:")
     for need, run in finished.items():
         parts.append(f"  {run.folder} ({need})")

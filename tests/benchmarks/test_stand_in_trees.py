@@ -9,7 +9,7 @@ import pytest
 from benchmarks import reproduce_stand_in
 from benchmarks.reproduce_stand_in import Outcome, arguments_of, read_comparison, to_text
 from benchmarks.stand_in_trees import MVTEC, NUM_REFERENCES, VISA, WRITERS, write_tree
-from eval.published.registry import load
+from eval.published.reader import load
 from tracks.datasets.ksdd2 import KSDD2
 from tracks.datasets.mtd import MTD
 from tracks.datasets.mvtec import MVTec

@@ -1,18 +1,21 @@
 """The set-ups of the published comparisons: what they run, and the figures that their first lines promise."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
 import tracks.command.config  # noqa: F401  (registers the schema)
-from eval.published.registry import FOLDER, load
+from eval.published.reader import load
 from tracks.command.cli import CONF
+from tracks.comparison import answers
 
 COMPARED = {"saa": "SAA", "clipseg": "ClipSeg", "utad": "UTAD"}
 COLUMNS = {"mvtec": "MVTec-AD", "visa": "VisA", "ksdd2": "KSDD2", "mtd": "MTD"}
 QUOTED = {"winclip": "WinCLIP", "spade": "SPADE", "padim": "PaDiM", "patchcore": "PatchCore"}
 SHOWN = ("AUROC-segm", "F1-max-segm", "PRO-segm", "AUROC-cls", "F1-max-cls", "AP-cls")
-EXPERIMENTS = yaml.safe_load((FOLDER / "index.yaml").read_text())["experiments"]
+EXPERIMENTS = yaml.safe_load(Path(answers.__file__).with_suffix(".yaml").read_text())["experiments"]
 
 
 def composed(name, track="zero_shot"):

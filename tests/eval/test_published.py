@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from eval.errors import ScoringInputError
-from eval.published import registry
-from eval.published.registry import experiment, group, list_tables, load
+from eval.published import reader
+from eval.published.reader import list_tables, load
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "eval/published"
@@ -142,24 +142,6 @@ def test_tables_of_one_method_agree_with_each_other():
     )
 
 
-def test_answers_name_experiments_rows_and_groups_that_exist():
-    answered = 0
-    for name in list_tables():
-        table = load(name)
-        assert table.answers or table.unanswered, name
-        for answer in table.answers:
-            assert set(answer.columns) <= set(table.columns)
-            assert len(table.matching(answer.where)) == 1 or answer.by, (name, answer.where)
-            assert answer.by is None or table.matching({answer.by: answer.mean})
-            sets = {experiment(one).data for one in answer.experiments}
-            assert sets <= set(table.data)
-            for column in answer.columns.values():
-                assert column.over is None or column.over in sets or group(column.over)
-            assert all((ROOT / f"conf/experiment/{one}.yaml").is_file() for one in answer.experiments)
-            answered += 1
-    assert answered == 2 * (4 + 1 + 4 * 3) + 8 + 2 * 5 + 5 + (2 + 2 * 3 + 1) + 14 + 2
-
-
 def test_what_nobody_knows_is_refused_by_name():
     table = load("april_gan/9")
     with pytest.raises(ScoringInputError, match="april_gan/99"):
@@ -180,6 +162,6 @@ def test_a_broken_file_is_named(tmp_path, monkeypatch, cell, named):
     (tmp_path / "index.yaml").write_text((FOLDER / "index.yaml").read_text())
     text = (FOLDER / "april_gan/table_09.csv").read_text()
     (tmp_path / "april_gan/table_09.csv").write_text(text.replace("97.8", cell, 1))
-    monkeypatch.setattr(registry, "FOLDER", tmp_path)
+    monkeypatch.setattr(reader, "FOLDER", tmp_path)
     with pytest.raises(ScoringInputError, match=named):
         load.__wrapped__("april_gan/9")

@@ -14,7 +14,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import tracks.command.config  # noqa: F401  (registers the schema)
-from eval.published.registry import load
+from eval.published.reader import load
 from eval.tables import COLUMNS
 from models.locked import alone
 from tracks.command.cli import CONF

@@ -6,7 +6,7 @@ A figure is a mean over a whole data set. For part of it there are figures only 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from eval.published.registry import PublishedTable, load
+from eval.published.reader import PublishedTable, load
 from tracks.comparison.cells import setting_of
 
 APRIL_GAN = {"WinCLIP": "winclip", "Ours": "clip_adapter", "SPADE": "spade", "PaDiM": "padim", "PatchCore": "patchcore"}

@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 
-from eval.published.registry import Answer, Column, PublishedTable, Row, experiment, group
+from eval.published.reader import PublishedRow, PublishedTable
+from tracks.comparison.answers import Answer, AnsweredColumn, answers_to, experiment, group
 from tracks.comparison.reproduce_runs import Need, Scores
 from tracks.datasets.registry import registry
 
@@ -36,7 +37,7 @@ class Line:
 def compare(table: PublishedTable, scores: Mapping[Need, Scores], tolerance: float) -> list[Line]:
     """The lines of all rows that some of these runs answer, in the paper's order; tolerance in percentage points."""
     found: list[tuple[int, int, Line]] = []
-    for answer in table.answers:
+    for answer in answers_to(table.name).answers:
         seeds = _by_seed(answer, scores)
         if not seeds:
             continue
@@ -59,7 +60,7 @@ def _by_seed(answer: Answer, scores: Mapping[Need, Scores]) -> list[dict[str, Ma
     return [merged[seed] for seed in sorted(merged)]
 
 
-def _rows(table: PublishedTable, answer: Answer) -> Iterator[tuple[Row, str | None]]:
+def _rows(table: PublishedTable, answer: Answer) -> Iterator[tuple[PublishedRow, str | None]]:
     """The rows of an answer, with their category; MEAN_ROW for the row of means, None where the words say it all."""
     for row in table.matching(answer.where):
         word = row.words[answer.by] if answer.by else None
@@ -67,7 +68,7 @@ def _rows(table: PublishedTable, answer: Answer) -> Iterator[tuple[Row, str | No
 
 
 def _lines(
-    label: str, name: str, row: Row, metrics: Sequence[str], seeds: Sequence[Scores], members: Sequence[str],
+    label: str, name: str, row: PublishedRow, metrics: Sequence[str], seeds: Sequence[Scores], members: Sequence[str],
     tolerance: float,
 ) -> Iterator[Line]:  # fmt: skip
     paper, paper_std = row.figures[name], row.deviations.get(name)
@@ -83,7 +84,7 @@ def _lines(
         yield Line(label, name, metric, paper, paper_std, ours, spread, difference, within)
 
 
-def _members(column: Column, sets: Sequence[str]) -> list[str]:
+def _members(column: AnsweredColumn, sets: Sequence[str]) -> list[str]:
     """What a mean is over, as <data set>/<category> with * for all of a set."""
     members = group(column.over) if column.over else None
     return list(members) if members else [f"{data}/*" for data in ([column.over] if column.over else sets)]

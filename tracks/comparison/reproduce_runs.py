@@ -11,9 +11,10 @@ import numpy as np
 
 from eval.errors import ScoringInputError
 from eval.legacy import legacy_pro, legacy_region_f1
-from eval.published.registry import PublishedTable, experiment
+from eval.published.reader import PublishedTable
 from eval.ranking.curves import auroc, average_precision, f1_max
 from tracks.command.names import missing_path
+from tracks.comparison.answers import answers_to, experiment
 from tracks.datasets.registry import registry
 from tracks.errors import TrackInputError
 from tracks.run.legacy import transductive_image_scores
@@ -75,7 +76,7 @@ def needs_of(
     """Every run that a table needs, each once; `seeds` instead of its own, `only` these data sets and `models`."""
     needs = [
         Need(name, answer.shots, seed, answer.settings)
-        for answer in table.answers
+        for answer in answers_to(table.name).answers
         for seed in (seeds if seeds and answer.shots else answer.seeds)
         for name in answer.experiments
     ]

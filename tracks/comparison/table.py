@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from eval.errors import ScoringInputError
-from eval.published.registry import load
+from eval.published.reader import load
 from eval.tables import COLUMNS, METRICS, over_seeds
 from models.baselines.by_category import ZERO_SHOT
 from tracks.comparison.cells import Outcome, setting_of

@@ -1,4 +1,4 @@
-"""Published tables by name: what the papers print, where it stands, and which runs of ours answer it.
+"""Published tables by name: what the papers print, and where it stands.
 
     load("april_gan/9").cell("AUROC-segm", Object="candle")   # 97.8
 
@@ -33,45 +33,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """A set-up of conf/experiment: its model and data set, how many images it scores, rough seconds for each."""
-
-    name: str
-    model: str
-    data: str
-    images: int
-    gpu_seconds: float
-    cpu_seconds: float
-
-
-@dataclass(frozen=True)
-class Column:
-    """What of ours answers a column: metric ids, averaged `over` a data set, a group, or all categories (None)."""
-
-    ours: tuple[str, ...]
-    over: str | None = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The runs that answer rows of a table.
-
-    The rows are those whose words are `where`; or, if `by` names a column, those that hold a category there, `mean`
-    being the word for all of them.
-    """
-
-    experiments: tuple[str, ...]
-    shots: int
-    seeds: tuple[int, ...]
-    settings: tuple[str, ...]
-    columns: Mapping[str, Column]
-    where: Mapping[str, str]
-    by: str | None = None
-    mean: str | None = None
-
-
-@dataclass(frozen=True)
-class Row:
+class PublishedRow:
     """One row as printed: words by column, figures in percent and their deviations (None where blank)."""
 
     words: Mapping[str, str]
@@ -92,18 +54,15 @@ class PublishedTable:
     shots: tuple[int, ...]
     metrics: str
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
-    reasons: Mapping[str, str]
+    rows: tuple[PublishedRow, ...]
     left_out: tuple[str, ...]
-    unanswered: str | None
-    answers: tuple[Answer, ...]
 
     @property
     def num_figures(self) -> int:
         """How many figures it holds, deviations and ranks not counted."""
         return sum(value is not None for row in self.rows for value in row.figures.values())
 
-    def matching(self, words: Mapping[str, str]) -> list[Row]:
+    def matching(self, words: Mapping[str, str]) -> list[PublishedRow]:
         """The rows that have all these words.
 
         Raises:
@@ -159,29 +118,8 @@ def load(name: str) -> PublishedTable:
         metrics=entry["metrics"],
         columns=figures,
         rows=tuple(_read(FOLDER / entry["file"], figures)),
-        reasons={reason: index["reasons"][reason] for reason in entry["reasons"]},
         left_out=tuple(entry.get("left_out", ())),
-        unanswered=entry.get("unanswered"),
-        answers=tuple(_answer(fields) for fields in entry.get("answers", ())),
     )
-
-
-def experiment(name: str) -> Experiment:
-    """What is known of a set-up of conf/experiment.
-
-    Raises:
-        ScoringInputError: one that the index does not name.
-    """
-    experiments = _index()["experiments"]
-    if name not in experiments:
-        raise _unknown("an experiment of the published tables", name, experiments)
-    return Experiment(name, **experiments[name])
-
-
-def group(name: str) -> tuple[str, ...] | None:
-    """The categories of a named group as <data set>/<category>, with * for all of a set; None if it is no group."""
-    members = _index()["groups"].get(name)
-    return tuple(members) if members is not None else None
 
 
 @functools.cache
@@ -189,21 +127,7 @@ def _index() -> dict[str, Any]:
     return dict(yaml.safe_load((FOLDER / "index.yaml").read_text(encoding="utf-8")))
 
 
-def _answer(fields: Mapping[str, Any]) -> Answer:
-    columns = {name: Column(tuple(column["ours"]), column.get("over")) for name, column in fields["columns"].items()}
-    return Answer(
-        experiments=tuple(fields["experiments"]),
-        shots=fields["shots"],
-        seeds=tuple(fields.get("seeds", (0,))),
-        settings=tuple(fields.get("settings", ())),
-        columns=columns,
-        where=fields.get("where", {}),
-        by=fields.get("by"),
-        mean=fields.get("mean"),
-    )
-
-
-def _read(path: Path, figures: tuple[str, ...]) -> Iterable[Row]:
+def _read(path: Path, figures: tuple[str, ...]) -> Iterable[PublishedRow]:
     """The rows of a CSV file; columns that are neither figures nor their deviations are words."""
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file, strict=True)
@@ -213,7 +137,7 @@ def _read(path: Path, figures: tuple[str, ...]) -> Iterable[Row]:
         deviations = [column + DEVIATION for column in figures if column + DEVIATION in header]
         words = [column for column in header if column not in figures and column not in deviations]
         for line in reader:
-            yield Row(
+            yield PublishedRow(
                 words={column: line[column] for column in words},
                 figures={column: _number(line[column], path, column) for column in figures},
                 deviations={
