@@ -25,6 +25,7 @@ from torch import Tensor
 
 from benchmarks.baselines_sides import SIDES
 from benchmarks.metrics.table import machine
+from eval.table_text import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = {"words": "words", "references": "references", "coreset": "coreset", "images": "an image"}
@@ -81,15 +82,15 @@ def table(rows: Mapping[str, dict[str, Any]]) -> str:
     """Seconds by stage of each side, and how many times those of our published set-up they are."""
     stages = [stage for stage in STAGES if any(stage in row.get("seconds", {}) for row in rows.values())]
     header = ["", *(f"{STAGES[stage]}, s" for stage in stages), "extra MB"]
-    lines = [header, ["---", *["--:"] * (len(header) - 1)]]
+    lines = []
     ours = rows.get("vandkit", {}).get("seconds", {})
     for name, row in rows.items():
         if "error" in row:
-            lines.append([name, row["error"].replace("|", "\\|"), *[""] * len(stages)])
+            lines.append([name, row["error"], *[""] * len(stages)])
             continue
         cells = [_cell(row["seconds"][stage], ours.get(stage), name == "vandkit") for stage in stages]
         lines.append([name, *cells, f"{row['extra_mb']:.0f}"])
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return markdown_table(header, lines)
 
 
 def _cell(seconds: float, ours: float | None, is_ours: bool) -> str:

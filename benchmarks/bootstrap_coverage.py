@@ -16,6 +16,7 @@ import numpy as np
 
 from eval.image_counts import ImageCounts, choose_groups
 from eval.scorer import Scorer
+from eval.table_text import markdown_table
 from eval.uncertainty.bootstrap import Resampled, mean_over, resample
 from eval.uncertainty.paired import NO_DIFFERENCE, adjust, compare
 
@@ -109,9 +110,11 @@ def study(normal: int, anomalous: int, runs: Sequence[Strength], tables: int) ->
         f"{'two equally good runs' if same else 'A better than B'}: {tables} tables of {CATEGORIES} categories, "
         f"{RESAMPLES} resamples, {time.perf_counter() - started:.0f} s"
     )
-    print("| metric | A | B | interval of A: truth | truth at this size | of its mean | difference | of the means | "
-          "p < 0.05 | means p < 0.05 | any category after Holm |")  # fmt: skip
-    print("|---|" + "--:|" * 10)
+    columns = [
+        "metric", "A", "B", "interval of A: truth", "truth at this size", "of its mean", "difference", "of the means",
+        "p < 0.05", "means p < 0.05", "any category after Holm",
+    ]  # fmt: skip
+    rows = []
     for metric in METRICS:
         a, b = truth[metric]
         gap = 0.0 if same else a - b
@@ -123,7 +126,8 @@ def study(normal: int, anomalous: int, runs: Sequence[Strength], tables: int) ->
             100 * np.mean([d.p_value < 0.05 for d in differences[metric]]),
             100 * np.mean([d.p_value < 0.05 for d in mean_differences[metric]]), 100 * holm_hits[metric] / tables,
         ]  # fmt: skip
-        print(f"| {metric} | {a:.3f} | {b:.3f} | " + " | ".join(f"{cell:.1f}" for cell in cells) + " |", flush=True)
+        rows.append([metric, f"{a:.3f}", f"{b:.3f}", *(f"{cell:.1f}" for cell in cells)])
+    print(markdown_table(columns, rows), end="", flush=True)
 
 
 def held(intervals: Sequence[tuple[float, float]], truth: float) -> float:

@@ -28,6 +28,7 @@ from pathlib import Path
 from benchmarks.metrics.table import machine
 from benchmarks.stand_in_trees import WRITERS, write_tree
 from eval.published.reader import load
+from eval.table_text import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = ("april_gan/9", "saa_report/1", "saa_extended/1")
@@ -115,13 +116,12 @@ def scored(outputs: Path, data: set[str], began_at: float) -> int:
 
 def to_text(outcomes: Sequence[Outcome]) -> str:
     """One row for each table."""
-    columns = ["images", "seconds", "of the processors", "peak memory MB", "figures with ours", "exit code"]
-    lines = [f"| table | {' | '.join(columns)} |", "| --- |" + " --: |" * len(columns)]
+    columns = ["table", "images", "seconds", "of the processors", "peak memory MB", "figures with ours", "exit code"]
+    rows = []
     for one in outcomes:
-        cells = [one.images, one.seconds, one.processor_seconds, f"{one.peak_memory_mb:.0f}"]
-        cells += [f"{one.answered} of {one.figures}", one.exit_code]
-        lines.append(f"| {one.table} | {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+        cells = [one.table, one.images, one.seconds, one.processor_seconds, f"{one.peak_memory_mb:.0f}"]
+        rows.append([str(cell) for cell in (*cells, f"{one.answered} of {one.figures}", one.exit_code)])
+    return markdown_table(columns, rows)
 
 
 def main() -> None:
@@ -150,7 +150,7 @@ def main() -> None:
     quick = f", SAA+ with {', '.join(QUICK)}" if options.quick else ""
     random = f"random networks, SAM {options.refiner}{quick}"
     print(f"\n{random if options.weights == 'random' else f'weights {options.weights}'}")
-    print(to_text(outcomes))
+    print(to_text(outcomes), end="")
     if options.out:
         found = {"machine": machine(), "outcomes": [asdict(one) for one in outcomes]}
         options.out.write_text(json.dumps(found, indent=2) + "\n")

@@ -4,14 +4,13 @@ A results dict is what a run writes to `results.json`; these functions read its 
 and `over_seeds` also the keys that say what was run. A blank (None, or an id left out) is never averaged as 0.
 """
 
-import csv
-import io
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from eval.errors import ScoringInputError
+from eval.table_text import csv_table, markdown_table
 
 COLUMNS: dict[str, str] = {
     "auroc_cls": "AUROC cls",
@@ -124,13 +123,11 @@ def to_csv(results: Mapping[str, Any]) -> str:
     """
     with_std = "seeds" in results
     suffixes = ("", "_std") if with_std else ("",)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["category", *(metric + suffix for metric in COLUMNS for suffix in suffixes)])
-    for name, scores in [*results["categories"].items(), ("mean", _mean_row(results))]:
-        cells = (_fractions(scores.get(metric), with_std) for metric in COLUMNS)
-        writer.writerow([name, *(cell for group in cells for cell in group)])
-    return text.getvalue()
+    rows = [
+        [name, *(cell for metric in COLUMNS for cell in _fractions(scores.get(metric), with_std))]
+        for name, scores in [*results["categories"].items(), ("mean", _mean_row(results))]
+    ]
+    return csv_table(["category", *(metric + suffix for metric in COLUMNS for suffix in suffixes)], rows)
 
 
 def over_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -145,7 +142,7 @@ def over_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     _expect_same_but_seed(runs)
     names = list(runs[0]["categories"])
     categories = {
-        name: {metric: _mean_std([run["categories"][name].get(metric) for run in runs]) for metric in COLUMNS}
+        name: {metric: mean_std([run["categories"][name].get(metric) for run in runs]) for metric in COLUMNS}
         for name in names
     }
     means = [mean_over_categories(run["categories"]) for run in runs]
@@ -153,8 +150,8 @@ def over_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         **{key: runs[0][key] for key in SAME_IN_ALL_SEEDS if key in runs[0]},
         "seeds": [run["seed"] for run in runs],
         "categories": categories,
-        "mean": {metric: _mean_std([mean[metric] for mean in means]) for metric in COLUMNS},
-        "score": _mean_std([track_score(run["categories"]) for run in runs]),
+        "mean": {metric: mean_std([mean[metric] for mean in means]) for metric in COLUMNS},
+        "score": mean_std([track_score(run["categories"]) for run in runs]),
     }
 
 
@@ -217,7 +214,8 @@ def _mean(values: Iterable[float]) -> float | None:
     return math.fsum(values) / len(values) if values else None
 
 
-def _mean_std(values: Sequence[float | None]) -> dict[str, float | None] | None:
+def mean_std(values: Sequence[float | None]) -> dict[str, Any] | None:
+    """`mean` and `std` (sample standard deviation, None for one) of the known values; None without any."""
     known = [float(value) for value in values if value is not None]
     if not known:
         return None
@@ -231,10 +229,9 @@ def _mean_row(results: Mapping[str, Any]) -> Scores:
 
 def _pipe_table(before: Sequence[str], rows: Iterable[Sequence[str]], after: Sequence[str] = ()) -> str:
     """The columns named `before`, `COLUMNS` aligned right, then those named `after`."""
-    header = [*before, *COLUMNS.values(), *after]
-    rule = [*["---"] * len(before), *["---:"] * len(COLUMNS), *["---"] * len(after)]
-    escaped = ([cell.replace("|", "\\|") for cell in row] for row in rows)
-    return "".join("| " + " | ".join(row) + " |\n" for row in (header, rule, *escaped))
+    columns = [*before, *COLUMNS.values(), *after]
+    numbers = range(len(before), len(before) + len(COLUMNS))
+    return markdown_table(columns, rows, left=set(range(len(columns))) - set(numbers))
 
 
 def _percents(scores: Scores) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.metrics.implementations import COLUMNS
+from eval.table_text import markdown_table
 
 PACKAGES = ("numpy", "scipy", "numba", "torch", "scikit-learn", "torchmetrics", "anomalib", "ADEval")
 
@@ -22,14 +23,13 @@ LEGEND = (
 def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """A pipe table: seconds (in brackets by part), memory above the maps, values to six digits; or what went wrong."""
     header = ["implementation", "computes", "seconds", "extra MB", *COLUMNS.values()]
-    lines = [header, ["---", "---", *["--:"] * (len(header) - 2)], *(_cells(row) for row in rows)]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return markdown_table(header, map(_cells, rows), left=(0, 1))
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     about = [row["name"], row["computes"]]
     if "error" in row:
-        return [*about, row["error"].replace("|", "\\|").replace("\n", " "), "", *[""] * len(COLUMNS)]
+        return [*about, row["error"], "", *[""] * len(COLUMNS)]
     values = (row["values"].get(metric) for metric in COLUMNS)
     shown = ("" if value is None else f"{value:.6f}" for value in values)
     return [*about, _seconds(row["seconds"]), f"{row['extra_mb']:.0f}", *shown]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from eval.table_text import markdown_table
 from eval.tables import METRICS
 from eval.uncertainty.paired import A_BETTER, B_BETTER
 
@@ -51,7 +52,7 @@ def _means(results: Results, metrics: Sequence[str]) -> str:
         if results["mean"].get(metric)
     ]
     columns = ["mean over categories", "A", "B", "A - B", _interval_name(results), "p", "verdict"]
-    return _pipe_table(columns, rows, left=(0, 6))
+    return markdown_table(columns, rows, left=(0, 6))
 
 
 def _one_metric(results: Results, metric: str) -> str:
@@ -65,7 +66,7 @@ def _one_metric(results: Results, metric: str) -> str:
                 [name, str(category["images"]), "", "", "", "", "", "", category["blank_because"].get(metric, "")]
             )
     columns = ["category", "images", "A", "B", "A - B", _interval_name(results), "p", "p (Holm)", "verdict"]
-    return _pipe_table(columns, rows, left=(0, 8))
+    return markdown_table(columns, rows, left=(0, 8))
 
 
 def _all_metrics(results: Results, metrics: Sequence[str]) -> str:
@@ -73,7 +74,7 @@ def _all_metrics(results: Results, metrics: Sequence[str]) -> str:
         [name, str(category["images"]), *(_cell(category["metrics"].get(metric)) for metric in metrics)]
         for name, category in results["categories"].items()
     ]
-    return _pipe_table(["category", "images", *(METRICS[metric] for metric in metrics)], rows, left=(0,))
+    return markdown_table(["category", "images", *(METRICS[metric] for metric in metrics)], rows, left=(0,))
 
 
 def _cell(difference: Mapping[str, Any] | None) -> str:
@@ -113,10 +114,3 @@ def _p_value(value: float | None) -> str:
     if value is None:
         return ""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _pipe_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
-    """A Markdown table; the columns numbered in `left` are aligned left, all others right."""
-    rule = ["---" if place in left else "---:" for place in range(len(columns))]
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    return "".join("| " + " | ".join(row) + " |\n" for row in (columns, rule, *escaped))

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from eval.table_text import markdown_table
 from tracks.decide.kept_thresholds import KeptThresholds
 from tracks.decide.threshold import DEFECT, UNDECIDED, Threshold
 from tracks.run.store import PredictionStore, Row
@@ -72,8 +73,7 @@ def decision_lines(decision: Mapping[str, Any]) -> str:
 def decision_table(decision: Mapping[str, Any]) -> str:
     """A pipe table with a row per category and `pooled`; blank where there is no threshold, or no such image."""
     rows = [*decision["categories"].items(), ("pooled", {"threshold": None, **decision["pooled"]})]
-    lines = [COLUMNS, ("---", *["---:"] * (len(COLUMNS) - 1)), *(_cells(name, entry) for name, entry in rows)]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return markdown_table(COLUMNS, [_cells(name, entry) for name, entry in rows])
 
 
 def grouped(categories: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, list[str]]:
@@ -137,7 +137,7 @@ def _cells(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
     counts = {key: "" if entry[key] is None else str(entry[key]) for key in COUNTS}
     alarms, recall = (percent(entry[key], "", "") for key in ("false_alarm_rate", "recall"))
     shown = (counts["false_alarms"], counts["normal"], alarms, counts["found"], counts["anomalous"], recall)
-    return name.replace("|", "\\|"), value, *shown, counts["undecided"]
+    return name, value, *shown, counts["undecided"]
 
 
 def percent(share: float | None, unit: str = "%", blank: str = "none") -> str:
