@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.image_counts import ImageCounts, choose_groups
+from eval.uncertainty.image_counts import ImageCounts, choose_groups
 from eval.scorer import Scorer
 from eval.table_text import markdown_table
 from eval.uncertainty.bootstrap import Resampled, mean_over, resample

@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from eval.image_checks import CheckedImage
+from eval.images import CheckedImage
 from eval.ranking.curves import F1Max, RankingCurve, curve_from_counts, curve_from_scores, f1_floor
 from eval.regions.pimo import fewest_pixels, pixel_weights
 from eval.regions.pro import pro_curve, pro_from_counts

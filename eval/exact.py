@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from eval.category import CategoryScores, DefectRecord, Evidence, Images
-from eval.image_checks import CheckedImage, image_checker, not_finite
+from eval.images import CheckedImage, image_checker, not_finite
 from eval.ranking.counting import CHUNK_PIXELS, DefectValues
 from eval.ranking.sorting import falling_order
 from eval.regions.components import component_changes, hit_changes, label_regions

@@ -16,7 +16,7 @@ import numpy as np
 from eval.category import CategoryScores, DefectRecord, Evidence, Images, ScoreCurves
 from eval.errors import ScoringInputError
 from eval.exact import score_arrays as score_arrays
-from eval.image_checks import CheckedImage, image_checker, not_finite
+from eval.images import CheckedImage, image_checker, not_finite
 from eval.ranking.counting import NUM_PATTERNS, count_patterns
 from eval.ranking.histogram import LARGEST, VALUES, in_value_order, pattern_ranks
 from eval.ranking.sorting import falling_order

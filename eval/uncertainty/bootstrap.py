@@ -22,9 +22,9 @@ import numpy as np
 from scipy.special import ndtr, ndtri, stdtrit
 
 from eval.errors import ScoringInputError
-from eval.image_counts import ImageCounts
 from eval.ranking.many_curves import auroc_rows, average_precision_rows, f1_max_rows, pro_rows, region_f1_rows
 from eval.regions.pro import check_fpr_limit
+from eval.uncertainty.image_counts import ImageCounts
 
 IMAGE_LEVEL = ("auroc_cls", "f1_cls", "ap_cls")
 PIXEL_LEVEL = ("auroc_seg", "f1_seg", "ap_seg", "pro_seg", "f1_region")
@@ -43,7 +43,7 @@ class Resampled:
     """The metrics of a category, or their means over categories, on B draws of the images.
 
     `samples` holds (B,) by metric id and `estimates` the metric of the images as they are, both by groups of values
-    (eval/image_counts.py). `sizes` are, by metric, how many images the smaller kind of each category has. A metric
+    (eval/uncertainty/image_counts.py). `sizes` are, by metric, how many images the smaller kind of each category has. A metric
     without samples has its reason in `reasons`, in as far as that is not the Scorer's reason for having no metric.
     """
 

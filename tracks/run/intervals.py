@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from eval.image_counts import ImageCounts, choose_groups, level_groups, levels
 from eval.scorer import Scorer
 from eval.uncertainty.bootstrap import Resampled, resample
+from eval.uncertainty.image_counts import ImageCounts, choose_groups, level_groups, levels
 from tracks.run.scoring import WholeScores, image_scores, scorer_of
 from tracks.run.store import PredictionStore, Row
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eval.category import ScoreCurves
-from eval.image_checks import CheckedImage, check_image
+from eval.images import CheckedImage, check_image
 from eval.ranking.histogram import pattern_ranks, to_float16
 from eval.regions.components import Changes, component_changes, hit_changes
 from eval.regions.pro import label_regions

@@ -11,7 +11,7 @@ from eval.errors import ScoringInputError
 from eval.published import reader
 from eval.published.reader import list_tables, load
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "eval/published"
 
 FIGURES = {
