@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import tracks.command.config  # noqa: F401  (registers the schema)
 from models.baselines.by_category import BOTH
+from models.disk import write_atomically
 from tracks.command.cli import CONF, EXIT_BAD_INPUT, command, run_main
 from tracks.command.names import unknown
 from tracks.command.paths import folder_name
@@ -30,7 +31,6 @@ from tracks.errors import TrackInputError
 from tracks.run.device import pick_device
 from tracks.run.fingerprint import code_digest, device_name, settings_digest, versions
 from tracks.run.run_folder import link_latest
-from tracks.run.store import write_atomically, write_text
 from tracks.run.track import choose_categories
 
 GIVEN_ON = (
@@ -65,8 +65,8 @@ def compare_models(cfg: DictConfig, words: Sequence[str]) -> dict[str, Any]:
     text = f"{content['title']}\n\n{to_markdown(rows, beside)}\n{footnotes(rows, beside, content['notes'])}"
     print(f"\n{text}")
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "table.md", text)
-    write_text(folder / "table.csv", to_csv(rows, beside))
+    write_atomically(folder / "table.md", text)
+    write_atomically(folder / "table.csv", to_csv(rows, beside))
     write_atomically(folder / "table.json", (json.dumps(content, indent=2) + "\n").encode())
     if not cfg.out:
         link_latest(folder.parent, folder)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from eval.category import CategoryScores
 from eval.uncertainty.bootstrap import RESAMPLED, Resampled, mean_over
 from eval.uncertainty.paired import Difference, adjust, compare
+from models.disk import write_atomically
 from tracks.command.cli import command, run_main
 from tracks.command.given_runs import open_run
 from tracks.command.names import unknown
@@ -21,7 +22,7 @@ from tracks.comparison.run_tables import footer, header, tables
 from tracks.errors import TrackInputError
 from tracks.run.intervals import resample_rows
 from tracks.run.scoring import scorer_of
-from tracks.run.store import PredictionStore, Row, write_atomically, write_text
+from tracks.run.store import PredictionStore, Row
 
 HEADLINE = ("auroc_cls", "f1_cls", "auroc_seg", "f1_seg", "pro_seg", "f1_harmonic")
 _LONGEST_NAME = 100
@@ -137,7 +138,7 @@ def compare_configured(cfg: DictConfig) -> dict[str, Any]:
     print(header(results) + "\n" + tables(results, metrics or HEADLINE, details=bool(metrics)) + "\n" + footer(results))
     everything = [metric for metric in RESAMPLED if results["mean"][metric]]
     text = "\n".join((header(results), tables(results, everything, details=True), footer(results)))
-    write_text(folder / "compare.md", text)
+    write_atomically(folder / "compare.md", text)
     write_atomically(folder / "compare.json", (json.dumps(results, indent=2) + "\n").encode())
     print(f"files: {folder}: compare.md (every metric), compare.json")
     return results

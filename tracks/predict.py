@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 import tracks.command.config  # noqa: F401  (registers the schema)
 from eval.ranking.histogram import ValueCounts
 from models.base import AnomalyModel
+from models.disk import write_atomically
 from models.weights.missing import refuse_missing
 from tracks.command.cli import command, run_main, stop
 from tracks.command.paths import folder_name
@@ -31,7 +32,7 @@ from tracks.run.fingerprint import settings_digest
 from tracks.run.overlay import count_pixels
 from tracks.run.run_folder import link_latest
 from tracks.run.runner import fit_references
-from tracks.run.store import PredictionStore, write_atomically
+from tracks.run.store import PredictionStore
 
 DEFAULT_CATEGORY = "object"
 

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 import tracks.command.config  # noqa: F401  (registers the schema)
 from eval.errors import ScoringInputError
 from eval.published.reader import PublishedTable, list_tables, load
+from models.disk import write_atomically
 from models.weights.missing import how_to_fetch, missing_files
 from tracks.command.cli import command, run_main
 from tracks.command.names import listed, unknown
@@ -38,7 +39,6 @@ from tracks.comparison.reproduce_runs import (
 from tracks.errors import TrackInputError
 from tracks.run.fingerprint import code_digest
 from tracks.run.resize import MASK_RULES
-from tracks.run.store import write_text
 from tracks.run.track import run_track
 
 
@@ -68,8 +68,8 @@ def reproduce(cfg: DictConfig) -> list[Line]:
     print(text)
     out = Path(cfg.out or Path(cfg.outputs) / "reproduce" / table.name).expanduser()
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "comparison.csv", to_csv(lines))
-    write_text(out / "comparison.md", text)
+    write_atomically(out / "comparison.csv", to_csv(lines))
+    write_atomically(out / "comparison.md", text)
     print(f"files: {out}: comparison.csv, comparison.md")
     return lines
 

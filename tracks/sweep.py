@@ -18,10 +18,10 @@ from omegaconf import DictConfig
 
 import tracks.command.config  # noqa: F401  (registers the schema)
 from eval.tables import over_seeds, sweep_table
+from models.disk import write_atomically
 from tracks.command.cli import EXIT_BAD_INPUT, command, explain, run_main
 from tracks.decide.decision import percent, pooled
 from tracks.run.run_folder import link_latest
-from tracks.run.store import write_atomically, write_text
 from tracks.run.track import run_track
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class SweepTable(Callback):
             {**over_seeds(group), "swept": group[0]["swept"] | decided(group)} for group in gather(finished) if group
         ]
         table = sweep_table(rows)
-        write_text(folder / "table.md", table)
+        write_atomically(folder / "table.md", table)
         write_atomically(folder / "table.json", json.dumps(rows, indent=2).encode())
         link_latest(folder.parent, folder)
         print(f"\n{table}\n{len(finished)} of {len(cells)} cells finished; files: {folder}: table.md, table.json")

@@ -25,10 +25,10 @@ from models.clip.backbone import ClipBackbone
 from models.clip.text import PromptEnsemble
 from models.clip_adapter.adapter import random_adapter
 from models.clip_adapter.checkpoint import save_adapter
+from models.disk import write_atomically
 from models.weights.missing import refuse_missing
 from tracks.command.cli import command, run_main
 from tracks.errors import TrackInputError
-from tracks.run.store import write_text
 from train.adapters.checkpoint import (
     ADAPTER_FILE,
     CONFIG_FILE,
@@ -85,7 +85,7 @@ def train_in(processes: Processes, cfg: DictConfig) -> Path:
     with own_folder(folder) if processes.first else nullcontext():
         processes.first_then_others(lambda: open_run(folder, settings, fresh=cfg.fresh and processes.first))
         if processes.first:
-            write_text(folder / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True))
+            write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True))
         AdapterTraining(backbone, prompts, course, options, folder, processes).run()
     return folder
 

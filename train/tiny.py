@@ -31,6 +31,7 @@ from tqdm import tqdm
 from models.clip.weights import build_clip
 from models.clip_adapter.adapter import LOGIT_SCALE
 from models.clip_adapter.context_adapter import ContextAdapter, References
+from models.disk import replaced
 from models.features import ImageFeatures
 from tracks.command.cli import command, run_main
 from tracks.datasets.synthetic.products import product
@@ -411,8 +412,8 @@ def _save(
         "step": step, "model": model.state_dict(), "average": average.state_dict(),
         "optimizer": optimizer.state_dict(), "settings": settings,
     }  # fmt: skip
-    torch.save(state, path.with_suffix(".part"))
-    path.with_suffix(".part").replace(path)
+    with replaced(path) as part:
+        torch.save(state, part)
 
 
 def _restore(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, settings: str) -> int:

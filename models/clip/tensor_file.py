@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from models.disk import replaced
 from models.errors import ModelInputError
 
 METADATA = "__metadata__"
@@ -27,9 +28,8 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    part = path.with_name(path.name + ".part")
-    save_file(state, part, {**metadata, DIGEST_KEY: tensors_digest(state)})
-    part.replace(path)
+    with replaced(path) as part:
+        save_file(state, part, {**metadata, DIGEST_KEY: tensors_digest(state)})
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

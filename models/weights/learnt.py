@@ -1,11 +1,13 @@
 """Digests learnt on first use, for files whose sha256 nobody has published: recorded once, enforced from then on."""
 
 import json
-import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.disk import write_atomically
 from models.errors import ModelInputError
+from models.locked import alone
 from models.weights.cache import weights_folder
 from models.weights.digest import sha256_of
 
@@ -38,18 +40,25 @@ def recall(name: str) -> Learnt | None:
 def learn(name: str, path: Path) -> Learnt:
     """Record the size and sha256 of a file that is used for the first time."""
     learnt = Learnt(path.stat().st_size, sha256_of(path))
-    _write({**_read(), name: {"size": learnt.size, "sha256": learnt.sha256}})
+    with _alone():
+        _write({**_read(), name: {"size": learnt.size, "sha256": learnt.sha256}})
     return learnt
 
 
 def forget(name: str) -> bool:
     """Drop what was learnt of a file, so that the next one fetched is believed; whether there was anything."""
-    known = _read()
-    if name not in known:
-        return False
-    del known[name]
-    _write(known)
-    return True
+    with _alone():
+        known = _read()
+        if name not in known:
+            return False
+        del known[name]
+        _write(known)
+        return True
+
+
+def _alone() -> AbstractContextManager[None]:
+    path = learnt_file()
+    return alone(path.with_name(path.name + ".lock"), f"the digests in {path}")
 
 
 def _read() -> dict[str, dict[str, int | str]]:
@@ -71,6 +80,4 @@ def _read() -> dict[str, dict[str, int | str]]:
 def _write(known: dict[str, dict[str, int | str]]) -> None:
     path = learnt_file()
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, json.dumps(known, indent=2, sort_keys=True) + "\n")

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from models.disk import write_atomically
 from models.errors import ModelInputError
 from models.names import hint, nearest
 from models.weights.cache import hugging_face_copy, weights_folder
@@ -165,9 +166,7 @@ def record(prefix: str) -> list[str]:
         if not entry.path.is_file():
             raise ModelInputError(f"expected {entry.path} to record it, found no file; write it first")
         text = _with_values(text, entry.name, entry.path.stat().st_size, _sha256(entry.path))
-    part = CATALOGUE.with_name(CATALOGUE.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(CATALOGUE)
+    write_atomically(CATALOGUE, text)
     return [entry.name for entry in entries]
 
 

@@ -8,7 +8,6 @@ import errno
 import http.client
 import json
 import re
-import shutil
 import ssl
 import time
 import urllib.error
@@ -22,11 +21,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from models.disk import lacking_room
 from models.weights.cache import mirrored
 from models.weights.failures import Failure, TransferError
 
 PIECE = 1 << 18
-SPARE_BYTES = 64 << 20
 """Room that a download leaves on the disk."""
 
 
@@ -71,12 +70,8 @@ def transfer(address: str, part: Path, size: int | None, sure: bool, patience: P
 
 def ask_for_room(folder: Path, num_bytes: int) -> None:
     """Raise TransferError unless the disk of `folder` has room for so many bytes and some to spare."""
-    free = shutil.disk_usage(folder).free
-    if free < num_bytes + SPARE_BYTES:
-        raise TransferError(
-            Failure.NO_ROOM,
-            f"expected {(num_bytes + SPARE_BYTES) / 1e9:.2f} GB free in {folder}, got {free / 1e9:.2f} GB",
-        )
+    if wrong := lacking_room(folder, num_bytes):
+        raise TransferError(Failure.NO_ROOM, wrong)
 
 
 class Note:

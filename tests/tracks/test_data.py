@@ -13,7 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from models.weights import transfer
+from models.disk import SPARE_BYTES
 from models.weights.failures import REMEDIES, Failure
 from models.weights.transfer import Patience
 from tests.support.loopback_host import Host
@@ -155,7 +155,7 @@ def test_an_evil_archive_is_refused(host, tmp_path):
 
 def test_room_for_archive_and_content_is_asked_before_anything_is_fetched(host, tmp_path, monkeypatch):
     size = len(host.files["/set.tar.xz"])
-    enough = 2 * size + transfer.SPARE_BYTES
+    enough = 2 * size + SPARE_BYTES
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": enough - 1}))
     with pytest.raises(TrackInputError, match=r"GB free in .*for the archive of Nuts and what is unpacked from it"):
         get(entry(host), tmp_path / "set", patience=QUICK)

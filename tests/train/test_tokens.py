@@ -107,8 +107,8 @@ def test_the_size_is_asked_before_anything_is_written(tmp_path):
 
 
 def test_a_full_disk_is_told_beforehand(tmp_path, monkeypatch):
-    monkeypatch.setattr("train.adapters.token_cache.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    with pytest.raises(CacheTooLargeError, match="of free disk"):
+    monkeypatch.setattr("models.disk.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(CacheTooLargeError, match=r"GB free in .*, for the token cache"):
         check_room([TokenCache(live(), tmp_path)], tmp_path, 1.0)
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from models.baselines.by_category import FEW_SHOT, ZERO_SHOT
+from models.disk import write_atomically
 from models.locked import alone
 from models.weights.registry import catalogue
 from tracks.command.cli import EXIT_BAD_INPUT
 from tracks.run.cost import read_cost
 from tracks.run.fingerprint import ROOT, settings_digest
-from tracks.run.store import write_atomically
 
 SCORING = ("eval/*.py", "tracks/run/scoring.py")
 OUTPUTS = "VANDKIT_COMPARE_OUTPUTS"

@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal, Self
 
+from models.disk import lacking_room
 from tracks.command.names import missing_path
 from tracks.command.paths import leads_out
 from tracks.errors import TrackInputError
 
 PIECE = 1 << 20
-SPARE_BYTES = 64 << 20
-"""Room that unpacking leaves on the disk."""
 RECORD = ".unpacked.json"
 """What was unpacked, written last: a folder with it is whole."""
 PARTIAL = ".unpacking"
@@ -231,12 +230,8 @@ def _reading(archive: Path) -> Iterator[None]:
 
 
 def _ask_for_room(folder: Path, num_bytes: int, archive: Path) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < num_bytes + SPARE_BYTES:
-        raise TrackInputError(
-            f"expected {(num_bytes + SPARE_BYTES) / 1e9:.2f} GB free in {folder.parent} to unpack {archive}, "
-            f"got {free / 1e9:.2f} GB; free some space, or choose a folder on another disk"
-        )
+    if wrong := lacking_room(folder.parent, num_bytes):
+        raise TrackInputError(f"{wrong}, to unpack {archive}; free some space, or choose a folder on another disk")
 
 
 def _evil(archive: Path, what: str) -> TrackInputError:

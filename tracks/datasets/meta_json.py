@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from models.disk import write_atomically
 from tracks.command.names import missing_path
 from tracks.command.paths import leads_out, name_below
 from tracks.datasets.files import (
@@ -25,7 +26,6 @@ from tracks.datasets.files import (
 from tracks.datasets.layout import LeftOut
 from tracks.datasets.sample import Dataset, Sample
 from tracks.errors import TrackInputError
-from tracks.run.store import write_atomically
 
 META = "meta.json"
 LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1}

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from eval.ranking.histogram import LARGEST, ValueCounts
 from models.base import AnomalyModel
+from models.disk import write_atomically
 from models.errors import ModelInputError
 from tracks.command.paths import below, shortened
 from tracks.datasets.sample import Sample
@@ -24,7 +25,6 @@ from tracks.run.batch import as_batch
 from tracks.run.input_size import mention_small_input
 from tracks.run.overlay import category_scale, count_pixels, map_bound, render_overlay
 from tracks.run.resize import resize_map
-from tracks.run.store import write_atomically
 
 UNREADABLE = "unreadable"
 UNSURE = "unsure: between the threshold and the highest reference"

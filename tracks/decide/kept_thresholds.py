@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from models.base import AnomalyModel
+from models.disk import write_atomically
 from tracks.decide.threshold import Threshold, leave_one_out
 from tracks.decide.threshold_fit import fit_threshold, owners
 from tracks.errors import TrackInputError
-from tracks.run.store import write_atomically
 
 THRESHOLDS_FILE = "thresholds.json"
 NOT_KEPT = (

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from models.base import AnomalyModel
-from tracks.run.store import write_atomically
+from models.disk import write_atomically
 
 COST_FILE = "cost.json"
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from models.disk import write_atomically
 from tracks.command.names import listed, missing_path, unknown
 from tracks.command.paths import below
 from tracks.datasets.files import FileSample
 from tracks.datasets.sample import Dataset, Sample
 from tracks.errors import TrackInputError
-from tracks.run.store import write_atomically
 
 MANIFEST_FORMAT = "vandkit references 1"
 SHOT_LISTS = ("selected_samples_per_run.txt", "k_shot.txt")

@@ -10,12 +10,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from models.disk import write_atomically
 from models.locked import alone
 from tracks.command.paths import below, folder_name
 from tracks.decide.kept_thresholds import THRESHOLDS_FILE
 from tracks.errors import TrackInputError
 from tracks.run.fingerprint import settings_digest
-from tracks.run.store import LOCK_FILE, SETTINGS_FILE, PredictionStore, read_settings, write_atomically
+from tracks.run.store import LOCK_FILE, SETTINGS_FILE, PredictionStore, read_settings
 
 log = logging.getLogger(__name__)
 CHANGE_NO_PREDICTION = ("image_score", "false_alarm_rate")

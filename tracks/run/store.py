@@ -11,7 +11,6 @@ So everything can be scored again, or exported, with neither the model nor the d
 last images: what is no longer among them is dropped before anything is predicted.
 """
 
-import contextlib
 import io
 import json
 import os
@@ -26,6 +25,7 @@ import numpy as np
 import PIL.Image
 import tifffile
 
+from models.disk import write_atomically
 from tracks.command.paths import below, shortened
 from tracks.errors import TrackInputError
 
@@ -85,7 +85,7 @@ class PredictionStore:
             )
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps(settings, indent=2).encode())
+            write_atomically(path, json.dumps(settings, indent=2))
         return cls(folder)
 
     @cached_property
@@ -215,23 +215,6 @@ class PredictionStore:
     def _rows_file(self, category: str) -> Path:
         folder = below(self.folder, "predictions", shortened(category))
         return folder.parent / f"{folder.name}.jsonl"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a kill leaves either the old content or the new."""
-    temporary = path.with_name(path.name + ".part")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except BaseException:  # a full disk, an interrupt: what half of it takes up is given back
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text of tables in UTF-8; of names that are none, a csv keeps the bytes and others show the escapes."""
-    write_atomically(path, text.encode(errors="surrogateescape" if path.suffix == ".csv" else "backslashreplace"))
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from eval.rounding import RoundingSample, rank_loss
 from eval.tables import mean_over_categories, to_csv, to_markdown, track_score
 from models.base import AnomalyModel
+from models.disk import write_atomically
 from models.weights.missing import refuse_missing
 from tracks.command.names import unknown
 from tracks.command.paths import below
@@ -36,7 +37,7 @@ from tracks.run.resize import MAP_RULE, MASK_RULES
 from tracks.run.run_folder import link_latest, run_folder, working_in
 from tracks.run.runner import RunnerOptions, fit_references, lacking, predict_category
 from tracks.run.scoring import RULES, score_category
-from tracks.run.store import PRECISIONS, PredictionStore, write_atomically, write_text
+from tracks.run.store import PRECISIONS, PredictionStore
 
 log = logging.getLogger(__name__)
 IMAGE_SCORES = ("model", "legacy_minmax")
@@ -252,11 +253,11 @@ def known_of_run(folder: Path) -> dict[str, Any]:
 def write_results(folder: Path, results: dict[str, Any], cfg: DictConfig | None) -> None:
     """Write results.json, results.csv, results.md and the resolved configuration."""
     write_atomically(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
-    write_text(folder / "results.csv", to_csv(results))
+    write_atomically(folder / "results.csv", to_csv(results))
     tables = to_markdown(results) + "\nDecided by threshold:\n\n" + decision_table(results["decision"])
-    write_text(folder / "results.md", f"{tables}\n{decision_lines(results['decision'])}\n")
+    write_atomically(folder / "results.md", f"{tables}\n{decision_lines(results['decision'])}\n")
     if cfg is not None:
-        write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
 
 
 def report(results: dict[str, Any], folder: Path, predicted: int, latest: Path | None) -> None:

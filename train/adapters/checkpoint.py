@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from models.disk import write_atomically
 from models.locked import alone
 from tracks.errors import TrackInputError
 from tracks.run.fingerprint import device_name, versions
-from tracks.run.store import LOCK_FILE, write_atomically
+from tracks.run.store import LOCK_FILE
 from train.adapters.token_cache import release
 
 log = logging.getLogger(__name__)

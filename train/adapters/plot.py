@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from tracks.run.store import write_atomically
+from models.disk import write_atomically
 
 VALIDATION_CURVES = {
     "auroc_seg": "pixel AUROC",

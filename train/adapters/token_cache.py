@@ -7,6 +7,7 @@ they are drawn. Trainings that share a folder share a cache: each leaves its mar
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -20,12 +21,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from models.disk import lacking_room, write_atomically
 from models.features import ImageFeatures
 from models.locked import alone
 from tracks.errors import TrackInputError
 from tracks.run.ahead import cut
 from tracks.run.fingerprint import weights_digest
-from tracks.run.store import write_atomically
 from train.adapters.tokens import LiveTokens, TokenBatch, encode, merged
 
 log = logging.getLogger(__name__)
@@ -227,11 +228,10 @@ def check_room(caches: Sequence[TokenCache], folder: Path, max_gb: float) -> Non
         )
     folder.mkdir(parents=True, exist_ok=True)
     missing = sum(cache.gigabytes_missing for cache in caches)
-    free = shutil.disk_usage(folder).free * SHARE_OF_DISK / GIGABYTE
-    if missing > free:
+    if wrong := lacking_room(folder, math.ceil(missing * GIGABYTE / SHARE_OF_DISK), spare_bytes=0):
         raise CacheTooLargeError(
-            f"expected {missing:.3g} GB of free disk for the token cache in {folder}, got {free:.3g} GB; free some "
-            "space, name a folder on another disk with cache_dir, or set cache=never"
+            f"{wrong}, for the token cache; free some space, name a folder on another disk with cache_dir, or set "
+            "cache=never"
         )
 
 

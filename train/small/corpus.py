@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from models.disk import replaced, write_atomically
 from tracks.datasets.synthetic import INVENTED, SOURCE, SOURCE_KINDS, kinds_of, render
-from tracks.run.store import write_atomically
 
 CHUNK = 64
 
@@ -105,9 +105,8 @@ def _render_chunk(plan: CorpusPlan, folder: Path, start: int) -> None:
         )
         images[place], masks[place] = rendering.image, rendering.mask
     path = _chunk_file(folder, start)
-    temporary = path.with_suffix(".part.npz")
-    np.savez(temporary, images=images, masks=np.packbits(masks, axis=-1))
-    temporary.replace(path)
+    with replaced(path) as part, part.open("wb") as file:
+        np.savez(file, images=images, masks=np.packbits(masks, axis=-1))
 
 
 def _gather(plan: CorpusPlan, folder: Path) -> Corpus:

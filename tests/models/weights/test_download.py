@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from models.disk import SPARE_BYTES
 from models.weights import transfer
 from models.weights.download import Wanted, download, part_of
 from models.weights.failures import REMEDIES, DownloadError, Failure
@@ -237,15 +238,15 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def test_room_is_asked_for_before_anything_is_fetched(host, wanted, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, transfer.SPARE_BYTES + 4999))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, SPARE_BYTES + 4999))
     assert "GB free in" in fails(wanted, Failure.NO_ROOM)
     assert not host.requests
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, transfer.SPARE_BYTES + 5000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, SPARE_BYTES + 5000))
     download(wanted, QUICK)
 
 
 def test_room_is_asked_for_by_what_the_host_says_where_the_size_is_not_known(host, wanted, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, transfer.SPARE_BYTES + 4999))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, SPARE_BYTES + 4999))
     with pytest.raises(DownloadError, match="no room"):
         download(replace(wanted, size=None), QUICK)
     assert not part_of(wanted.path).exists()

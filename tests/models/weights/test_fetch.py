@@ -183,10 +183,10 @@ def test_an_unknown_name_lists_groups_and_files(host, capsys):
 
 
 def test_room_for_all_that_is_missing_is_asked_first(host, monkeypatch, capsys):
-    from models.weights import transfer
+    from models import disk
 
-    free = transfer.SPARE_BYTES + 2 * len(NET) - 1
-    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda _: type("Usage", (), {"free": free}))
+    free = disk.SPARE_BYTES + 2 * len(NET) - 1
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: type("Usage", (), {"free": free}))
     assert command.main(["official"]) == 2
     assert "GB free in" in capsys.readouterr().err
     assert not host.requests

@@ -10,8 +10,9 @@ import zipfile
 
 import pytest
 
+from models.disk import SPARE_BYTES
 from tracks.datasets import archives
-from tracks.datasets.archives import RECORD, SPARE_BYTES, Limits, Member, unpack
+from tracks.datasets.archives import RECORD, Limits, Member, unpack
 from tracks.errors import TrackInputError
 
 PICTURE = random.Random(0).randbytes(3000)
