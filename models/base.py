@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import ModelInputError
-from models.precision import whole_float32
+from models.frozen import whole_float32
 
 Images = Tensor | Sequence[Tensor]
 """Preprocessed images: one (B, 3, h, w) tensor, or B tensors (3, h, w) where a model's `preprocess` keeps sizes."""

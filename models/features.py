@@ -1,22 +1,23 @@
-"""What goes into the CLIP, `Preprocess`, and what comes out, `ImageFeatures`."""
+"""What a frozen image encoder gives: raw tokens by stage and an embedding (`ImageFeatures`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-import numpy as np
-import open_clip
 import PIL.Image
 import torch
 from torch import Tensor
+
+from models.errors import ModelInputError
 
 
 @dataclass(frozen=True)
 class ImageFeatures:
     """What one pass over B images yields, float32.
 
-    `embedding` (B, D) lives in the joint space, not normalised (from the class token of the last block,
-    or a ResNet's attention pool). `stages` holds per stage (B, h*w, C_n): raw outputs of the block, before
-    any final norm or projection, the class token dropped; `grids` the (h, w) of each.
+    `embedding` (B, D) is the image's: of a CLIP it lives in the joint space, not normalised (from the class token of
+    the last block, or a ResNet's attention pool). `stages` holds per stage (B, h*w, C_n): raw outputs of the block,
+    before any final norm or projection, the class token dropped; `grids` the (h, w) of each.
     """
 
     embedding: Tensor
@@ -34,17 +35,40 @@ class ImageFeatures:
         return ImageFeatures(torch.cat([part.embedding for part in parts]), stages, parts[0].grids)
 
 
-@dataclass(frozen=True)
-class Preprocess:
-    """RGB image to (3, S, S) float32: bicubic resize straight to the square (aspect ratio lost), then mean and std."""
+class PatchBackbone(Protocol):
+    """A frozen net that gives patch tokens: a `ClipBackbone` or a `TimmBackbone`."""
 
+    name: str
+    weights: str
     image_size: int
-    mean: tuple[float, ...] = open_clip.OPENAI_DATASET_MEAN
-    std: tuple[float, ...] = open_clip.OPENAI_DATASET_STD
+    stages: tuple[int, ...]
 
-    def __call__(self, image: PIL.Image.Image) -> Tensor:
-        """One image to a tensor."""
-        size = (self.image_size, self.image_size)
-        pixels = np.asarray(image.convert("RGB").resize(size, PIL.Image.Resampling.BICUBIC), dtype=np.float32) / 255
-        normalised = (pixels - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
-        return torch.from_numpy(normalised).permute(2, 0, 1).contiguous()
+    @property
+    def is_convolutional(self) -> bool:
+        """Whether its stages are the four of a convolutional net."""
+        ...
+
+    @property
+    def stage_widths(self) -> tuple[int, ...]:
+        """Channels of each stage."""
+        ...
+
+    def preprocess(self, image: PIL.Image.Image) -> Tensor:
+        """One image to (3, S, S)."""
+        ...
+
+    def encode_image(self, images: Tensor) -> ImageFeatures:
+        """(B, 3, S, S) to tokens by stage and an embedding."""
+        ...
+
+
+def increasing_stages(stages: Sequence[int], num_stages: int, name: str) -> tuple[int, ...]:
+    """Stages of a net, counted from 1.
+
+    Raises:
+        ModelInputError: none, or not increasing, or beyond those it has.
+    """
+    chosen = tuple(int(stage) for stage in stages)
+    if not chosen or list(chosen) != sorted(set(chosen)) or chosen[0] < 1 or chosen[-1] > num_stages:
+        raise ModelInputError(f"expected increasing stages between 1 and {num_stages} for {name}, got {list(chosen)}")
+    return chosen

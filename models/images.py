@@ -1,11 +1,40 @@
-"""Images as they are: SAA's parts each bring them to their own size."""
+"""Preprocessing that model families share: fixed or own size, statistics, OpenCV's rounding, the check of a batch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import PIL.Image
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from models.errors import ModelInputError
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+"""OpenAI's, of each channel in [0, 1]."""
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+WEIGHT_BITS = 11
+"""Weights of OpenCV's INTER_LINEAR on bytes are whole 1/2048."""
+
+Size = int | tuple[int, int]
+"""Side of a square, or (height, width), in pixels."""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """RGB image to (3, S, S) float32: bicubic resize straight to the square (aspect ratio lost), then mean and std."""
+
+    image_size: int
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+
+    def __call__(self, image: PIL.Image.Image) -> Tensor:
+        """One image to a tensor."""
+        size = (self.image_size, self.image_size)
+        pixels = np.asarray(image.convert("RGB").resize(size, PIL.Image.Resampling.BICUBIC), dtype=np.float32) / 255
+        normal = (pixels - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        return torch.from_numpy(normal).permute(2, 0, 1).contiguous()
 
 
 @dataclass(frozen=True)
@@ -23,3 +52,71 @@ class KeepSize:
             image = image.convert("RGB").resize(size, PIL.Image.Resampling.BICUBIC)
         pixels = np.array(image.convert("RGB"))  # (H, W, 3), a copy
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def check_batch(images: Tensor, image_size: int) -> None:
+    """Refuse anything but a float batch (B, 3, S, S) of the size S.
+
+    Raises:
+        ModelInputError: another shape or type.
+    """
+    expected = (3, image_size, image_size)
+    if images.ndim != 4 or tuple(images.shape[1:]) != expected or not images.is_floating_point():
+        raise ModelInputError(
+            f"expected a float batch of images of shape (B, {', '.join(map(str, expected))}), got "
+            f"{tuple(images.shape)} of {images.dtype}; make each with the model's own `preprocess` and stack them"
+        )
+
+
+def resized(images: Tensor, size: Size, *, antialias: bool) -> Tensor:
+    """(B, 3, h, w) uint8 to the size, bilinear: float32 of whole numbers 0 to 255, as an 8 bit resize gives them."""
+    target = (size, size) if isinstance(size, int) else size
+    pixels = images.float()
+    if pixels.shape[2:] != target:
+        pixels = F.interpolate(pixels, target, mode="bilinear", align_corners=False, antialias=antialias)
+    return pixels.round().clamp(0, 255)
+
+
+def normalised(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(B, 3, h, w) of 0 to 255, to 0 to 1, less the mean and over the deviation of each channel."""
+    middle, deviation = pixels.new_tensor(mean).view(3, 1, 1), pixels.new_tensor(std).view(3, 1, 1)
+    return (pixels / 255 - middle) / deviation
+
+
+def nearest_rows(new: int, old: int) -> np.ndarray:
+    """Which of `old` rows or columns each of `new` ones shows under OpenCV's INTER_NEAREST, (new,) int64."""
+    return np.floor(np.arange(new) * (1 / (new / old))).astype(np.int64).clip(max=old - 1)
+
+
+def resize_bytes(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, H, W) uint8 to `size` (height, width) as OpenCV's INTER_LINEAR does it (imgproc, resize.cpp), bit for bit.
+
+    Nothing is averaged over what is left out. Published figures rest on this rounding.
+    """
+    height, width = images.shape[2:]
+    if (height, width) == size:
+        return images
+    values = images.to(torch.int32)
+    if (height, width) == (2 * size[0], 2 * size[1]):  # OpenCV takes the mean of four
+        return ((values[:, :, ::2] + values[:, :, 1::2]).unflatten(3, (-1, 2)).sum(dim=4) + 2 >> 2).to(torch.uint8)
+    left, right, of_left, of_right = _neighbours(size[1], width, images.device, rows=False)
+    across = values[..., left] * of_left + values[..., right] * of_right
+    upper, lower, of_upper, of_lower = _neighbours(size[0], height, images.device, rows=True)
+    parts = ((across[:, :, rows] >> 4) * of[:, None] >> 16 for rows, of in ((upper, of_upper), (lower, of_lower)))
+    return (sum(parts, torch.tensor(2, device=images.device)) >> 2).clamp(0, 255).to(torch.uint8)
+
+
+def _neighbours(new: int, old: int, device: torch.device, rows: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of each of `new` rows or columns the two old ones that it lies between, and their weights in 1/2048; (new,) each.
+
+    Beyond the border the outermost column has all the weight; a row shares it with itself, which rounds otherwise.
+    """
+    positions = ((np.arange(new) + 0.5) * (1 / (new / old)) - 0.5).astype(np.float32)
+    before = np.floor(positions).astype(np.int64)
+    share = positions - before.astype(np.float32)
+    if not rows:
+        share[(before < 0) | (before >= old - 1)] = 0
+    weights = [np.rint(each * np.float32(1 << WEIGHT_BITS)).astype(np.int32) for each in (1 - share, share)]
+    indices = [each.clip(0, old - 1) for each in (before, before + 1)]
+    found = [torch.from_numpy(each).to(device) for each in (*indices, *weights)]
+    return found[0], found[1], found[2], found[3]

@@ -1,4 +1,7 @@
-"""What the references look like: their tokens by stage, and the distance to the nearest of them (APRIL-GAN Eq. 4)."""
+"""The nearest patch of a bank: by cosine or Euclidean distance, with patches near an own position left out.
+
+`MemoryBank` and `CategoryMemory` hold the references' tokens by stage (APRIL-GAN Eq. 4).
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -12,6 +15,9 @@ MAX_ELEMENTS = 2**25
 """Largest similarity matrix held at a time: 128 MiB of float32."""
 ROUNDING = 2e-6
 """A distance 1 - cosine below it is 0: no more than float32 leaves of the product of two equal rows."""
+EUCLIDEAN_ROUNDING = 1e-5
+"""Rows are equal that are no farther apart than this share of their length: one image, encoded in another batch,
+differs by that much."""
 
 Excluded = Callable[[slice, slice], Tensor]
 """Rows of the query and columns of the bank to a bool matrix: which pairs do not count."""
@@ -40,6 +46,51 @@ def nearest_distance(
     return distance.masked_fill_(distance < ROUNDING, 0)
 
 
+def nearest_rows(
+    queries: Tensor, bank: Tensor, count: int = 1, *, max_elements: int = MAX_ELEMENTS, excluded: Excluded | None = None
+) -> tuple[Tensor, Tensor]:
+    """The `count` nearest rows of a bank by Euclidean distance: distances (Q, count), increasing, and rows (Q, count).
+
+    `queries` (Q, C), `bank` (M, C), M >= count. Found by products of matrices, of which no more than `max_elements`
+    elements are held; the distances of those found are then worked out by differences, and rows that are equal within
+    rounding are 0 apart.
+    """
+    within_rounding = EUCLIDEAN_ROUNDING * queries.norm(dim=1, keepdim=True)
+    num_rows = max(1, max_elements // len(bank))
+    centre = bank.mean(dim=0)  # distances stay as they are, and far fewer digits cancel in the products
+    queries, bank = queries - centre, bank - centre
+    squares = bank.square().sum(dim=1)
+    found = []
+    for top in range(0, len(queries), num_rows):
+        rows = slice(top, top + num_rows)
+        squared = torch.addmm(squares, queries[rows], bank.T, alpha=-2)  # less the query's own square, the same for all
+        if excluded is not None:
+            squared.masked_fill_(excluded(rows, slice(0, len(bank))), torch.inf)
+        nearest = squared.argmin(dim=1, keepdim=True) if count == 1 else squared.topk(count, largest=False).indices
+        found.append(nearest)
+    chosen = torch.cat(found)
+    distances = torch.stack([(queries - bank[column]).norm(dim=1) for column in chosen.T], dim=1)
+    order = distances.argsort(dim=1, stable=True)
+    distances, chosen = distances.gather(1, order), chosen.gather(1, order)
+    return distances.masked_fill_(distances <= within_rounding, 0), chosen
+
+
+def near_own_position(grid: tuple[int, int], share: float, device: torch.device) -> Excluded:
+    """Which patches of a grid lie within a window of a share of its side around each other; leaves all some others.
+
+    With one reference, patches closer than that are excluded where it is scored against itself.
+    """
+    radius = min(round(share * min(grid) / 2), min(grid) // 2 - 1)
+    patches = torch.arange(grid[0] * grid[1], device=device)
+    down, across = patches // grid[1], patches % grid[1]
+
+    def near(rows: slice, columns: slice) -> Tensor:
+        apart = [(axis[rows, None] - axis[None, columns]).abs() for axis in (down, across)]
+        return torch.maximum(*apart) <= radius
+
+    return near
+
+
 class MemoryBank:
     """The raw tokens of K references at one stage.
 
@@ -47,8 +98,8 @@ class MemoryBank:
         tokens: (K, h*w, C), as the backbone gives them.
         grid: (h, w).
         smoothing: side in tokens (odd) of the window over which tokens are averaged first; 1 for not at all.
-        own_window: share of the grid's side around a token's own place that does not count when the only
-            reference is scored against itself.
+        own_window: with one reference, patches closer than this fraction of the grid's side are excluded where it is
+            scored against itself.
         images: how many pictures the K are views of, all of the first view before those of the next; K by default.
     """
 
@@ -59,7 +110,7 @@ class MemoryBank:
         self.grid = grid
         self.images = images or len(tokens)
         self.smoothing = smoothing
-        self.own_radius = min(round(own_window * min(grid) / 2), min(grid) // 2 - 1)  # leaves every token a neighbour
+        self.own_window = own_window
         self.max_elements = max_elements
         self.tokens = self._prepared(tokens)
 
@@ -67,13 +118,14 @@ class MemoryBank:
         """Distance of each token of B images, (B, h*w, C), to the nearest in the bank: (B, h, w) in [0, 2].
 
         With `leave_out`, B is 1 and the image is that reference: its own tokens do not count, or,
-        where it is the only one, those in a window around each token's own place do not.
+        where it is the only one, those within `own_window` of each token do not.
         """
         queries = self._prepared(tokens).flatten(0, 1)
         if leave_out is None:
             distance = self._nearest(queries, self.tokens)
         elif len(self.tokens) == 1:
-            distance = self._nearest(queries, self.tokens, self._near_own_place)
+            excluded = near_own_position(self.grid, self.own_window, self.tokens.device)
+            distance = self._nearest(queries, self.tokens, excluded)
         else:
             views = self.tokens.split(self.images)
             others = [part for view in views for part in (view[:leave_out], view[leave_out + 1 :]) if len(part)]
@@ -95,15 +147,6 @@ class MemoryBank:
     def _nearest(self, queries: Tensor, references: Tensor, excluded: Excluded | None = None) -> Tensor:
         bank = references.flatten(0, 1)
         return nearest_distance(queries, bank, max_elements=self.max_elements, excluded=excluded)
-
-    def _near_own_place(self, rows: slice, columns: slice) -> Tensor:
-        places = torch.arange(self.grid[0] * self.grid[1], device=self.tokens.device)
-        across, down = places % self.grid[1], places // self.grid[1]
-
-        def near(axis: Tensor) -> Tensor:
-            return (axis[rows, None] - axis[None, columns]).abs() <= self.own_radius
-
-        return near(across) & near(down)
 
 
 class CategoryMemory:

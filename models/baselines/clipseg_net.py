@@ -4,17 +4,16 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import open_clip
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from models.errors import ModelInputError
-from models.features import Preprocess
-from models.saa.saliency.features import IMAGENET_MEAN, IMAGENET_STD, RANDOM_PREFIX
-from models.seeded import seeded
+from models.frozen import Frozen, random_seed, seeded
+from models.images import IMAGENET_MEAN, IMAGENET_STD, Preprocess, check_batch
 from models.weights.registry import find_weights
 from models.weights.state import read_state
 
@@ -23,7 +22,7 @@ REFINED = {"vision_config": {"patch_size": 16}, "use_complex_transposed_convolut
 PLACES = "clip.vision_model.embeddings.position_embedding.weight"
 
 
-class ClipSegNet(nn.Module):
+class ClipSegNet(Frozen):
     """A frozen `CLIPSegForImageSegmentation`.
 
     Args:
@@ -43,10 +42,6 @@ class ClipSegNet(nn.Module):
         self.preprocess = Preprocess(image_size, IMAGENET_MEAN, IMAGENET_STD)
         self._tokenizer = open_clip.SimpleTokenizer(context_length=net.config.text_config.max_position_embeddings)
         self.eval()
-
-    def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode, whatever is asked for."""
-        return super().train(False)
 
     @torch.no_grad()
     def embed(self, sentences: Sequence[str]) -> Tensor:
@@ -68,12 +63,7 @@ class ClipSegNet(nn.Module):
 
         An image is encoded once for all its conditions.
         """
-        expected = (3, self.image_size, self.image_size)
-        if images.ndim != 4 or tuple(images.shape[1:]) != expected or not images.is_floating_point():
-            raise ModelInputError(
-                f"expected a float batch of images of shape (B, {', '.join(map(str, expected))}), got "
-                f"{tuple(images.shape)} of {images.dtype}; make each with the model's own `preprocess` and stack them"
-            )
+        check_batch(images, self.image_size)
         seen = self.net.clip.vision_model(
             pixel_values=images, output_hidden_states=True, interpolate_pos_encoding=True, return_dict=True
         )
@@ -98,12 +88,8 @@ def load_clipseg(weights: str, *, image_size: int = 352, config: dict[str, Any] 
         ModelInputError: no such file or folder, or one that does not hold CLIPSeg.
     """
     architecture = REFINED | (config or {})
-    if weights.startswith(RANDOM_PREFIX):
-        if not (seed := weights.removeprefix(RANDOM_PREFIX)).isdigit():
-            raise ModelInputError(
-                f"expected random weights with a whole number as seed, like random:0, got {weights!r}"
-            )
-        with seeded(int(seed)):
+    if (seed := random_seed(weights)) is not None:
+        with seeded(seed):
             net = CLIPSegForImageSegmentation(CLIPSegConfig(**architecture))
         return ClipSegNet(net, weights=weights, image_size=image_size)
     folder = Path(weights).expanduser()

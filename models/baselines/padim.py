@@ -23,7 +23,8 @@ from models.baselines.by_category import (
     groups,
     refuse,
 )
-from models.baselines.patches import PatchBackbone, check_backbone, check_stages, encode, stage_maps
+from models.baselines.patches import check_backbone, check_stages, encode, stage_maps
+from models.features import PatchBackbone
 from models.gaussians import REGULARISATION, SIGMA, Gaussians
 from models.maps import upsampled
 from models.references import MAX_REFERENCES, ManyReferences, progress

@@ -30,16 +30,14 @@ from models.baselines.by_category import (
 )
 from models.baselines.coreset import greedy_coreset
 from models.baselines.patches import (
-    PatchBackbone,
     check_backbone,
     check_stages,
     encode,
-    near_own_place,
-    nearest,
     stage_maps,
 )
+from models.features import PatchBackbone
 from models.maps import upsampled
-from models.nearest import MAX_ELEMENTS, Excluded
+from models.nearest import MAX_ELEMENTS, Excluded, near_own_position, nearest_rows
 from models.references import MAX_REFERENCES, ManyReferences, progress
 
 STAGES = (2, 3)
@@ -125,7 +123,7 @@ class PatchCore(RemembersByCategory):
         """Each reference against the patches of the others; a single one against itself elsewhere."""
         patches = self._fitted[category].patches
         if len(patches) == 1:
-            elsewhere = near_own_place(self._grid, self.own_window, patches.device)
+            elsewhere = near_own_position(self._grid, self.own_window, patches.device)
             return self._prediction(*self._assessed(patches, patches[0], elsewhere))
         left_out = [
             self._assessed(patches[i : i + 1], self._reduced(torch.cat([patches[:i], patches[i + 1 :]])))
@@ -171,9 +169,9 @@ class PatchCore(RemembersByCategory):
     def _assessed(self, patches: Tensor, bank: Tensor, excluded: Excluded | None = None) -> tuple[Tensor, Tensor]:
         """Distances (B, P) and image scores (B,) of patches (B, P, C)."""
         if excluded is None:
-            distances, rows = nearest(patches.flatten(0, 1), bank, max_elements=self.max_elements)
+            distances, rows = nearest_rows(patches.flatten(0, 1), bank, max_elements=self.max_elements)
         else:
-            distances, rows = nearest(patches[0], bank, max_elements=self.max_elements, excluded=excluded)
+            distances, rows = nearest_rows(patches[0], bank, max_elements=self.max_elements, excluded=excluded)
         distances, rows = distances.view(patches.shape[:2]), rows.view(patches.shape[:2])
         worst = distances.argmax(dim=1)
         image = torch.arange(len(patches), device=patches.device)
@@ -219,7 +217,7 @@ def reweighted(patches: Tensor, distances: Tensor, rows: Tensor, bank: Tensor, n
     count = min(num_neighbours, len(bank))
     if count < 2:
         return distances
-    around = nearest(bank[rows], bank, count)[1]  # (B, b)
+    around = nearest_rows(bank[rows], bank, count)[1]  # (B, b)
     apart = (patches[:, None] - bank[around]).norm(dim=2)
     share = torch.exp(distances - torch.logsumexp(apart, dim=1))
     return (1 - share) * distances

@@ -23,17 +23,14 @@ from models.baselines.by_category import (
     refuse,
 )
 from models.baselines.patches import (
-    PatchBackbone,
     check_backbone,
     check_stages,
     encode,
-    near_own_place,
-    nearest,
     stage_maps,
 )
-from models.features import ImageFeatures
+from models.features import ImageFeatures, PatchBackbone
 from models.maps import upsampled
-from models.nearest import MAX_ELEMENTS, Excluded
+from models.nearest import MAX_ELEMENTS, Excluded, near_own_position, nearest_rows
 from models.references import MAX_REFERENCES, ManyReferences, progress
 
 STAGES = (1, 2, 3)
@@ -127,7 +124,7 @@ class SPADE(RemembersByCategory):
         fitted = self._fitted[category]
         references = fitted.references
         if fitted.mirrored is not None:
-            elsewhere = near_own_place(self._grid, self.own_window, references.places.device)
+            elsewhere = near_own_position(self._grid, self.own_window, references.places.device)
             own_places = Pyramids(fitted.mirrored.embeddings, references.places)
             return self._prediction([self._assessed(references, own_places, elsewhere)])
         count = len(references.places)
@@ -163,9 +160,9 @@ class SPADE(RemembersByCategory):
     def _assessed(self, image: Pyramids, normal: Pyramids, excluded: Excluded | None = None) -> tuple[Tensor, Tensor]:
         """Distances (P,) of the places and the score () of one image."""
         count = min(self.num_images, len(normal.embeddings))
-        apart, images = nearest(image.embeddings, normal.embeddings, count)
+        apart, images = nearest_rows(image.embeddings, normal.embeddings, count)
         places = normal.places[images[0]].flatten(0, 1)
-        distances, _ = nearest(
+        distances, _ = nearest_rows(
             image.places[0],
             places,
             min(self.num_places, len(places)),

@@ -34,6 +34,7 @@ from models.baselines.windows import (
 )
 from models.clip.backbone import ClipBackbone
 from models.clip.text import PromptEnsemble
+from models.images import check_batch
 from models.nearest import MAX_ELEMENTS, MemoryBank
 from models.references import AT_ONCE, MAX_REFERENCES, ManyReferences, progress
 
@@ -164,7 +165,7 @@ class WinCLIP(RemembersByCategory):
         }
 
     def _encode(self, images: Tensor) -> WindowFeatures:
-        self.backbone._check(images)
+        check_batch(images, self.backbone.image_size)
         return encode_windows(self.backbone, images, self.window_sides, windows_at_once=self.windows_at_once)
 
     def _by_words(self, features: WindowFeatures, categories: Sequence[str]) -> tuple[Tensor, Tensor]:

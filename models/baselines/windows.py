@@ -15,7 +15,7 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
 from models.clip.backbone import ClipBackbone, fused_attention
-from models.precision import autocast
+from models.frozen import autocast
 
 Grid = tuple[int, int]
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from models.clip.weights import (
-    RANDOM_PREFIX,
     ClipHeader,
     build_clip,
     fingerprint,
@@ -26,14 +25,14 @@ from models.clip.weights import (
     weights_file,
 )
 from models.errors import ModelInputError
-from models.features import ImageFeatures, Preprocess
-from models.precision import autocast, check_precision
-from models.seeded import seeded
+from models.features import ImageFeatures, increasing_stages
+from models.frozen import Frozen, autocast, check_precision, random_seed, seeded
+from models.images import Preprocess, check_batch
 
 SENTENCES_AT_ONCE = 64
 
 
-class ClipBackbone(nn.Module):
+class ClipBackbone(Frozen):
     """An `open_clip.CLIP`, frozen: no gradient, always in evaluation mode (batch norms never drift).
 
     `stages` counts a ViT's blocks, or the four layers of a convolutional net (stride 4, 8, 16, 32), from 1.
@@ -52,7 +51,7 @@ class ClipBackbone(nn.Module):
         """The label of the weights: a tag, a catalogue name, a file's name."""
         self.activation = activation
         self.precision = check_precision(precision)
-        self.stages = _checked_stages(stages, self.num_stages, name)
+        self.stages = increasing_stages(stages, self.num_stages, name)
         self.image_size = int(np.max(clip.visual.image_size))
         self.fingerprint = fingerprint(clip)
         """Twelve digits of the weights' content: tells other weights of the same architecture apart."""
@@ -99,10 +98,6 @@ class ClipBackbone(nn.Module):
         visual = self.clip.visual
         return int(visual.head.proj.out_features if self.is_timm else visual.output_dim)
 
-    def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode, whatever is asked for."""
-        return super().train(False)
-
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> ImageFeatures:
         """One pass over (B, 3, S, S) preprocessed images.
@@ -110,7 +105,7 @@ class ClipBackbone(nn.Module):
         Raises:
             ModelInputError: images of another shape.
         """
-        self._check(images)
+        check_batch(images, self.image_size)
         with fused_attention(), autocast(images.device, self.precision):
             look = self._timm if self.is_timm else self._resnet if self.is_convolutional else self._vit
             embedding, maps = look(images)
@@ -167,14 +162,6 @@ class ClipBackbone(nn.Module):
                 )
         return self._tokenizer(list(sentences))
 
-    def _check(self, images: Tensor) -> None:
-        expected = (3, self.image_size, self.image_size)
-        if images.ndim != 4 or tuple(images.shape[1:]) != expected or not images.is_floating_point():
-            raise ModelInputError(
-                f"expected a float batch of images of shape (B, {', '.join(map(str, expected))}), got "
-                f"{tuple(images.shape)} of {images.dtype}; make each with the model's own `preprocess` and stack them"
-            )
-
 
 def load_backbone(
     name: str, *, weights: str, image_size: int | None = None, stages: Sequence[int] | None = None,
@@ -198,7 +185,7 @@ def load_backbone(
         ModelInputError: an unknown name, a missing, damaged or foreign file, a setting that does not fit.
     """
     plain_name, config = read_config(name)
-    seed = _seed(weights)
+    seed = random_seed(weights)
     file = None if seed is not None else weights_file(name, weights)
     wanted = {"image_size": image_size, "stages": stages, "activation": activation}
     settings = _settled(wanted, read_clip_header(file) if file else None, plain_name, weights)
@@ -250,15 +237,6 @@ def _tokenizer(context_length: int) -> open_clip.SimpleTokenizer:
     return open_clip.SimpleTokenizer(context_length=context_length)
 
 
-def _seed(weights: str) -> int | None:
-    """The seed in "random:SEED", None for weights that are loaded."""
-    if not weights.startswith(RANDOM_PREFIX):
-        return None
-    if not (text := weights.removeprefix(RANDOM_PREFIX)).isdigit():
-        raise ModelInputError(f"expected random weights with a whole number as seed, like random:0, got {weights!r}")
-    return int(text)
-
-
 def _settled(wanted: dict[str, Any], header: ClipHeader | None, name: str, weights: str) -> dict[str, Any]:
     """The wanted settings, completed from the header, which they must not contradict where weights depend on them."""
     if header and header.backbone != name:
@@ -278,10 +256,3 @@ def _settled(wanted: dict[str, Any], header: ClipHeader | None, name: str, weigh
             "leave activation empty to use the file's own"
         )
     return settled
-
-
-def _checked_stages(stages: Sequence[int], num_stages: int, name: str) -> tuple[int, ...]:
-    chosen = tuple(int(stage) for stage in stages)
-    if not chosen or list(chosen) != sorted(set(chosen)) or chosen[0] < 1 or chosen[-1] > num_stages:
-        raise ModelInputError(f"expected increasing stages between 1 and {num_stages} for {name}, got {list(chosen)}")
-    return chosen

@@ -22,14 +22,12 @@ from models.clip.tensor_file import (
     to_metadata,
     write_tensors,
 )
-from models.errors import ModelInputError
-from models.names import hint, nearest
+from models.errors import ModelInputError, closest_name, hint
 from models.weights.registry import catalogue, find_weights, weights_path
 from models.weights.state import read_state
 
 CLIP_FORMAT = "vandkit-clip-1"
 ACTIVATIONS = ("gelu", "quick_gelu")
-RANDOM_PREFIX = "random:"
 _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 _UNSUPPORTED = ("custom_text", "multimodal_cfg", "hf_model_name", "hf_tokenizer_name")
 
@@ -78,7 +76,7 @@ def read_config(name: str) -> tuple[str, dict[str, Any]]:
     else:
         config = open_clip.get_model_config(name)
     if config is None:
-        near = nearest(name, open_clip.list_models(), likeness=0.4)
+        near = closest_name(name, open_clip.list_models(), likeness=0.4)
         raise ModelInputError(
             f"expected an architecture that open_clip knows, or the path of a configuration .json, got {name!r}; "
             + (f"did you mean {near!r}?" if near else "ViT-L-14-336 is the published one")

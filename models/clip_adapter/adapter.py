@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.features import ImageFeatures
-from models.seeded import seeded
+from models.frozen import seeded
 
 LOGIT_SCALE = 100.0
 """Factor on cosines before the softmax: constant, not read from CLIP's own temperature."""

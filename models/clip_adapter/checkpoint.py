@@ -13,7 +13,7 @@ from models.clip.tensor_file import TORCH_SUFFIXES, from_metadata, read_tensors,
 from models.clip_adapter.adapter import ADAPTER_FORMAT, Adapter, AdapterHeader, LinearAdapter
 from models.clip_adapter.context_adapter import COMPARISONS, ContextAdapter
 from models.errors import ModelInputError
-from models.seeded import seeded
+from models.frozen import seeded
 from models.weights.registry import find_weights
 from models.weights.state import read_state
 

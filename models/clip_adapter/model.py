@@ -29,7 +29,7 @@ from models.clip_adapter.adapter import Adapter, stage_probabilities
 from models.clip_adapter.checkpoint import check_adapter_fits
 from models.clip_adapter.context_adapter import ContextAdapter, References, difference_of
 from models.clip_adapter.turns import turned, turning_gain
-from models.errors import ModelInputError
+from models.errors import checked
 from models.features import ImageFeatures
 from models.gaussians import EXPONENT, PARTS, PlaceMemory
 from models.maps import hill
@@ -132,34 +132,34 @@ class ClipAdapter(AnomalyModel):
     ):
         super().__init__()
         ours = isinstance(prompts, PromptEnsemble)
-        _checked("prompts", type(prompts).__name__, ours, "a PromptEnsemble (prompts=april_gan)")
+        checked("prompts", type(prompts).__name__, ours, "a PromptEnsemble (prompts=april_gan)")
         check_adapter_fits(adapter, backbone)
         self.backbone = backbone
         self.adapter = adapter
         self.prompts = prompts
         self.preprocess = backbone.preprocess
-        self.score_gate = _checked("score_gate", score_gate, score_gate >= 0, "at least 0")
-        self.map_weight = _checked("map_weight", map_weight, 0 <= map_weight <= 1, "between 0 and 1")
-        self.map_top_share = _checked("map_top_share", map_top_share, 0 <= map_top_share <= 1, "between 0 and 1")
+        self.score_gate = checked("score_gate", score_gate, score_gate >= 0, "at least 0")
+        self.map_weight = checked("map_weight", map_weight, 0 <= map_weight <= 1, "between 0 and 1")
+        self.map_top_share = checked("map_top_share", map_top_share, 0 <= map_top_share <= 1, "between 0 and 1")
         self.memory_stages = self._checked_stages("memory_stages", memory_stages)
         self.place_stages = self._checked_stages("place_stages", place_stages)
-        self.place_weight = _checked("place_weight", place_weight, 0 <= place_weight <= 1, "between 0 and 1")
-        self.memory_weight = _checked("memory_weight", memory_weight, memory_weight >= 0, "at least 0")
+        self.place_weight = checked("place_weight", place_weight, 0 <= place_weight <= 1, "between 0 and 1")
+        self.memory_weight = checked("memory_weight", memory_weight, memory_weight >= 0, "at least 0")
         odd = memory_smoothing >= 1 and memory_smoothing % 2 == 1
-        self.memory_smoothing = _checked("memory_smoothing", memory_smoothing, odd, "odd, 1 or more")
+        self.memory_smoothing = checked("memory_smoothing", memory_smoothing, odd, "odd, 1 or more")
         share = 0 <= memory_score_weight <= 1
-        self.memory_score_weight = _checked("memory_score_weight", memory_score_weight, share, "between 0 and 1")
+        self.memory_score_weight = checked("memory_score_weight", memory_score_weight, share, "between 0 and 1")
         known = memory_score_map in ("combined", "memory")
-        self.memory_score_map = _checked("memory_score_map", memory_score_map, known, '"combined" or "memory"')
+        self.memory_score_map = checked("memory_score_map", memory_score_map, known, '"combined" or "memory"')
         steep = calibration_exponent > 0
-        self.calibration_exponent = _checked("calibration_exponent", calibration_exponent, steep, "above 0")
+        self.calibration_exponent = checked("calibration_exponent", calibration_exponent, steep, "above 0")
         self.mirrored = mirrored
         self.own_mirrors = own_mirrors and isinstance(adapter, ContextAdapter)
-        self.own_window = _checked("own_window", own_window, 0 <= own_window < 1, "at least 0 and below 1")
-        self.max_elements = _checked("max_elements", max_elements, max_elements >= 1, "at least 1")
+        self.own_window = checked("own_window", own_window, 0 <= own_window < 1, "at least 0 and below 1")
+        self.max_elements = checked("max_elements", max_elements, max_elements >= 1, "at least 1")
         self._texts: dict[tuple[PromptEnsemble, str, torch.device], Tensor] = {}
         self._fitted: dict[str, Fitted] = {}
-        self.turns = _checked("turns", turns, 0 <= turns <= 1, "between 0 and 1")
+        self.turns = checked("turns", turns, 0 <= turns <= 1, "between 0 and 1")
         self._many = ManyReferences(max_references)
 
     @torch.no_grad()
@@ -447,7 +447,7 @@ class ClipAdapter(AnomalyModel):
     def _checked_stages(self, name: str, stages: Sequence[int] | None) -> tuple[int, ...]:
         chosen = self.backbone.stages if stages is None else tuple(stages)
         known = bool(chosen) and set(chosen) <= set(self.backbone.stages) and len(set(chosen)) == len(chosen)
-        return _checked(name, chosen, known, f"among the backbone's {list(self.backbone.stages)}, each once")
+        return checked(name, chosen, known, f"among the backbone's {list(self.backbone.stages)}, each once")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move what was learnt along with the parameters (`to`, `cuda`, `cpu`)."""
@@ -486,9 +486,3 @@ def _together(parts: Sequence[Evidence], places: Sequence[int]) -> Evidence:
         values = [getattr(part, field.name) for part in parts]
         joined[field.name] = None if any(value is None for value in values) else torch.cat(values)[order]
     return Evidence(**joined)
-
-
-def _checked(name: str, value: Any, good: bool, expected: str) -> Any:
-    if not good:
-        raise ModelInputError(f"expected {name} to be {expected}, got {value!r}")
-    return value

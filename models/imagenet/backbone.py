@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import timm
 import torch
@@ -11,17 +11,20 @@ from timm.models import FeatureListNet
 from torch import Tensor, nn
 
 from models.errors import ModelInputError
-from models.features import ImageFeatures, Preprocess
-from models.saa.saliency.features import HUB, IMAGENET_MEAN, IMAGENET_STD, RANDOM_PREFIX
-from models.seeded import seeded
+from models.features import ImageFeatures, increasing_stages
+from models.frozen import Frozen, random_seed, seeded
+from models.images import IMAGENET_MEAN, IMAGENET_STD, Preprocess, check_batch
 from models.weights.registry import find_weights
 from models.weights.state import read_state
 
-STRIDE = 32
+STRIDES = (4, 8, 16, 32)
+"""Of the stages 1 to 4."""
+HUB = "timm"
+"""In place of a weights file: let timm download its own default weights."""
 
 
-class TimmBackbone(nn.Module):
-    """The chosen stages of a frozen net, and the mean over places of its last stage as the image's embedding.
+class TimmBackbone(Frozen):
+    """The chosen stages of a frozen net, and the mean over patches of its last stage as the image's embedding.
 
     Args:
         net: made by timm with `features_only=True`, its outputs being the stages 1 to 4.
@@ -39,14 +42,14 @@ class TimmBackbone(nn.Module):
         weights: str = "unnamed",
     ):  # fmt: skip
         super().__init__()
-        if image_size < STRIDE or image_size % STRIDE:
-            raise ModelInputError(f"expected an image size that is a multiple of {STRIDE} pixels, got {image_size}")
-        if not stages or list(stages) != sorted(set(stages)) or stages[0] < 1 or stages[-1] > 4:
-            raise ModelInputError(f"expected increasing stages between 1 and 4 for {name}, got {list(stages)}")
+        if image_size < STRIDES[-1] or image_size % STRIDES[-1]:
+            raise ModelInputError(
+                f"expected an image size that is a multiple of {STRIDES[-1]} pixels, got {image_size}"
+            )
         self.net = net.requires_grad_(False)
         self.name = name
         self.weights = weights
-        self.stages = tuple(int(stage) for stage in stages)
+        self.stages = increasing_stages(stages, len(STRIDES), name)
         self.image_size = image_size
         self.preprocess = Preprocess(image_size, IMAGENET_MEAN, IMAGENET_STD)
         self.eval()
@@ -57,26 +60,17 @@ class TimmBackbone(nn.Module):
         channels: Any = self.net.feature_info.channels()  # type: ignore[operator, union-attr]
         return tuple(channels[stage - 1] for stage in self.stages)
 
-    def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode, whatever is asked for."""
-        return super().train(False)
-
     @torch.no_grad()
     def encode_image(self, images: Tensor, *, deepest: int = 4) -> ImageFeatures:
         """One pass over (B, 3, S, S) preprocessed images.
 
         With `deepest` below 4, later stages are neither computed nor given, and the embedding is the mean over the
-        places of that stage.
+        patches of that stage.
 
         Raises:
             ModelInputError: images of another shape.
         """
-        expected = (3, self.image_size, self.image_size)
-        if images.ndim != 4 or tuple(images.shape[1:]) != expected or not images.is_floating_point():
-            raise ModelInputError(
-                f"expected a float batch of images of shape (B, {', '.join(map(str, expected))}), got "
-                f"{tuple(images.shape)} of {images.dtype}; make each with the model's own `preprocess` and stack them"
-            )
+        check_batch(images, self.image_size)
         maps = self._maps(images, deepest)
         chosen = [maps[stage - 1] for stage in self.stages if stage <= deepest]
         grids = tuple((each.shape[2], each.shape[3]) for each in chosen)
@@ -113,34 +107,47 @@ def load_timm_backbone(
     Raises:
         ModelInputError: an unknown name; a missing, damaged or foreign file.
     """
-    seed = weights.removeprefix(RANDOM_PREFIX) if weights.startswith(RANDOM_PREFIX) else "0"
-    if not seed.isdigit():
-        raise ModelInputError(f"expected random weights with a whole number as seed, like random:0, got {weights!r}")
-    path = None if weights == HUB or weights.startswith(RANDOM_PREFIX) else find_weights(weights)
-    with seeded(int(seed)):
-        net = _built(name, pretrained=weights == HUB)
-    if path is not None:
-        _load(net, path, name)
+    net = load_net(name, weights)
     return TimmBackbone(net, name=name, image_size=image_size, stages=stages, weights=weights)
 
 
-def _built(name: str, *, pretrained: bool) -> nn.Module:
+def load_net(name: str, weights: str, deepest: int = 4) -> FeatureListNet:
+    """The stages 1 to `deepest` of a classifier of timm, on the CPU; the rest of it is dropped. Arguments as above.
+
+    Raises:
+        ModelInputError: an unknown name; a missing, damaged or foreign file.
+    """
+    seed = random_seed(weights)
+    path = find_weights(weights) if seed is None and weights != HUB else None
+    # What a file fills is not initialised in vain (1.3 s of a WideResNet50); ResNets have no buffers but the file's.
+    storage = torch.device("meta" if path is not None and "resnet" in name else "cpu")
+    with seeded(seed or 0), storage:
+        net = _built(name, weights == HUB, deepest)
+    if path is not None:
+        _load(net, path, name)
+    return net
+
+
+def _built(name: str, pretrained: bool, deepest: int) -> FeatureListNet:
     try:
-        net = timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=(1, 2, 3, 4))
-        reductions: list[int] = net.feature_info.reduction()  # type: ignore[operator, union-attr]
+        outputs = tuple(range(1, deepest + 1))
+        net = timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=outputs)
+        strides = tuple(net.feature_info.reduction())
     except Exception as error:  # unknown names, nets without stages and failed downloads each raise their own kind
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ModelInputError(
             f"expected timm to build the stages of {name!r}, got: {reason}; use wide_resnet50_2 or resnet18, and check "
             "the connection if the weights are timm's own (or give the path of a file)"
         ) from error
-    if reductions != [4, 8, 16, 32]:
-        raise ModelInputError(f"expected a net with stages of stride 4, 8, 16 and 32, got {name!r} with {reductions}")
+    if strides != STRIDES[:deepest]:
+        raise ModelInputError(
+            f"expected a net with stages of stride 4, 8, 16 and 32, got {name!r} with {list(strides)}"
+        )
     return net
 
 
 def _load(net: nn.Module, path: Path, name: str) -> None:
-    """Take what the net has from a classifier's file, whose head is not needed."""
+    """Take what the net has from a classifier's file; its head and later stages are not needed."""
     state = read_state(path, f"the weights of {name}")
     try:
         counter = torch.zeros((), dtype=torch.long)  # of batches seen in training, in some files only
@@ -148,10 +155,10 @@ def _load(net: nn.Module, path: Path, name: str) -> None:
         missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
         if missing:
             raise KeyError(f"{missing[0]} and {len(missing) - 1} more tensors are missing")
-        net.load_state_dict({key: state.get(key, counter) for key in wanted})
+        net.load_state_dict({key: state[key] if key in state else counter.clone() for key in wanted}, assign=True)
     except (KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelInputError(
             f"expected {path} to hold the weights of {name}, got a file that does not fit ({reason}); name the "
-            "architecture that belongs to the file"
+            "architecture that belongs to the file, or fetch the file again"
         ) from error

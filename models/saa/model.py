@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.base import AnomalyModel, Images, Prediction, check_categories
-from models.errors import ModelInputError
+from models.errors import checked
 from models.images import KeepSize
 from models.references import MAX_REFERENCES, ManyReferences
 from models.saa.agreement import most_agreed
@@ -97,25 +97,25 @@ class SAA(AnomalyModel):
     ):
         super().__init__()
         for name, part in {"generator": generator, "refiner": refiner, "saliency_map": saliency_map}.items():
-            _check(name, part, part is not None, "a built part; choose weights that have it (weights=tiny, for one)")
+            checked(name, part, part is not None, "a built part; choose weights that have it (weights=tiny, for one)")
         ours = isinstance(prompts, PromptBook | PromptChoice)
         choices = "prompts of SAA (prompts=saa_general, saa_expert, saa_naive or saa_auto)"
-        _check("prompts", type(prompts).__name__, ours, choices)
+        checked("prompts", type(prompts).__name__, ours, choices)
         self.generator = generator
         self.refiner = refiner
         self.saliency_map = saliency_map
         self.prompts = prompts
         self.rules = Rules.named(rules, switches)
-        self.language: Language = _check("language", language, language in LANGUAGES, f"one of {', '.join(LANGUAGES)}")
+        self.language: Language = checked("language", language, language in LANGUAGES, f"one of {', '.join(LANGUAGES)}")
         self.property, self.saliency, self.confidence = property, saliency, confidence
         some = merge_overlap is None or 0 < merge_overlap <= 1
-        self.merge_overlap = _check("merge_overlap", merge_overlap, some, "above 0 and up to 1, or null")
-        self.dense_saliency = _check("dense_saliency", dense_saliency, dense_saliency >= 0, "at least 0")
+        self.merge_overlap = checked("merge_overlap", merge_overlap, some, "above 0 and up to 1, or null")
+        self.dense_saliency = checked("dense_saliency", dense_saliency, dense_saliency >= 0, "at least 0")
         share = 0 <= score_saliency <= 1
-        self.score_saliency = _check("score_saliency", score_saliency, share, "between 0 and 1")
+        self.score_saliency = checked("score_saliency", score_saliency, share, "between 0 and 1")
         positive = few_shot_exponent >= 0
-        self.few_shot_exponent = _check("few_shot_exponent", few_shot_exponent, positive, "at least 0")
-        self.map_size = _check("map_size", map_size, map_size >= 1, "at least 1")
+        self.few_shot_exponent = checked("few_shot_exponent", few_shot_exponent, positive, "at least 0")
+        self.map_size = checked("map_size", map_size, map_size >= 1, "at least 1")
         self.image_threshold, self.threshold_source = image_threshold, threshold_source
         self.preprocess = KeepSize(self.rules.max_side)
         self._many = ManyReferences(max_references)
@@ -304,9 +304,3 @@ def _prediction(assessed: Sequence[Assessment]) -> Prediction:
         torch.stack([getattr(each, name) for each in assessed]).float() for name in ("image_score", "confidence")
     )
     return Prediction(maps, scores, {"region_confidence": confidences, "map_max": maps.amax(dim=(1, 2))})
-
-
-def _check(name: str, value: Any, good: bool, expected: str) -> Any:
-    if not good:
-        raise ModelInputError(f"expected {name} to be {expected}, got {value!r}")
-    return value

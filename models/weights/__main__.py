@@ -6,9 +6,8 @@ import signal
 import sys
 from collections.abc import Iterable, Sequence
 
-from models.errors import ModelInputError
+from models.errors import ModelInputError, hint
 from models.interrupted import INTERRUPTED, begun
-from models.names import hint
 from models.weights.failures import DownloadError, TransferError
 from models.weights.learnt import forget
 from models.weights.registry import WeightFile, catalogue, copy_elsewhere, fetch, verify

@@ -16,8 +16,7 @@ from typing import Any
 import yaml
 
 from models.disk import write_atomically
-from models.errors import ModelInputError
-from models.names import hint, nearest
+from models.errors import ModelInputError, closest_name, hint
 from models.weights.cache import hugging_face_copy, weights_folder
 from models.weights.digest import git_blob_of, sha256_of
 from models.weights.download import Wanted, download
@@ -236,7 +235,7 @@ def _remedy(entry: WeightFile, wrong: Path | None = None) -> str:
 
 
 def _suggest(name: str, entries: dict[str, WeightFile]) -> str:
-    near = nearest(name, entries, likeness=0.5)
+    near = closest_name(name, entries, likeness=0.5)
     return f"did you mean {near!r}?" if near else f"the catalogue has: {', '.join(entries)}"
 
 

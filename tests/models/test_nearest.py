@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from models.features import ImageFeatures
-from models.nearest import CategoryMemory, MemoryBank, nearest_distance
+from models.nearest import CategoryMemory, MemoryBank, near_own_position, nearest_distance
 
 
 def unit(count: int, channels: int, seed: int) -> torch.Tensor:
@@ -88,7 +88,10 @@ def test_a_single_reference_is_compared_outside_a_window(grid, window, radius):
 
 
 def test_the_default_window_at_the_published_grid_is_7_by_7():
-    assert MemoryBank(tokens_of(1, (37, 37)), (37, 37)).own_radius == 3
+    bank = MemoryBank(tokens_of(1, (37, 37)), (37, 37))
+    near = near_own_position(bank.grid, bank.own_window, torch.device("cpu"))(slice(684, 685), slice(0, 37**2))
+    assert near.view(37, 37).nonzero().aminmax(dim=0).min.tolist() == [15, 15]
+    assert near.sum() == 7 * 7
 
 
 def test_a_grid_of_one_token_has_nothing_to_leave_out():

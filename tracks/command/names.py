@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from models.names import hint
+from models.errors import hint
 from tracks.errors import TrackInputError
 
 LISTED = 30

@@ -25,7 +25,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from models.names import hint
+from models.errors import hint
 from tracks.command.names import listed, unknown
 from tracks.errors import TrackInputError
 

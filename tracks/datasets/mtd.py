@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Literal
 
-from models.names import nearest
+from models.errors import closest_name
 from tracks.command.names import unknown
 from tracks.datasets.files import (
     FileSample,
@@ -109,7 +109,7 @@ class MTD:
         if folder.name == NORMAL_FOLDER or (self._unmarked_are_normal and path.stem in UNMARKED):
             return FileSample(name, CATEGORY, 0, "good", path)
         if path.stem not in masks:
-            near = nearest(path.stem, masks)
+            near = closest_name(path.stem, masks)
             hint = f" ({near}.png is near)" if near else ""
             raise TrackInputError(
                 f"expected the mask of {path} at {path.with_suffix('.png')}, got none{hint}; copy the set again"

@@ -5,7 +5,7 @@ import PIL.Image
 from torch import Tensor
 from torch.nn import functional
 
-from models.opencv import nearest_places
+from models.images import nearest_rows
 
 MASK_RULES = {
     "bilinear": "bilinear with antialias, >= half covered; never emptied",
@@ -31,7 +31,7 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int], rule: str = "bilinear")
     if mask.shape == size or not mask.any():
         return mask if mask.shape == size else np.zeros(size, dtype=bool)
     if rule == "nearest":
-        rows, columns = (nearest_places(new, old) for new, old in zip(size, mask.shape, strict=True))
+        rows, columns = (nearest_rows(new, old) for new, old in zip(size, mask.shape, strict=True))
         if (picked := mask[np.ix_(rows, columns)]).any():
             return picked
     image = PIL.Image.fromarray(mask.astype(np.uint8) * 255)

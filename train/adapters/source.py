@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.names import nearest
+from models.errors import closest_name
 from tracks.command.names import unknown
 from tracks.datasets.sample import Dataset, Sample
 from tracks.errors import TrackInputError
@@ -156,7 +156,7 @@ def _check_usable(samples: Sequence[Sample], where: str) -> None:
 
 def _refuse_misspelt(target: str) -> None:
     name = target.partition(":")[0]
-    near = nearest(name, KNOWN_TARGETS, likeness=0.75)
+    near = closest_name(name, KNOWN_TARGETS, likeness=0.75)
     if name not in KNOWN_TARGETS and near:
         raise TrackInputError(
             f"expected target to be {', '.join(KNOWN_TARGETS)} or a name of your own, got {target!r}; did you mean "

@@ -7,13 +7,13 @@ phrases are those of `groundingdino.util.inference.predict`, one caption at a ti
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.errors import ModelInputError
-from models.precision import autocast, check_precision
+from models.errors import ModelInputError, checked
+from models.frozen import Frozen, autocast, check_precision
 from models.saa.generator.grounding_dino.captions import Caption, CaptionReader, join, normalised
 from models.saa.generator.grounding_dino.encoder import ImageTokens
 from models.saa.generator.grounding_dino.network import GroundingDino, together
@@ -56,7 +56,7 @@ class RegionGenerator(Protocol):
         ...
 
 
-class GroundingDinoGenerator(nn.Module):
+class GroundingDinoGenerator(Frozen):
     """GroundingDINO as a region generator.
 
     Args:
@@ -93,11 +93,11 @@ class GroundingDinoGenerator(nn.Module):
         precision: str = "float32",
     ):
         super().__init__()
-        _check("score", score, score in SCORES, f"one of {', '.join(SCORES)}")
-        _check("box_threshold", box_threshold, 0 <= box_threshold <= 1, "between 0 and 1")
-        _check("text_threshold", text_threshold, 0 <= text_threshold <= 1, "between 0 and 1")
-        _check("short_side", short_side, 1 <= short_side <= long_side, "at least 1 and at most long_side")
-        _check("captions_at_once", captions_at_once, captions_at_once is None or captions_at_once >= 1, "at least 1")
+        checked("score", score, score in SCORES, f"one of {', '.join(SCORES)}")
+        checked("box_threshold", box_threshold, 0 <= box_threshold <= 1, "between 0 and 1")
+        checked("text_threshold", text_threshold, 0 <= text_threshold <= 1, "between 0 and 1")
+        checked("short_side", short_side, 1 <= short_side <= long_side, "at least 1 and at most long_side")
+        checked("captions_at_once", captions_at_once, captions_at_once is None or captions_at_once >= 1, "at least 1")
         self.network = network
         self.reader = reader
         self.weights = weights
@@ -111,10 +111,6 @@ class GroundingDinoGenerator(nn.Module):
         self.precision = check_precision(precision)
         self._texts: dict[tuple[str, torch.device, torch.dtype], tuple[Caption, Tensor]] = {}
         self.eval()
-
-    def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode, whatever is asked for."""
-        return super().train(False)
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
@@ -208,8 +204,3 @@ class GroundingDinoGenerator(nn.Module):
 
     def _autocast(self) -> torch.autocast:
         return autocast(self.network.device, self.precision)
-
-
-def _check(name: str, value: object, holds: bool, expected: str) -> None:
-    if not holds:
-        raise ModelInputError(f"expected {name} to be {expected}, got {value!r}")

@@ -16,13 +16,14 @@ import PIL.Image
 import torch
 import torch.nn.functional as F
 from scipy import ndimage
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import box_convert, nms
 
 from models.clip.backbone import ClipBackbone
 from models.clip_adapter.adapter import Adapter, stage_probabilities
 from models.clip_adapter.checkpoint import check_adapter_fits
 from models.errors import ModelInputError
+from models.frozen import Frozen
 from models.saa.generator.base import Proposals
 from models.saa.generator.foreground import foreground_boxes
 
@@ -49,7 +50,7 @@ class _Windows:
     grids: tuple[tuple[int, int], ...]
 
 
-class ClipBoxGenerator(nn.Module):
+class ClipBoxGenerator(Frozen):
     """Boxes around the blobs of a text-to-patch similarity map, at several scales.
 
     Args:
@@ -86,10 +87,6 @@ class ClipBoxGenerator(nn.Module):
         self.grid = grid
         self._texts: dict[tuple[str, torch.device], Tensor] = {}
         self.eval()
-
-    def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode, whatever is asked for."""
-        return super().train(False)
 
     def propose(self, image: Tensor, captions: Sequence[str]) -> list[Proposals]:
         """Boxes of each caption on a (3, H, W) uint8 RGB image; the image is encoded once for all captions.

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
-from models.errors import ModelInputError
+from models.errors import ModelInputError, checked
 
 SLOT = "{}"
 NAIVE = "anomaly"
@@ -51,10 +51,10 @@ class ProductPrompt:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "captions", tuple(_phrases(caption, "a caption") for caption in self.captions))
-        _check("count", self.count, isinstance(self.count, int) and self.count >= 1, "a whole number from 1")
-        _check("top_k", self.top_k, isinstance(self.top_k, int) and self.top_k >= 1, "a whole number from 1")
-        _check("area_share", self.area_share, self.area_share > 0, "above 0")
-        _check("overlap", self.overlap, 0 <= self.overlap < 1, "at least 0 and below 1")
+        checked("count", self.count, isinstance(self.count, int) and self.count >= 1, "a whole number from 1")
+        checked("top_k", self.top_k, isinstance(self.top_k, int) and self.top_k >= 1, "a whole number from 1")
+        checked("area_share", self.area_share, self.area_share > 0, "above 0")
+        checked("overlap", self.overlap, 0 <= self.overlap < 1, "at least 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -180,11 +180,6 @@ def _phrases(values: Sequence[str], what: str) -> tuple[str, ...]:
 def _key(category: str) -> str:
     """Names are the same whatever stands between their words."""
     return category.lower().replace("_", " ")
-
-
-def _check(name: str, value: object, good: bool, expected: str) -> None:
-    if not good:
-        raise ModelInputError(f"expected {name} to be {expected}, got {value!r}")
 
 
 def _digest(prompts: PromptBook | PromptChoice) -> str:

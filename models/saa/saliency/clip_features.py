@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from models.clip.backbone import ClipBackbone, fused_attention
-from models.errors import ModelInputError
-from models.precision import autocast
-from models.saa.saliency.features import Size, joined, normalised, resized
+from models.features import increasing_stages
+from models.frozen import autocast
+from models.images import Size, normalised, resized
+from models.saa.saliency.features import joined
 
 
 class ClipFeatures(nn.Module):
@@ -27,14 +28,9 @@ class ClipFeatures(nn.Module):
 
     def __init__(self, backbone: ClipBackbone, stages: Sequence[int] | None = None, *, antialias: bool = True):
         super().__init__()
-        chosen = tuple(backbone.stages if stages is None else stages)
-        if not chosen or list(chosen) != sorted(set(chosen)) or chosen[0] < 1 or chosen[-1] > backbone.num_stages:
-            raise ModelInputError(
-                f"expected increasing stages between 1 and {backbone.num_stages} for {backbone.name}, got "
-                f"{list(chosen)}"
-            )
+        chosen = backbone.stages if stages is None else stages
         self.backbone = backbone
-        self.stages = chosen
+        self.stages = increasing_stages(chosen, backbone.num_stages, backbone.name)
         self.antialias = antialias
 
     @property

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.errors import ModelInputError
-from models.opencv import nearest_places
+from models.images import nearest_rows
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ Grid = tuple[int, int]
 def shrunk(masks: Tensor, grid: tuple[int, int]) -> Tensor:
     """(M, H, W) masks at a grid (M, h, w): of each cell the pixel at its top left, as OpenCV's nearest resize."""
     rows, columns = (
-        torch.from_numpy(nearest_places(count, length)).to(masks.device)
+        torch.from_numpy(nearest_rows(count, length)).to(masks.device)
         for count, length in zip(grid, masks.shape[1:], strict=True)
     )
     return masks[:, rows][:, :, columns]

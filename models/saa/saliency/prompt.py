@@ -8,17 +8,17 @@ of normal references.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Literal, NamedTuple, Self, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import moved
-from models.errors import ModelInputError
-from models.opencv import resize_bytes
+from models.errors import ModelInputError, checked
+from models.images import Size, resize_bytes
 from models.saa.refiner.base import check_image
-from models.saa.saliency.features import FeatureNet, Size
+from models.saa.saliency.features import FeatureNet
 from models.saa.saliency.neighbours import MAX_ELEMENTS, distance_elsewhere, mean_distance
 from models.saa.saliency.places import Grid, check_mask, inside, members, upsampled
 from models.saa.saliency.reference_bank import SCALE, Reference, ReferenceBank
@@ -74,27 +74,27 @@ class Saliency(nn.Module):
         max_elements: int = MAX_ELEMENTS,
     ):  # fmt: skip
         super().__init__()
-        _check("rule", rule, rule in RULES, " or ".join(RULES))
+        checked("rule", rule, rule in RULES, " or ".join(RULES))
         self.net = net
         self.rule = rule
-        self.num_neighbours = _check("num_neighbours", num_neighbours, num_neighbours >= 1, "at least 1")
+        self.num_neighbours = checked("num_neighbours", num_neighbours, num_neighbours >= 1, "at least 1")
         self.neighbours = neighbours or RULES[rule].neighbours
-        _check("neighbours", self.neighbours, self.neighbours in get_args(Neighbours), "nearest, farthest or null")
-        self.scale = RULES[rule].scale if scale is None else _check("scale", scale, scale > 0, "above 0")
+        checked("neighbours", self.neighbours, self.neighbours in get_args(Neighbours), "nearest, farthest or null")
+        self.scale = RULES[rule].scale if scale is None else checked("scale", scale, scale > 0, "above 0")
         wanted = RULES[rule].opencv_resize if opencv_resize is None else opencv_resize
         self.opencv_resize = wanted and getattr(net, "antialias", None) is False
-        self.size = _check("size", size, size >= LARGEST_STRIDE, f"at least {LARGEST_STRIDE}")
-        self.several_size = _check(
+        self.size = checked("size", size, size >= LARGEST_STRIDE, f"at least {LARGEST_STRIDE}")
+        self.several_size = checked(
             "several_size", several_size, several_size >= LARGEST_STRIDE, f"at least {LARGEST_STRIDE}"
         )
         self.keep_aspect = keep_aspect
         self.normalise_stages = normalise_stages
-        self.smoothing = _check("smoothing", smoothing, smoothing >= 1 and smoothing % 2 == 1, "odd, 1 or more")
-        self.own_window = _check("own_window", own_window, 0 <= own_window < 1, "at least 0 and below 1")
-        self.bank_precision = _check(
+        self.smoothing = checked("smoothing", smoothing, smoothing >= 1 and smoothing % 2 == 1, "odd, 1 or more")
+        self.own_window = checked("own_window", own_window, 0 <= own_window < 1, "at least 0 and below 1")
+        self.bank_precision = checked(
             "bank_precision", bank_precision, bank_precision in BANK_PRECISIONS, " or ".join(BANK_PRECISIONS)
         )
-        self.max_elements = _check("max_elements", max_elements, max_elements >= 1, "at least 1")
+        self.max_elements = checked("max_elements", max_elements, max_elements >= 1, "at least 1")
         self._banks: dict[str, ReferenceBank] = {}
         self.register_buffer("_here", torch.empty(0), persistent=False)
 
@@ -236,9 +236,3 @@ class Saliency(nn.Module):
         for bank in self._banks.values():
             bank.move(lambda tensor: moved(tensor, fn))
         return self
-
-
-def _check(name: str, value: Any, good: bool, expected: str) -> Any:
-    if not good:
-        raise ModelInputError(f"expected {name} to be {expected}, got {value!r}")
-    return value

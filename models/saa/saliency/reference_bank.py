@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.nearest import nearest_distance
+from models.nearest import Excluded, near_own_position, nearest_distance
 
 SCALE = 0.5
 """Of the distance 1 - cosine."""
@@ -44,7 +44,7 @@ class ReferenceBank:
         for own in self.references:
             others = [reference for reference in self.references if reference is not own]
             tokens = own.tokens.float()
-            elsewhere = _near(own.grid, self.own_window, tokens.device)
+            elsewhere = near_own_position(own.grid, self.own_window, tokens.device)
             yield self._nearest(tokens, others) if others else self._nearest(tokens, [own], elsewhere), own
 
     def move(self, place: Callable[[Tensor], Tensor]) -> None:
@@ -52,23 +52,9 @@ class ReferenceBank:
         for reference in self.references:
             reference.tokens = place(reference.tokens)
 
-    def _nearest(
-        self, tokens: Tensor, references: Sequence[Reference], excluded: Callable[[slice, slice], Tensor] | None = None
-    ) -> Tensor:
+    def _nearest(self, tokens: Tensor, references: Sequence[Reference], excluded: Excluded | None = None) -> Tensor:
         distances = [
             nearest_distance(tokens, each.tokens.float(), max_elements=self.max_elements, excluded=excluded)
             for each in references
         ]
         return SCALE * torch.stack(distances).amin(dim=0)
-
-
-def _near(grid: tuple[int, int], share: float, device: torch.device) -> Callable[[slice, slice], Tensor]:
-    """Which pairs of places lie within a window of each other; leaves every place some others, where there are."""
-    radius = min(round(share * min(grid) / 2), min(grid) // 2 - 1)
-    place = torch.arange(grid[0] * grid[1], device=device)
-    down, across = place // grid[1], place % grid[1]
-
-    def near(rows: slice, columns: slice) -> Tensor:
-        return torch.maximum(*[(axis[rows, None] - axis[None, columns]).abs() for axis in (down, across)]) <= radius
-
-    return near

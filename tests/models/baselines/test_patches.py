@@ -9,9 +9,10 @@ from torch.testing import assert_close
 
 from models.baselines.coreset import greedy_coreset
 from models.baselines.patchcore import locally_aware, reweighted
-from models.baselines.patches import check_stages, near_own_place, nearest
+from models.baselines.patches import check_stages
 from models.errors import ModelInputError
 from models.maps import blurred
+from models.nearest import near_own_position, nearest_rows
 from tests.support.baseline_stand_ins import small_resnet
 
 
@@ -23,7 +24,7 @@ def tokens(count, width=5, seed=0):
 @pytest.mark.parametrize("count", [1, 3])
 def test_nearest_is_what_a_loop_finds(count, max_elements):
     queries, bank = tokens(11), tokens(20, seed=1)
-    distances, rows = nearest(queries, bank, count, max_elements=max_elements)
+    distances, rows = nearest_rows(queries, bank, count, max_elements=max_elements)
     for query, found, apart in zip(queries, rows, distances, strict=True):
         plain = sorted((float((query - row).norm()), i) for i, row in enumerate(bank))[:count]
         assert found.tolist() == [i for _, i in plain]
@@ -32,25 +33,25 @@ def test_nearest_is_what_a_loop_finds(count, max_elements):
 
 def test_equal_rows_are_nothing_apart_however_large_they_are():
     bank = 1000 + tokens(30)
-    distances, rows = nearest(bank, bank)
+    distances, rows = nearest_rows(bank, bank)
     assert torch.equal(distances, torch.zeros(30, 1))
     assert rows[:, 0].tolist() == list(range(30))
 
 
 def test_excluded_rows_are_not_found():
     places = tokens(16)
-    distances, rows = nearest(places, places, excluded=near_own_place((4, 4), 0.15, places.device))
+    distances, rows = nearest_rows(places, places, excluded=near_own_position((4, 4), 0.15, places.device))
     others = torch.cdist(places, places) + torch.diag(torch.full((16,), torch.inf))
     assert_close(distances[:, 0], others.amin(dim=1))
     assert torch.equal(rows[:, 0], others.argmin(dim=1))
 
 
 def test_a_window_around_each_place_leaves_every_place_some_others():
-    near = near_own_place((9, 12), 0.5, torch.device("cpu"))(slice(0, 108), slice(0, 108))
+    near = near_own_position((9, 12), 0.5, torch.device("cpu"))(slice(0, 108), slice(0, 108))
     rows, columns = np.divmod(np.arange(108), 12)
     plain = (abs(rows[:, None] - rows) <= 2) & (abs(columns[:, None] - columns) <= 2)
     assert np.array_equal(near.numpy(), plain)
-    assert not near_own_place((3, 3), 0.99, torch.device("cpu"))(slice(0, 9), slice(0, 9)).all(dim=1).any()
+    assert not near_own_position((3, 3), 0.99, torch.device("cpu"))(slice(0, 9), slice(0, 9)).all(dim=1).any()
 
 
 @pytest.mark.parametrize("sigma", [0.8, 2.0])
@@ -122,7 +123,7 @@ def test_locally_aware_patches_are_averaged_as_published():
 
 def test_the_image_score_is_reweighted_as_published():
     bank, patches = tokens(12), 3 + tokens(4, seed=2)
-    distances, rows = nearest(patches, bank)
+    distances, rows = nearest_rows(patches, bank)
     got = reweighted(patches, distances[:, 0], rows[:, 0], bank, 3)
     for score, patch, row in zip(got, patches, rows[:, 0], strict=True):
         s = (patch - bank[row]).norm()
@@ -134,7 +135,7 @@ def test_the_image_score_is_reweighted_as_published():
 def test_reweighting_holds_for_large_distances_and_for_a_bank_of_one():
     bank = 1e4 * tokens(5)
     patch = bank[:1] + 1e4
-    distances, rows = nearest(patch, bank)
+    distances, rows = nearest_rows(patch, bank)
     assert reweighted(patch, distances[:, 0], rows[:, 0], bank, 9).isfinite().all()
     assert_close(reweighted(patch, torch.ones(1), torch.zeros(1, dtype=torch.long), bank[:1], 9), torch.ones(1))
 

@@ -16,7 +16,8 @@ from torch.testing import assert_close
 from models.clip.backbone import ClipBackbone, load_backbone
 from models.clip.weights import ClipHeader, save_clip
 from models.errors import ModelInputError
-from models.features import ImageFeatures, Preprocess
+from models.features import ImageFeatures
+from models.images import Preprocess
 from tests.support.clip_stand_ins import SIZES, STAGES, VIT, random_clip, random_images, small_backbone, write_config
 
 KINDS = ("vit", "resnet", "timm")

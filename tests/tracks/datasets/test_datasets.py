@@ -10,7 +10,7 @@ import pytest
 from hydra.utils import get_method
 from omegaconf import OmegaConf
 
-from models.names import nearest
+from models.errors import closest_name
 from tracks.command.names import missing_path, unknown
 from tracks.datasets import formats
 from tracks.datasets.files import FileSample, list_images, natural_key
@@ -535,8 +535,8 @@ def test_folders_without_photos(photos: Path) -> None:
 
 
 def test_nearest_names() -> None:
-    assert nearest("BOTLE", ["bottle", "cable"]) == "bottle"
-    assert nearest("zzz", ["bottle", "cable"]) is None
+    assert closest_name("BOTLE", ["bottle", "cable"]) == "bottle"
+    assert closest_name("zzz", ["bottle", "cable"]) is None
     assert str(unknown("model", "clp", ["clip", "saa"])) == (
         "expected model to be one of clip, saa, got 'clp'; did you mean clip?"
     )

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
+from models.frozen import seeded
 from models.saa.generator.grounding_dino.network import GroundingDino
-from models.seeded import seeded
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ S. Liu et al.: Grounding DINO (arXiv 2303.05499).
 """
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from models.frozen import Frozen
 from models.saa.generator.grounding_dino.attention import Words, sine_encoding
 from models.saa.generator.grounding_dino.captions import Caption
 from models.saa.generator.grounding_dino.decoder import choose_queries, decode
@@ -20,7 +21,7 @@ from models.saa.generator.grounding_dino.sampling import FeatureLevels
 IMAGE_TEMPERATURE = 20
 
 
-class GroundingDino(nn.Module):
+class GroundingDino(Frozen):
     """The network, frozen: no gradient, always in evaluation mode.
 
     Args:
@@ -45,10 +46,6 @@ class GroundingDino(nn.Module):
         self.bbox_embed = bbox_embed
         self.requires_grad_(False)
         self.eval()
-
-    def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode, whatever is asked for."""
-        return super().train(False)
 
     @property
     def device(self) -> torch.device:

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from models.errors import ModelInputError
-
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+from models.images import IMAGENET_MEAN, IMAGENET_STD
 
 
 def resized_shape(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
@@ -41,4 +39,5 @@ def to_pixels(image: Tensor, short_side: int, long_side: int) -> Tensor:
     picture = PIL.Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
     array = np.array(picture.resize((width, height), PIL.Image.Resampling.BILINEAR))
     pixels = torch.from_numpy(array).permute(2, 0, 1).to(torch.float32).div_(255)
-    return pixels.sub_(torch.tensor(MEAN)[:, None, None]).div_(torch.tensor(STD)[:, None, None]).contiguous()
+    mean, deviation = (torch.tensor(each)[:, None, None] for each in (IMAGENET_MEAN, IMAGENET_STD))
+    return pixels.sub_(mean).div_(deviation).contiguous()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from models.errors import ModelInputError
+from models.frozen import random_seed
 from models.saa.generator.base import GroundingDinoGenerator
 from models.saa.generator.grounding_dino.build import ARCHITECTURES, Architecture, build_network, random_network
 from models.saa.generator.grounding_dino.captions import CaptionReader, load_reader, spelling_reader
@@ -12,7 +13,6 @@ from models.saa.generator.grounding_dino.network import GroundingDino
 from models.weights.registry import catalogue, find_weights, weights_path
 from models.weights.state import read_state
 
-RANDOM_PREFIX = "random:"
 IGNORED = ("label_enc.", "bert.pooler.", "bert.embeddings.position_ids")
 """Entries of checkpoints that detection does not use: training's label noise, BERT's pooler, a constant."""
 
@@ -60,10 +60,8 @@ def load_grounding_dino(
             f"expected a vocabulary of at most {numbers.vocabulary:,} word pieces, got {len(reader):,} from "
             f"{text_encoder}; take the vocabulary of BERT-base-uncased"
         )
-    if name.startswith(RANDOM_PREFIX):
-        network = random_network(numbers, _seed(name))
-    else:
-        network = load_network(find_weights(name), numbers)
+    seed = random_seed(name)
+    network = load_network(find_weights(name), numbers) if seed is None else random_network(numbers, seed)
     return GroundingDinoGenerator(
         network, reader, weights=Path(name).name.removesuffix(".pth"), box_threshold=box_threshold,
         text_threshold=text_threshold, score=score, short_side=short_side, long_side=long_side,
@@ -73,7 +71,7 @@ def load_grounding_dino(
 
 def _reader(text_encoder: str | os.PathLike[str] | None, weights: str) -> CaptionReader:
     if text_encoder is None:
-        if weights.startswith(RANDOM_PREFIX):
+        if random_seed(weights) is not None:
             return spelling_reader()
         raise ModelInputError(
             f"expected the text encoder that {weights} was trained with, got none; give the folder that holds the "
@@ -81,14 +79,6 @@ def _reader(text_encoder: str | os.PathLike[str] | None, weights: str) -> Captio
         )
     name = os.fspath(text_encoder)
     return load_reader(weights_path(name) if name in catalogue() else Path(name).expanduser())
-
-
-def _seed(weights: str) -> int:
-    """The seed in "random:SEED"."""
-    text = weights.removeprefix(RANDOM_PREFIX)
-    if not text.isdigit():
-        raise ModelInputError(f"expected random weights with a whole number as seed, like random:0, got {weights!r}")
-    return int(text)
 
 
 def load_network(file: Path, architecture: Architecture) -> GroundingDino:

@@ -7,13 +7,12 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 
 from models.errors import ModelInputError
+from models.frozen import random_seed, seeded
 from models.saa.refiner.base import SamRefiner
-from models.seeded import seeded
 from models.weights.registry import find_weights
 from models.weights.state import read_state
 
 NAMES = ("vit_b", "vit_l", "vit_h")
-RANDOM_PREFIX = "random:"
 
 
 def load_sam(
@@ -33,14 +32,13 @@ def load_sam(
     """
     if name not in NAMES:
         raise ModelInputError(f"expected the architecture of SAM to be one of {', '.join(NAMES)}, got {name!r}")
-    sam = _random(name, weights) if weights.startswith(RANDOM_PREFIX) else _loaded(name, weights)
+    seed = random_seed(weights)
+    sam = _loaded(name, weights) if seed is None else _random(name, seed)
     return SamRefiner(sam, name=name, weights=weights, precision=precision, boxes_at_once=boxes_at_once)
 
 
-def _random(name: str, weights: str) -> Sam:
-    if not (seed := weights.removeprefix(RANDOM_PREFIX)).isdigit():
-        raise ModelInputError(f"expected random weights with a whole number as seed, like random:0, got {weights!r}")
-    with seeded(int(seed)):
+def _random(name: str, seed: int) -> Sam:
+    with seeded(seed):
         return sam_model_registry[name]()
 
 

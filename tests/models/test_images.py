@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.opencv import nearest_places, resize_bytes
+from models.images import nearest_rows, resize_bytes
 
 SIZES = [
     ((90, 70), (64, 64)), ((23, 77), (64, 64)), ((128, 64), (64, 32)), ((37, 256), (61, 256)), ((3, 500), (40, 41)),
@@ -22,9 +22,9 @@ def test_bytes_are_resized_to_the_bit(shape, size):
     np.testing.assert_array_equal(got.permute(0, 2, 3, 1).numpy(), expected)
 
 
-def test_nearest_places_are_opencvs_at_every_size():
+def test_nearest_rows_are_opencvs_at_every_size():
     for old in (1, 2, 31, 400, 700, 1000):
         column = np.arange(old, dtype=np.int32).reshape(-1, 1).astype(np.float32)
         for new in (1, 3, 49, 97, 256, 400, 1001):
             expected = cv2.resize(column, (1, new), interpolation=cv2.INTER_NEAREST)[:, 0]
-            np.testing.assert_array_equal(nearest_places(new, old), expected.astype(int))
+            np.testing.assert_array_equal(nearest_rows(new, old), expected.astype(int))
