@@ -3,17 +3,17 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import open_clip
 import torch
 from open_clip.transformer import text_global_pool
-from timm.layers import BatchNormAct2d
 from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from models.clip.folding import fold_batch_norms
 from models.clip.weights import (
     ClipHeader,
     build_clip,
@@ -57,7 +57,7 @@ class ClipBackbone(Frozen):
         """Twelve digits of the weights' content: tells other weights of the same architecture apart."""
         if self.is_timm:
             if isinstance(clip.visual.trunk, EfficientNet):
-                fold_batch_norms(clip.visual.trunk)  # with the next line a third quicker on the CPU
+                fold_batch_norms(clip.visual.trunk)
             clip.visual.to(memory_format=torch.channels_last)  # tokens then need no copy
         self.preprocess = preprocess or Preprocess(self.image_size)
         self._tokenizer = _tokenizer(clip.context_length)
@@ -200,35 +200,33 @@ def load_backbone(
     )  # fmt: skip
 
 
-def fold_batch_norms(net: EfficientNet) -> None:
-    """Let each convolution of a frozen net do what the batch norm after it does in evaluation mode; in place."""
-    convolution: nn.Conv2d | None = None
-    for name, module in list(net.named_modules()):
-        if isinstance(module, nn.Conv2d):
-            convolution = module
-        elif isinstance(module, BatchNormAct2d):
-            assert convolution is not None
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            convolution.weight, convolution.bias = fuse_conv_bn_weights(
-                convolution.weight, convolution.bias, module.running_mean, module.running_var, module.eps,
-                module.weight, module.bias,
-            )  # fmt: skip
-            net.set_submodule(name, module.act)
-
-
 @contextmanager
 def fused_attention() -> Iterator[None]:
-    """Let nn.MultiheadAttention use scaled_dot_product_attention.
+    """Let nn.MultiheadAttention use scaled_dot_product_attention; several threads may be inside.
 
     In evaluation mode its own shortcut, on the CPU, writes out every attention matrix instead.
     """
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    with _INSIDE.lock:
+        if not _INSIDE.count:
+            _INSIDE.before = torch.backends.mha.get_fastpath_enabled()
+            torch.backends.mha.set_fastpath_enabled(False)
+        _INSIDE.count += 1
     try:
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+        with _INSIDE.lock:
+            _INSIDE.count -= 1
+            if not _INSIDE.count:
+                torch.backends.mha.set_fastpath_enabled(_INSIDE.before)
+
+
+class _Inside:
+    """How many are inside `fused_attention`, and what the switch was before the first of them."""
+
+    lock, count, before = Lock(), 0, True
+
+
+_INSIDE = _Inside()
 
 
 @cache

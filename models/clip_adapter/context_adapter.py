@@ -7,7 +7,7 @@ made differentiable; the distance to the nearest reference token (APRIL-GAN Eq. 
 pyramid (Lin et al. 2017). The result are tokens on the finest grid, compared with the same words as the paper's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -29,6 +29,8 @@ LOCAL_REACH = 0.15
 """A place's own surroundings in a reference, as a share of the side to either direction."""
 OWN_REACH = 0.05
 """A token's own surroundings in its image, which always resemble it."""
+SMALLEST = 1e-24
+"""Least squared length of a token."""
 NOTHING = 1e-20
 """In place of an empty sum: a grid may be so small that all places are near one another."""
 REFERENCES_AT_ONCE = 16
@@ -115,6 +117,24 @@ class ContextAdapter(Adapter):
 
     def adapt(self, features: ImageFeatures, references: References | None = None) -> tuple[list[Tensor], list[Grid]]:
         """Tokens (B, h_1*w_1, D), not normalised, and their grid, each alone in a list."""
+        return [self.out(self._hidden(features, references))], [features.grids[0]]
+
+    def difference(self, features: ImageFeatures, text: Tensor, references: References | None = None) -> Tensor:
+        """`difference_of` the adapted tokens with text (B, D, 2), (B, h_1*w_1): without writing them out.
+
+        A token is W h + b: its product with the text is h W^T t + b t, its squared length h W^T W h + 2 h W^T b + b b.
+        """
+        hidden = self._hidden(features, references)
+        weight, bias = self.out.weight, self.out.bias
+        apart = text[..., 1] - text[..., 0]  # (B, D)
+        product = (hidden @ (apart @ weight)[..., None])[..., 0] + (apart @ bias)[:, None]
+        squared = (
+            ((hidden @ (weight.T @ weight)).mul_(hidden)).sum(dim=2) + 2 * (hidden @ (bias @ weight)) + bias @ bias
+        )
+        return LOGIT_SCALE * product / squared.clamp(min=SMALLEST).sqrt()
+
+    def _hidden(self, features: ImageFeatures, references: References | None) -> Tensor:
+        """What is read of all stages, on the finest grid: (B, h_1*w_1, hidden)."""
         total: Tensor | None = None
         for n in reversed(range(len(self.read))):
             tokens, grid = features.stages[n], features.grids[n]
@@ -128,7 +148,7 @@ class ContextAdapter(Adapter):
                 here = here + F.interpolate(total, size=grid, mode="bilinear", align_corners=False)
             total = here + self.merge[n](here)
         assert total is not None
-        return [self.out(F.gelu(total).flatten(2).transpose(1, 2))], [features.grids[0]]
+        return F.gelu(total).flatten(2).transpose(1, 2)
 
     def remember(self, features: ImageFeatures) -> References:
         """What is kept of K references."""
@@ -188,7 +208,7 @@ def densities(unit: Tensor, grid: Grid) -> Tensor:
     far = (~_near(grid, OWN_REACH, unit.device)).to(unit.dtype)
     bulk = torch.exp((unit @ unit.transpose(1, 2)) / BULK_TEMPERATURE) * far
     square = bulk * bulk
-    sums = torch.stack([square * square * bulk, bulk]).sum(dim=3).clamp(min=NOTHING).log()  # (2, B, N)
+    sums = torch.stack([(square * square * bulk).sum(dim=2), bulk.sum(dim=2)]).clamp(min=NOTHING).log()  # (2, B, N)
     mean = (unit @ unit.mean(dim=1)[..., None])[..., 0]
     density = torch.stack([sums[0] * (BULK_TEMPERATURE / 5), sums[1] * BULK_TEMPERATURE, mean], dim=-1)
     std, middle = torch.std_mean(density, dim=1, keepdim=True, correction=0)
@@ -204,9 +224,11 @@ def distances(
     """
     bank = references if references.ndim == 4 else references[None].expand(len(unit), *references.shape)
     near = _near(grid, LOCAL_REACH / 2 if own else LOCAL_REACH, unit.device)
-    places = _nearest(unit, bank, near, own, left_out)
-    tokens = bank.flatten(1, 2)
-    anywhere, nearby = (_distance(unit, tokens, place) for place in places)
+    if torch.is_grad_enabled():  # gradients flow through the tokens that are nearest, not through the search
+        tokens = bank.flatten(1, 2)
+        anywhere, nearby = (_distance(unit, tokens, place) for place in _nearest(unit, bank, near, own, left_out))
+    else:
+        anywhere, nearby = _nearest_distances(unit, bank, near, own, left_out)
 
     def beside(distance: Tensor) -> Tensor:
         return (distance / (distance.median(dim=1, keepdim=True).values + 0.005)).clamp(max=20) / 4
@@ -221,9 +243,8 @@ def _nearest(unit: Tensor, bank: Tensor, near: Tensor, own: bool, left_out: Tens
     `near` (N, N) says which places are near which; with `own` these do not count and there is no nearby. Tokens of
     references in `left_out` (B, K) do not count.
     """
-    at_once = max(1, REFERENCES_AT_ONCE // len(unit))
     anywhere, nearby = [], []
-    for part in bank.split(at_once, dim=1):
+    for part, _ in _split(bank, len(unit)):
         cosine = unit[:, None] @ part.transpose(2, 3)  # (B, k, N, N)
         if own:
             anywhere.append(cosine.masked_fill_(near, -torch.inf).max(dim=3))
@@ -240,6 +261,32 @@ def _nearest(unit: Tensor, bank: Tensor, near: Tensor, own: bool, left_out: Tens
 
     first = best(anywhere)
     return first, best(nearby) if nearby else first
+
+
+def _nearest_distances(
+    unit: Tensor, bank: Tensor, near: Tensor, own: bool, left_out: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """1 - cosine with what `_nearest` finds, (B, N) each, without its numbers: three times as quick."""
+    best: list[Tensor] = []
+    for part, start in _split(bank, len(unit)):
+        cosine = unit[:, None] @ part.transpose(2, 3)  # (B, k, N, N)
+        ways = [near] if own else [None, ~near]
+        found = torch.stack(
+            [(cosine if way is None else cosine.masked_fill_(way, -torch.inf)).amax(dim=3) for way in ways]
+        )
+        if left_out is not None:
+            found.masked_fill_(left_out[:, start : start + part.shape[1], None], -torch.inf)
+        best.append(found.amax(dim=2))  # (ways, B, N)
+    distance = 1 - torch.stack(best).amax(dim=0)
+    distance.masked_fill_(distance < ROUNDING, 0)
+    return distance[0], distance[-1]
+
+
+def _split(bank: Tensor, batch: int) -> Iterator[tuple[Tensor, int]]:
+    """A few of the K references of each image at a time, and the number of the first."""
+    at_once = max(1, REFERENCES_AT_ONCE // batch)
+    for start in range(0, bank.shape[1], at_once):
+        yield bank[:, start : start + at_once], start
 
 
 def _distance(unit: Tensor, bank: Tensor, places: Tensor) -> Tensor:

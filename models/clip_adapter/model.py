@@ -338,11 +338,12 @@ class ClipAdapter(AnomalyModel):
         references: References | None,
     ) -> Evidence:  # fmt: skip
         """The map and the image score of an adapter that gives both."""
-        (tokens,), (grid,) = adapter.adapt(features, references)
-        difference = difference_of(tokens, text)
+        difference = adapter.difference(features, text, references)
         score = adapter.score_logit(difference, difference_of(features.embedding[:, None], text)[:, 0])
         size = (self.backbone.image_size, self.backbone.image_size)
-        enlarged = F.interpolate(difference.unflatten(1, (1, *grid)), size=size, mode="bilinear", align_corners=True)
+        enlarged = F.interpolate(
+            difference.unflatten(1, (1, *features.grids[0])), size=size, mode="bilinear", align_corners=True
+        )
         gated = enlarged[:, 0] + self.score_gate * score[:, None, None]
         return Evidence(text_scores, gated.sigmoid(), score.sigmoid())
 
