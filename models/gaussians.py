@@ -1,7 +1,7 @@
-"""What every place of the references looks like: a Gaussian of its tokens, and the Mahalanobis distance to it.
+"""What every patch of the references looks like: a Gaussian of its tokens, and the Mahalanobis distance to it.
 
-The distance is PaDiM's (T. Defard et al., arXiv 2011.08785). `PlaceMemory` departs from it: it reads CLIP's tokens, all
-channels, each stage brought to length 1.
+The distance is PaDiM's (T. Defard et al., arXiv 2011.08785). `PatchGaussians` departs from it: it reads CLIP's tokens,
+all channels, each stage brought to length 1.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ SIGMA = 4.0
 """Of the map's Gaussian in pixels of the model's input. Both are PaDiM's."""
 PARTS = 8
 """Into how many parts references are split of which each is left out once; fewer references are left out one by one."""
-PLACES_AT_ONCE = 256
+PATCHES_AT_ONCE = 256
 ROUNDING = 1e-10
 """A token is the mean where its squared distance is below this share of the mean's square: what float32 leaves."""
 EXPONENT = 2.0
@@ -28,9 +28,9 @@ EXPONENT = 2.0
 
 @dataclass(frozen=True)
 class Gaussians:
-    """Of P places: the mean (P, C), the centred references (P, K, C) and `inner` (P, K, K).
+    """Of P patches: the mean (P, C), the centred references (P, K, C) and `inner` (P, K, K).
 
-    The covariance of K images is never written out. With the centred references X (K, C) of a place and the
+    The covariance of K images is never written out. With the centred references X (K, C) of a patch and the
     regularisation e, S = X^T X / (K - 1) + e I, and
 
         S^-1 = (I - X^T ((K - 1) e I + X X^T)^-1 X) / e,
@@ -49,13 +49,13 @@ class Gaussians:
         mean = tokens.mean(dim=0)
         centred = tokens.transpose(0, 1).clone(memory_format=torch.contiguous_format).sub_(mean[:, None])
         count = tokens.shape[0]
-        doubles = (part.double() for part in centred.split(PLACES_AT_ONCE))
+        doubles = (part.double() for part in centred.split(PATCHES_AT_ONCE))
         gram = torch.cat([part @ part.transpose(1, 2) for part in doubles])
         ridge = max(count - 1, 1) * regularisation * torch.eye(count, device=tokens.device, dtype=torch.float64)
         return Gaussians(mean, centred, torch.linalg.inv(gram + ridge), regularisation)
 
     def distance(self, tokens: Tensor) -> Tensor:
-        """Mahalanobis distance (B, P) of the tokens (B, P, C) of each place to its own Gaussian."""
+        """Mahalanobis distance (B, P) of the tokens (B, P, C) of each patch to its own Gaussian."""
         apart = (tokens - self.mean).transpose(0, 1)  # (P, B, C)
         along = (apart @ self.centred.transpose(1, 2)).double()  # (P, B, K)
         explained = ((along @ self.inner) * along).sum(dim=2)
@@ -69,33 +69,33 @@ class Gaussians:
         return Gaussians(fn(self.mean), fn(self.centred), fn(self.inner), self.regularisation)
 
 
-class PlaceMemory:
+class PatchGaussians:
     """The Gaussians of one category, calibrated on its references.
 
     References have no part in the Gaussians that they are compared with for that: each is left out, or with more than
-    `PARTS` of them each part in turn; a single one is compared with its mirror image.
+    `PARTS` of them each part in turn; a single one is compared with its flipped image.
 
     Args:
         features: of K references.
         positions: of the stages in `ImageFeatures.stages`; they are joined on the grid of the first.
         size: side of the maps in pixels.
-        mirrored: of the mirror image of a single reference.
+        flipped: of the flipped image of a single reference.
 
     Attributes:
-        alignment: how far the references are alike place by place, () in [0, 1]: about 0 for textures, towards 1 for
+        alignment: how far the references are alike patch by patch, () in [0, 1]: about 0 for textures, towards 1 for
             parts that lie alike. 1 less the mean distance of references left out over that of the same moved by half
             the image (across, down, both).
         left_out: the references' own maps, left out, (K, S, S) in [0, 1].
     """
 
     def __init__(
-        self, features: ImageFeatures, positions: Sequence[int], size: int, mirrored: ImageFeatures | None = None
+        self, features: ImageFeatures, positions: Sequence[int], size: int, flipped: ImageFeatures | None = None
     ):
         self.positions = tuple(positions)
         self.size = size
         self._grid = features.grids[self.positions[0]]
         tokens = self._joined(features)
-        distance, self.alignment = self._compared(tokens, None if mirrored is None else self._joined(mirrored))
+        distance, self.alignment = self._compared(tokens, None if flipped is None else self._joined(flipped))
         self._gaussians = Gaussians.of(tokens, REGULARISATION)
         maps = upsampled(distance, self._grid, size, SIGMA)
         self._typical_max = maps.amax(dim=(1, 2)).mean()
@@ -112,16 +112,16 @@ class PlaceMemory:
         self._typical_max, self.alignment = self._typical_max.to(device), self.alignment.to(device)
         self.left_out = self.left_out.to(device)
 
-    def _compared(self, tokens: Tensor, mirrored: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _compared(self, tokens: Tensor, flipped: Tensor | None) -> tuple[Tensor, Tensor]:
         """The distances (K, P) of references left out, and their alignment."""
         height, width = self._grid
         moves = ((height // 2, 0), (0, width // 2), (height // 2, width // 2))
         own, moved = [], []
         for part in torch.arange(len(tokens), device=tokens.device).chunk(PARTS):
-            others = Gaussians.of(_without(part, tokens) if mirrored is None else mirrored, REGULARISATION)
-            places = tokens[part].unflatten(1, self._grid)
+            others = Gaussians.of(_without(part, tokens) if flipped is None else flipped, REGULARISATION)
+            patches = tokens[part].unflatten(1, self._grid)
             own.append(others.distance(tokens[part]))
-            moved += [others.distance(places.roll(move, (1, 2)).flatten(1, 2)) for move in moves]
+            moved += [others.distance(patches.roll(move, (1, 2)).flatten(1, 2)) for move in moves]
         distance, apart = torch.cat(own), torch.cat(moved).mean()
         return distance, (1 - distance.mean() / apart.clamp(min=torch.finfo(apart.dtype).tiny)).clamp(0, 1) * (
             apart > 0

@@ -97,22 +97,20 @@ class MemoryBank:
     Args:
         tokens: (K, h*w, C), as the backbone gives them.
         grid: (h, w).
-        smoothing: side in tokens (odd) of the window over which tokens are averaged first; 1 for not at all.
         own_window: with one reference, patches closer than this fraction of the grid's side are excluded where it is
             scored against itself.
         images: how many pictures the K are views of, all of the first view before those of the next; K by default.
     """
 
     def __init__(
-        self, tokens: Tensor, grid: tuple[int, int], *, smoothing: int = 1, own_window: float = 0.15,
+        self, tokens: Tensor, grid: tuple[int, int], *, own_window: float = 0.15,
         max_elements: int = MAX_ELEMENTS, images: int | None = None,
     ):  # fmt: skip
         self.grid = grid
         self.images = images or len(tokens)
-        self.smoothing = smoothing
         self.own_window = own_window
         self.max_elements = max_elements
-        self.tokens = self._prepared(tokens)
+        self.tokens = F.normalize(tokens, dim=-1)
 
     def distance(self, tokens: Tensor, leave_out: int | None = None) -> Tensor:
         """Distance of each token of B images, (B, h*w, C), to the nearest in the bank: (B, h, w) in [0, 2].
@@ -120,7 +118,7 @@ class MemoryBank:
         With `leave_out`, B is 1 and the image is that reference: its own tokens do not count, or,
         where it is the only one, those within `own_window` of each token do not.
         """
-        queries = self._prepared(tokens).flatten(0, 1)
+        queries = F.normalize(tokens, dim=-1).flatten(0, 1)
         if leave_out is None:
             distance = self._nearest(queries, self.tokens)
         elif len(self.tokens) == 1:
@@ -135,14 +133,6 @@ class MemoryBank:
     def to(self, device: torch.device) -> None:
         """Move the bank."""
         self.tokens = self.tokens.to(device)
-
-    def _prepared(self, tokens: Tensor) -> Tensor:
-        if self.smoothing > 1:
-            maps = tokens.transpose(1, 2).unflatten(2, self.grid)  # (B, C, h, w)
-            padding = self.smoothing // 2
-            smooth = F.avg_pool2d(maps, self.smoothing, stride=1, padding=padding, count_include_pad=False)
-            tokens = smooth.flatten(2).transpose(1, 2)
-        return F.normalize(tokens, dim=-1)
 
     def _nearest(self, queries: Tensor, references: Tensor, excluded: Excluded | None = None) -> Tensor:
         bank = references.flatten(0, 1)

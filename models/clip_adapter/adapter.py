@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,9 +11,6 @@ from models.frozen import seeded
 
 LOGIT_SCALE = 100.0
 """Factor on cosines before the softmax: constant, not read from CLIP's own temperature."""
-
-DEVIATION_FLOOR = 1e-3
-"""Added to the standard deviation, so that the channels of a flat image give no noise."""
 
 ADAPTER_FORMAT = "vandkit-clip-adapter-1"
 
@@ -34,24 +30,12 @@ class AdapterHeader:
     activation: str
     trained_on: tuple[str, ...]
     format: str = ADAPTER_FORMAT
-    deviation: bool = False
     kind: str = "linear"
     backbone_fingerprint: str = ""
     commit: str = ""
     image_threshold: float | None = None
     threshold_source: str = ""
     notes: str = ""
-
-
-def deviations(tokens: Tensor) -> Tensor:
-    """How each token differs from its image's others: (B, N, C) to (B, N, 2C), z-scores per channel and their sizes.
-
-    Departs from the paper. What is odd in an image is odd beside the rest of it, and a linear map of raw features
-    cannot see that; a small encoder does not learn by itself to subtract its image.
-    """
-    std, mean = torch.std_mean(tokens, dim=1, keepdim=True, correction=0)
-    z = (tokens - mean) / (std + DEVIATION_FLOOR)
-    return torch.cat([z, z.abs()], dim=-1)
 
 
 class Adapter(nn.Module):
@@ -85,22 +69,17 @@ class Adapter(nn.Module):
 
 
 class LinearAdapter(Adapter):
-    """One affine map with bias per stage, (B, N, C_n) to (B, N, D): no non-linearity, no residual (Eq. 2).
-
-    With `deviation` the maps read `deviations` of the tokens, 2 C_n wide, in place of the tokens.
-    """
+    """One affine map with bias per stage, (B, N, C_n) to (B, N, D): no non-linearity, no residual (Eq. 2)."""
 
     kind = "linear"
 
-    def __init__(self, stage_widths: Sequence[int], embed_dim: int, deviation: bool = False):
+    def __init__(self, stage_widths: Sequence[int], embed_dim: int):
         super().__init__(stage_widths, embed_dim)
-        self.deviation = deviation
-        self.fc = nn.ModuleList(nn.Linear(width * (1 + deviation), embed_dim) for width in self.stage_widths)
+        self.fc = nn.ModuleList(nn.Linear(width, embed_dim) for width in self.stage_widths)
 
     def forward(self, stages: Sequence[Tensor]) -> list[Tensor]:
         """Raw tokens of each stage, (B, N_n, C_n), to the joint space, (B, N_n, D); not normalised."""
-        read = [deviations(tokens) if self.deviation else tokens for tokens in stages]
-        return [linear(tokens) for linear, tokens in zip(self.fc, read, strict=True)]
+        return [linear(tokens) for linear, tokens in zip(self.fc, stages, strict=True)]
 
     def adapt(self, features: ImageFeatures) -> tuple[list[Tensor], list[tuple[int, int]]]:
         """One group of tokens per stage, on the stage's own grid."""
@@ -113,16 +92,14 @@ class LinearAdapter(Adapter):
 
     @property
     def reads(self) -> str:
-        """Tokens, or how they deviate."""
-        return "deviations of tokens from their image" if self.deviation else "raw tokens (Eq. 2)"
+        """Tokens as they are."""
+        return "raw tokens (Eq. 2)"
 
 
-def random_adapter(
-    stage_widths: Sequence[int], embed_dim: int, seed: int = 0, deviation: bool = False
-) -> LinearAdapter:
+def random_adapter(stage_widths: Sequence[int], embed_dim: int, seed: int = 0) -> LinearAdapter:
     """An untrained adapter, the same for the same seed: to try a set-up without its weights."""
     with seeded(seed):
-        adapter = LinearAdapter(stage_widths, embed_dim, deviation)
+        adapter = LinearAdapter(stage_widths, embed_dim)
     adapter.trained_on = ("nothing (random weights)",)
     return adapter
 

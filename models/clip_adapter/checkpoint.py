@@ -22,8 +22,7 @@ PUBLISHED_KEY = "trainable_linearlayer"
 
 def save_adapter(path: str | os.PathLike[str], adapter: Adapter, header: AdapterHeader) -> None:
     """Write the adapter and what is to be known of it as one safetensors file."""
-    deviation = isinstance(adapter, LinearAdapter) and adapter.deviation
-    write_tensors(path, adapter.state_dict(), to_metadata(replace(header, deviation=deviation, kind=adapter.kind)))
+    write_tensors(path, adapter.state_dict(), to_metadata(replace(header, kind=adapter.kind)))
 
 
 def load_adapter(path: str | os.PathLike[str]) -> tuple[Adapter, AdapterHeader | None]:
@@ -44,7 +43,7 @@ def load_adapter(path: str | os.PathLike[str]) -> tuple[Adapter, AdapterHeader |
     if header and header.kind == ContextAdapter.kind:
         adapter = _context_from_state(state, file)
     else:
-        adapter = _from_state(state, file, deviation=bool(header and header.deviation))
+        adapter = _linear_from_state(state, file)
     if not all(tensor.isfinite().all() for tensor in adapter.state_dict().values()):
         raise ModelInputError(f"expected finite numbers in {file}, got nan or infinite ones; train or fetch it again")
     adapter.header = header
@@ -102,10 +101,15 @@ def _read_header(metadata: Mapping[str, str], file: Path) -> AdapterHeader:
             f"expected {file} to be an adapter checkpoint (format {ADAPTER_FORMAT!r} in its header), got "
             f"{metadata.get('format', 'no format')!r}; name the adapter's file, not that of the encoder"
         )
+    if metadata.get("deviation") == "true":
+        raise ModelInputError(
+            f"expected {file} to be an adapter of tokens, got one that an older version trained with deviation=true; "
+            "train it again"
+        )
     return from_metadata(AdapterHeader, metadata, file)
 
 
-def _from_state(state: Mapping[str, Tensor], file: Path, deviation: bool) -> LinearAdapter:
+def _linear_from_state(state: Mapping[str, Tensor], file: Path) -> LinearAdapter:
     """The adapter whose sizes the tensors have: `fc.{n}.weight` (D, C_n) and `fc.{n}.bias` (D,), n from 0."""
     num_stages = max(1, len({name.split(".")[1] for name in state if name.startswith("fc.")}))
     wanted = {f"fc.{n}.{part}" for n in range(num_stages) for part in ("weight", "bias")}
@@ -124,10 +128,8 @@ def _from_state(state: Mapping[str, Tensor], file: Path, deviation: bool) -> Lin
         raise ModelInputError(
             f"expected {file} to hold weights (D, C) and biases (D,) of one D, got weights {shapes} and biases {biases}"
         )
-    if any(shape[1] % (1 + deviation) for shape in shapes):
-        raise ModelInputError(f"expected {file} to read tokens and their deviations, two of one width, got {shapes}")
     with seeded(0):
-        adapter = LinearAdapter([shape[1] // (1 + deviation) for shape in shapes], shapes[0][0], deviation)
+        adapter = LinearAdapter([shape[1] for shape in shapes], shapes[0][0])
     adapter.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     return adapter
 

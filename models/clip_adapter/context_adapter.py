@@ -2,7 +2,7 @@
 
 Not the paper's, whose adapters are one linear map per stage: a small encoder has too few layers to compare a place
 with the rest of its image or with a reference by itself. Sources of the parts: standardised deviations as in
-`adapter.deviations`; the density of a token among the others of its image, after the mutual scoring of SAA+ (Eq. 5-7)
+`deviations`; the density of a token among the others of its image, after the mutual scoring of SAA+ (Eq. 5-7)
 made differentiable; the distance to the nearest reference token (APRIL-GAN Eq. 4); the top-down path of a feature
 pyramid (Lin et al. 2017). The result are tokens on the finest grid, compared with the same words as the paper's.
 """
@@ -15,10 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.clip_adapter.adapter import LOGIT_SCALE, Adapter, deviations
+from models.clip_adapter.adapter import LOGIT_SCALE, Adapter
 from models.features import ImageFeatures
 from models.nearest import ROUNDING
 
+DEVIATION_FLOOR = 1e-3
+"""Added to the standard deviation, so that the channels of a flat image give no noise."""
 MEMORY_GRID = 20
 """Finer grids are averaged down to at most this many tokens a side before they are compared with one another."""
 COMPARED_STAGES = 3
@@ -71,13 +73,6 @@ class References:
         number = torch.arange(len(self.tokens[0]), device=self.tokens[0].device) % (self.images or len(self.tokens[0]))
         return replace(self, left_out=number == indices.to(number.device)[:, None])
 
-    @staticmethod
-    def each(kept: Sequence["References"]) -> "References":
-        """K times what is kept of B images, as K references of each of these images."""
-        return References(
-            tuple(torch.stack(tokens, dim=1) for tokens in zip(*(one.tokens for one in kept), strict=True))
-        )
-
     def to(self, device: torch.device) -> "References":
         """On another device."""
         left_out = None if self.left_out is None else self.left_out.to(device)
@@ -126,12 +121,11 @@ class ContextAdapter(Adapter):
         """
         hidden = self._hidden(features, references)
         weight, bias = self.out.weight, self.out.bias
-        apart = text[..., 1] - text[..., 0]  # (B, D)
-        product = (hidden @ (apart @ weight)[..., None])[..., 0] + (apart @ bias)[:, None]
-        squared = (
-            ((hidden @ (weight.T @ weight)).mul_(hidden)).sum(dim=2) + 2 * (hidden @ (bias @ weight)) + bias @ bias
-        )
-        return LOGIT_SCALE * product / squared.clamp(min=SMALLEST).sqrt()
+        apart = (text[..., 1] - text[..., 0])[..., None]  # (B, D, 1)
+        product = hidden @ (weight.T @ apart) + (bias * apart[..., 0]).sum(dim=1)[:, None, None]
+        longer = 2 * (hidden @ (weight.T @ bias[:, None])) + bias.square().sum()
+        squared = (hidden @ (weight.T @ weight)).mul_(hidden).sum(dim=2) + longer[..., 0]
+        return LOGIT_SCALE * product[..., 0] / squared.clamp(min=SMALLEST).sqrt()
 
     def _hidden(self, features: ImageFeatures, references: References | None) -> Tensor:
         """What is read of all stages, on the finest grid: (B, h_1*w_1, hidden)."""
@@ -164,6 +158,17 @@ class ContextAdapter(Adapter):
         count = difference.shape[1]
         top = [ranked[:, : max(1, round(share * count))].mean(dim=1) for share in TOP_SHARES]
         return self.score(torch.stack([*top, ranked.mean(dim=1), text_logit], dim=1))[:, 0]
+
+
+def deviations(tokens: Tensor) -> Tensor:
+    """How each token differs from its image's others: (B, N, C) to (B, N, 2C), z-scores per channel and their sizes.
+
+    What is odd in an image is odd beside the rest of it, and a linear map of raw features
+    cannot see that; a small encoder does not learn by itself to subtract its image.
+    """
+    std, mean = torch.std_mean(tokens, dim=1, keepdim=True, correction=0)
+    z = (tokens - mean) / (std + DEVIATION_FLOOR)
+    return torch.cat([z, z.abs()], dim=-1)
 
 
 def difference_of(tokens: Tensor, text: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The memory of places: distances against a plain loop, leaving out, moving; how its map joins the adapter's."""
+"""The Gaussians of patches: distances against a plain loop, leaving out, moving; how its map joins the adapter's."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from models.features import ImageFeatures
-from models.gaussians import PlaceMemory
+from models.gaussians import PatchGaussians
 from models.maps import upsampled
 from tests.support.clip_stand_ins import random_images, small_model
 
@@ -43,7 +43,7 @@ def plain_distances(references, image):
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_distance_is_that_to_the_gaussian_of_the_same_place(count):
     references, image = features_of(count, 0), features_of(1, 1)
-    memory = PlaceMemory(references, (0, 1), 24, features_of(1, 2) if count == 1 else None)
+    memory = PatchGaussians(references, (0, 1), 24, features_of(1, 2) if count == 1 else None)
     distance = upsampled(plain_distances(references, image).float().flatten()[None], GRIDS[0], 24, 4.0)
     if count == 1:
         left_out = [plain_distances(features_of(1, 2), references)]
@@ -58,7 +58,7 @@ def test_the_distance_is_that_to_the_gaussian_of_the_same_place(count):
 def test_many_references_are_left_out_in_parts():
     references = features_of(17, 0)  # in parts of 3, the last of 2
     distances = [plain_distances(references[slice(3, None)], references[[i]]) for i in range(3)]
-    memory = PlaceMemory(references, (0, 1), 24)
+    memory = PatchGaussians(references, (0, 1), 24)
     maps = upsampled(torch.stack(distances).float().flatten(1), GRIDS[0], 24, 4.0)
     odds = memory.left_out[:3] / (1 - memory.left_out[:3])  # (d / mu)^2
     assert_close((odds / maps**2).sqrt(), (1 / memory._typical_max).expand_as(maps), rtol=1e-3, atol=1e-4)
@@ -67,7 +67,7 @@ def test_many_references_are_left_out_in_parts():
 def test_one_stage_alone_reads_that_stage():
     references, image = features_of(2, 0), features_of(1, 1)
     changed = ImageFeatures(image.embedding, (image.stages[0] + 1, image.stages[1]), GRIDS)
-    memory = PlaceMemory(references, (1,), 24)
+    memory = PatchGaussians(references, (1,), 24)
     assert_close(memory.maps(changed), memory.maps(image))
     assert memory.maps(image).shape == (1, 24, 24)
 
@@ -76,11 +76,11 @@ def test_alignment_tells_parts_that_lie_alike_from_textures():
     generator = torch.Generator().manual_seed(0)
     part, noise = torch.randn(1, 24, 8, generator=generator), torch.randn(4, 24, 8, generator=generator)
 
-    def alignment(tokens, mirrored=None):
+    def alignment(tokens, flipped=None):
         embedding = torch.zeros(len(tokens), 2)
         features = ImageFeatures(embedding, (tokens,), ((4, 6),))
-        other = None if mirrored is None else ImageFeatures(embedding, (mirrored,), ((4, 6),))
-        return PlaceMemory(features, (0,), 24, other).alignment.item()
+        other = None if flipped is None else ImageFeatures(embedding, (flipped,), ((4, 6),))
+        return PatchGaussians(features, (0,), 24, other).alignment.item()
 
     assert alignment(part.repeat(4, 1, 1)) == pytest.approx(1, abs=0.01)
     assert alignment(noise) < 0.1
@@ -92,28 +92,28 @@ def test_alignment_tells_parts_that_lie_alike_from_textures():
 
 @pytest.mark.parametrize("memory_weight", [0.0, 0.5])
 @pytest.mark.parametrize("shots", [1, 3])
-def test_the_places_have_their_share_of_the_map_and_none_of_the_score(memory_weight, shots):
+def test_the_gaussians_have_their_share_of_the_map_and_none_of_the_score(memory_weight, shots):
     references, images = random_images(shots, 96, seed=1), random_images(2, 96)
     options = {"memory_weight": memory_weight, "memory_score_map": "memory"}
-    without, model = small_model("resnet", **options), small_model("resnet", place_weight=0.3, **options)
+    without, model = small_model("resnet", **options), small_model("resnet", gaussian_weight=0.3, **options)
     for each in (without, model):
         each.fit(references, "nut")
-    places = model._fitted["nut"].places
-    share = min(0.3, places.alignment.item())
+    gaussians = model._fitted["nut"].gaussians
+    share = min(0.3, gaussians.alignment.item())
     got, plain = model.predict(images, ["nut"] * 2), without.predict(images, ["nut"] * 2)
     highest = 3 + 3 * memory_weight
-    joined = (1 - share) * plain.anomaly_maps + share * highest * places.maps(model.backbone.encode_image(images))
+    joined = (1 - share) * plain.anomaly_maps + share * highest * gaussians.maps(model.backbone.encode_image(images))
     assert share > 0
     assert_close(got.anomaly_maps, joined, rtol=1e-4, atol=1e-5)
     assert_close(got.image_scores, plain.image_scores, rtol=1e-5, atol=1e-6)
     known, known_plain = model.reference_prediction("nut"), without.reference_prediction("nut")
-    assert_close(known.anomaly_maps, (1 - share) * known_plain.anomaly_maps + share * highest * places.left_out)
-    assert "same place, stages 1 2 3" in model.protocol["few_shot_map"]
-    assert "same place" not in without.protocol["few_shot_map"]
+    assert_close(known.anomaly_maps, (1 - share) * known_plain.anomaly_maps + share * highest * gaussians.left_out)
+    assert "same patch, stages 1 2 3" in model.protocol["few_shot_map"]
+    assert "same patch" not in without.protocol["few_shot_map"]
 
 
-def test_each_image_meets_the_places_of_its_own_category():
-    model = small_model("resnet", place_weight=0.5)
+def test_each_image_meets_the_gaussians_of_its_own_category():
+    model = small_model("resnet", gaussian_weight=0.5)
     for name, seed in (("nut", 1), ("bolt", 2)):
         model.fit(random_images(2, 96, seed=seed), name)
     images = random_images(2, 96)

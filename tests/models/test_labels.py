@@ -66,25 +66,25 @@ TURNED = {
     "random": Turned(Random, {}, {"seed": 1, "map_size": 32}),
     "clip_adapter": Turned(
         ClipAdapter,
-        {"backbone": VIT, "adapter": adapter_of(VIT), "prompts": PROMPTS, "map_weight": 0.5, "place_weight": 0.5},
+        {"backbone": VIT, "adapter": adapter_of(VIT), "prompts": PROMPTS, "gaussian_weight": 0.5},
         {
-            "backbone": OTHER, "adapter": adapter_of(VIT, deviation=True), "prompts": WORDS, "map_weight": 0.25,
-            "map_top_share": 0.01, "memory_stages": [2, 4], "memory_weight": 0.5, "memory_smoothing": 3,
-            "place_weight": 0.25, "place_stages": [1, 2], "memory_score_weight": 0.25, "memory_score_map": "memory",
-            "calibration_exponent": 3.0, "mirrored": True, "turns": 0.25, "own_window": 0.3, "max_references": 3,
+            "backbone": OTHER, "adapter": ContextAdapter(VIT.stage_widths, VIT.embed_dim, hidden=8), "prompts": WORDS,
+            "memory_stages": [2, 4], "memory_weight": 0.5, "gaussian_weight": 0.25, "gaussian_stages": [1, 2],
+            "memory_score_weight": 0.25, "memory_score_map": "memory", "calibration_exponent": 3.0, "flipped": True,
+            "turns": 0.25, "own_window": 0.3, "max_references": 3,
         },
     ),
     "clip_adapter, the shipped way": Turned(
         ClipAdapter,
         {
             "backbone": RESNET, "adapter": ContextAdapter(RESNET.stage_widths, RESNET.embed_dim, hidden=8),
-            "prompts": PROMPTS, "score_gate": 0.5, "memory_weight": 0.0, "memory_score_map": "memory",
-            "place_weight": 0.6, "place_stages": [1, 2], "memory_score_weight": 0.3, "own_mirrors": True,
+            "prompts": PROMPTS, "memory_weight": 0.0, "memory_score_map": "memory",
+            "gaussian_weight": 0.6, "gaussian_stages": [1, 2], "memory_score_weight": 0.3,
         },
         {
-            "adapter": adapter_of(RESNET), "score_gate": 0.25, "memory_stages": [1], "memory_smoothing": 3,
-            "memory_weight": 1.0, "memory_score_map": "combined", "memory_score_weight": 0.25, "own_mirrors": False,
-            "calibration_exponent": 3.0, "place_weight": 0.25, "place_stages": [1], "mirrored": True, "turns": 0.25,
+            "adapter": adapter_of(RESNET), "memory_stages": [1], "memory_weight": 1.0, "memory_score_map": "combined",
+            "memory_score_weight": 0.25, "calibration_exponent": 3.0, "gaussian_weight": 0.25, "gaussian_stages": [1],
+            "flipped": True, "turns": 0.25,
         },
     ),
     "winclip": Turned(
@@ -150,8 +150,8 @@ TURNED = {
     "boxes of the small CLIP": Turned(
         ClipBoxGenerator, {"backbone": VIT, "adapter": adapter_of(VIT)},
         {
-            "backbone": OTHER, "adapter": adapter_of(VIT, deviation=True), "scales": [1], "levels": [0.3],
-            "box_overlap": 0.5, "min_score": 0.2, "grid": 64,
+            "backbone": OTHER, "adapter": ContextAdapter(VIT.stage_widths, VIT.embed_dim, hidden=8),
+            "scales": [1], "levels": [0.3], "box_overlap": 0.5, "min_score": 0.2, "grid": 64,
         },
     ),
     "boxes of GroundingDINO": Turned(
@@ -169,10 +169,7 @@ TURNED = {
     ),
 }  # fmt: skip
 ELSEWHERE = {
-    "clip_adapter": {"score_gate", "own_mirrors"},  # of an adapter that gives an image score and compares
-    "clip_adapter, the shipped way": {
-        "backbone", "prompts", "map_weight", "map_top_share", "own_window", "max_references",
-    },
+    "clip_adapter, the shipped way": {"backbone", "prompts", "own_window", "max_references"},
     "saliency": {"own_window"},  # in the label of the model that has references
     "boxes of GroundingDINO": {"network", "reader"},  # their files are the label `weights`
     "outlines of SAM": {"sam"},
@@ -210,5 +207,5 @@ def test_the_shipped_image_score_is_labelled_with_the_exponent_it_has():
     assert model.calibration_exponent == 4
     score = model.protocol["image_score"]
     assert "0.3 m^4 / (m^4 + mu^4)" in score
-    assert "stages 1 2 3, smoothing 1" in score
+    assert "stages 1 2 3" in score
     assert "d^2 / (d^2 + mu^2)" in model.protocol["few_shot_map"]

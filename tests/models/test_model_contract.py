@@ -56,12 +56,11 @@ MODELS: dict[str, Callable[[], AnomalyModel]] = {
     "clip_adapter_vit": partial(small_model, "vit"),
     "clip_adapter_resnet": partial(small_model, "resnet"),
     "clip_adapter_options": partial(
-        small_model, "vit", map_weight=0.5, map_top_share=0.01, memory_stages=[2, 4], memory_smoothing=3,
-        memory_score_map="memory",
+        small_model, "vit", memory_stages=[2, 4], memory_weight=0.5, memory_score_map="memory",
     ),
     "shipped": shipped,
-    "clip_adapter_places": partial(
-        small_model, "resnet", place_weight=0.5, place_stages=[2, 3]
+    "clip_adapter_gaussians": partial(
+        small_model, "resnet", gaussian_weight=0.5, gaussian_stages=[2, 3]
     ),
     "saa_plus": partial(small_saa, score_saliency=0.5),
     "saa_plus_released": partial(small_saa, rules="released", score_saliency=0.5, dense_saliency=0.1),
@@ -70,7 +69,7 @@ MODELS: dict[str, Callable[[], AnomalyModel]] = {
 ONE_TRACK = {"patchcore": FEW_SHOT, "padim": FEW_SHOT, "spade": FEW_SHOT, "utad": ZERO_SHOT, "clipseg": ZERO_SHOT}
 """By the beginning of a model's name; all others serve both tracks."""
 LEARNS_NOTHING = ("random",)
-CALIBRATES_MAPS = ("ensemble", "clip_adapter_places", "shipped")
+CALIBRATES_MAPS = ("ensemble", "clip_adapter_gaussians", "shipped")
 """On all references, so that a reference left out is not quite as if it had never been there."""
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 DEVICES = [

@@ -99,24 +99,6 @@ def test_a_grid_of_one_token_has_nothing_to_leave_out():
     assert MemoryBank(references, (1, 1)).distance(references, leave_out=0).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_smoothing_is_the_local_mean_of_raw_tokens():
-    references, images = tokens_of(1, (4, 5)), tokens_of(1, (4, 5), seed=1)
-
-    def smooth(tokens: torch.Tensor) -> torch.Tensor:
-        grid = tokens[0].view(4, 5, -1)
-        rows = [
-            grid[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].flatten(0, 1).mean(dim=0)
-            for y in range(4)
-            for x in range(5)
-        ]
-        return torch.stack(rows)
-
-    expected = whole_matrix(smooth(images), smooth(references)).view(1, 4, 5)
-    got = MemoryBank(references, (4, 5), smoothing=3).distance(images)
-    assert_close(got, expected, rtol=0, atol=1e-6)
-    assert (got - MemoryBank(references, (4, 5)).distance(images)).abs().max() > 0.01
-
-
 def test_the_map_is_the_sum_over_stages_at_corner_aligned_places():
     grids = ((4, 4), (2, 2))
     references = [tokens_of(2, grid, seed=n) for n, grid in enumerate(grids)]

@@ -183,3 +183,19 @@ def test_models_without_a_size_and_images_of_others_are_refused():
 def test_a_photo_of_twelve_megapixels_makes_a_bounded_canvas():
     preprocess = TiledPreprocess(lambda image: torch.zeros(3, 224, 224), 224, NATIVE)
     assert preprocess(PIL.Image.new("L", (4000, 3000))).numel() * 4 < 80e6
+
+
+def test_one_batch_to_a_core_gives_what_one_after_the_other_does():
+    model = Tiled(small_model("resnet"), 2)
+    pictures = [model.preprocess(noise(210, 200)), model.preprocess(noise(300, 200))]
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(model.predict(pictures, ["nut", "bolt"]))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert_close(found[0].anomaly_maps, found[1].anomaly_maps, rtol=1e-5, atol=1e-6)
+    assert_close(found[0].image_scores, found[1].image_scores, rtol=1e-5, atol=1e-6)

@@ -1,6 +1,7 @@
 """Photographs without defects that the small weights learn from: crops of CC0 pictures, packed into one file.
 
-`python -m train.small.photos FOLDER` packs the file that ships, from the public "clothing-dataset-small" (Alexey Grigorev, CC0 1.0): clothes on floors, doors, beds and tables.
+`python -m train.small.photos FOLDER` packs the file that ships, from the photographs of the public
+"clothing-dataset-small" (Alexey Grigorev, CC0 1.0): clothes on floors, doors, beds and tables.
 """
 
 import io

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from models.clip_adapter.adapter import AdapterHeader, LinearAdapter, deviations, random_adapter
+from models.clip_adapter.adapter import AdapterHeader, LinearAdapter, random_adapter
 from models.clip_adapter.checkpoint import check_adapter_fits, load_adapter, save_adapter, trained_adapter
 from models.clip_adapter.model import ClipAdapter
 from models.errors import ModelInputError
@@ -50,25 +50,13 @@ def test_round_trip(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["adapter.safetensors"]
 
 
-def test_an_adapter_of_deviations_is_read_as_one(tmp_path):
-    adapter, path = random_adapter((3, 5), 4, deviation=True), tmp_path / "adapter.safetensors"
-    save_adapter(path, adapter, HEADER)
-    loaded, header = load_adapter(path)
-    assert header.deviation
-    assert (loaded.stage_widths, loaded.deviation) == ((3, 5), True)
-    stages = (torch.randn(2, 6, 3), torch.randn(2, 9, 5))
-    assert_close(loaded(stages), adapter(stages))
-
-
-def test_deviations_are_z_scores_of_the_image_and_their_sizes():
-    tokens = torch.randn(2, 7, 3) * 5 + 2
-    for image, got in zip(tokens, deviations(tokens), strict=True):
-        for channel in range(3):
-            values = image[:, channel]
-            z = (values - values.mean()) / (values.var(correction=0).sqrt() + 1e-3)
-            assert_close(got[:, channel], z)
-            assert_close(got[:, 3 + channel], z.abs())
-    assert deviations(torch.ones(1, 4, 2)).abs().max() == 0
+def test_an_adapter_that_read_deviations_is_refused(tmp_path):
+    path, adapter = saved(tmp_path)
+    with safe_open(path, "pt") as opened:
+        metadata = opened.metadata()
+    save_file(dict(adapter.state_dict()), path, {**metadata, "deviation": "true"})
+    with pytest.raises(ModelInputError, match=r"trained with deviation=true; train it again"):
+        load_adapter(path)
 
 
 def test_a_header_without_threshold(tmp_path):
@@ -285,7 +273,7 @@ def test_a_checkpoint_without_an_adapter_says_what_it_holds(tmp_path, content, s
 
 @pytest.mark.parametrize(
     ("key", "value"), [("stages", "5"), ("stages", '["a"]'), ("image_size", '"48"'), ("image_threshold", '"high"'),
-                       ("deviation", "1"), ("trained_on", "{}")],
+                       ("trained_on", "{}")],
 )  # fmt: skip
 def test_a_header_of_other_kinds_is_refused(tmp_path, key, value):
     path, adapter = saved(tmp_path)

@@ -115,9 +115,8 @@ def test_a_set_up_of_files_is_built_from_the_command_line(kind, tmp_path):
         f"weights.backbone.weights={tmp_path}/{kind}.safetensors",
         f"weights.adapter.path={tmp_path}/a.safetensors",
         "prompts.defects=[scratch]",
-        "model.map_weight=0.5",
         "model.memory_stages=[2]",
-        "model.place_stages=[1]",
+        "model.gaussian_stages=[1]",
     )
     model = instantiate(cfg.model)
     assert isinstance(model, ClipAdapter)

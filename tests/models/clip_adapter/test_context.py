@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 from torch.testing import assert_close
 
-from models.clip_adapter.adapter import AdapterHeader, random_adapter
+from models.clip_adapter.adapter import AdapterHeader
 from models.clip_adapter.checkpoint import load_adapter, save_adapter
 from models.clip_adapter.context_adapter import (
     BULK_TEMPERATURE,
@@ -17,6 +17,8 @@ from models.clip_adapter.context_adapter import (
     References,
     comparisons,
     densities,
+    deviations,
+    difference_of,
     distances,
 )
 from models.clip_adapter.model import ClipAdapter
@@ -148,18 +150,6 @@ def test_references_change_the_map_and_a_batch_is_as_one_at_a_time():
         assert_close(alone.image_scores[0], together.image_scores[i], atol=1e-5, rtol=1e-5)
 
 
-def test_the_gate_raises_the_pixels_of_a_suspect_image(monkeypatch):
-    monkeypatch.setattr("models.clip_adapter.context_adapter.LOGIT_SCALE", 1.0)  # random sentences lie far apart
-    adapter, plain = small_adapter()
-    gated = ClipAdapter(plain.backbone, adapter, PROMPTS, score_gate=0.5)
-    queries = images(2)
-    maps = [model.predict(queries, ["nut"] * 2).anomaly_maps.double().logit() for model in (plain, gated)]
-    score = gated.predict(queries, ["nut"] * 2).image_scores.double().logit()
-    assert score.abs().max() > 0.5
-    expected = 0.5 * score[:, None, None].expand_as(maps[0])
-    assert_close(maps[1] - maps[0], expected, atol=1e-4, rtol=1e-4)
-
-
 def test_the_file_gives_the_adapter_back_and_a_damaged_one_is_refused(tmp_path):
     adapter, model = small_adapter()
     header = AdapterHeader(
@@ -178,9 +168,9 @@ def test_the_file_gives_the_adapter_back_and_a_damaged_one_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("shots", [0, 1, 3])
-def test_mirrored_is_the_mean_of_both_ways_of_looking(shots):
+def test_flipped_is_the_mean_of_both_views(shots):
     adapter, plain = small_adapter()
-    both = ClipAdapter(plain.backbone, adapter, PROMPTS, mirrored=True, memory_weight=0.0, memory_score_weight=0.0)
+    both = ClipAdapter(plain.backbone, adapter, PROMPTS, flipped=True, memory_weight=0.0, memory_score_weight=0.0)
     plain = ClipAdapter(plain.backbone, adapter, PROMPTS, memory_weight=0.0, memory_score_weight=0.0)
     queries, references = images(3), images(max(shots, 1), seed=1)
     expected = []
@@ -211,37 +201,37 @@ def test_images_that_share_references_are_compared_together_and_come_back_in_the
         assert_close(together.image_scores[i : i + 1], alone.image_scores, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_own_mirrors_are_the_references_of_an_image_that_has_none(mirrored):
-    adapter, plain = small_adapter()
-    settings = {"memory_weight": 0.0, "memory_score_weight": 0.0}
-    model = ClipAdapter(plain.backbone, adapter, PROMPTS, mirrored=mirrored, own_mirrors=True, **settings)
-    alone = ClipAdapter(plain.backbone, adapter, PROMPTS, **settings)
-    queries = images(3)
-    got = model.predict(queries, ["nut"] * 3)
-    for i in range(3):
-        ways = [queries[i : i + 1].flip(axes) for axes in ((), (-1,), (-2,), (-2, -1))]
-        expected = []
-        for looked_at in range(1 + mirrored):
-            alone.fit(torch.cat(ways[:looked_at] + ways[looked_at + 1 :]), "nut")
-            found = alone.predict(ways[looked_at], ["nut"])
-            expected.append((found.anomaly_maps.flip((-1,) if looked_at else ()), found.image_scores))
-        maps, scores = (torch.stack(part).mean(0) for part in zip(*expected, strict=True))
-        assert_close(got.anomaly_maps[i : i + 1], maps, rtol=1e-4, atol=1e-5)
-        assert_close(got.image_scores[i : i + 1], scores, rtol=1e-4, atol=1e-5)
-    model.fit(images(2, seed=1), "nut")
-    alone.fit(images(2, seed=1), "nut")
-    if not mirrored:  # real references take their place
-        known, expected_of_known = model.predict(queries, ["nut"] * 3), alone.predict(queries, ["nut"] * 3)
-        assert_close(known.anomaly_maps, expected_of_known.anomaly_maps)
+@pytest.mark.parametrize("shots", [0, 1, 3])
+def test_the_quick_difference_of_logits_is_that_of_the_tokens(shots):
+    adapter, model = small_adapter()
+    features = model.backbone.encode_image(images(2))
+    known = adapter.remember(model.backbone.encode_image(images(shots, seed=1))) if shots else None
+    text = functional.normalize(torch.randn(2, model.backbone.embed_dim, 2), dim=1)
+    with torch.enable_grad():  # the search by numbers, which training needs
+        (tokens,), _ = adapter.adapt(features, known)
+    with torch.no_grad():
+        assert_close(
+            adapter.difference(features, text, known), difference_of(tokens, text), rtol=1e-5, atol=1e-3
+        )  # of +-100
 
 
-def test_own_mirrors_mean_nothing_to_an_adapter_that_does_not_compare():
-    backbone = small_backbone("resnet")
-    adapter = random_adapter(backbone.stage_widths, backbone.embed_dim)
-    plain, with_mirrors = (ClipAdapter(backbone, adapter, PROMPTS, own_mirrors=own) for own in (False, True))
-    queries = images(2)
-    assert_close(
-        with_mirrors.predict(queries, ["nut"] * 2).anomaly_maps, plain.predict(queries, ["nut"] * 2).anomaly_maps
-    )
-    assert with_mirrors.protocol == plain.protocol
+@pytest.mark.parametrize("own", [False, True])
+def test_distances_are_the_same_with_and_without_gradients(own):
+    unit = functional.normalize(torch.randn(3, 36, 4), dim=-1)
+    bank = functional.normalize(torch.randn(1 if own else 5, 36, 4), dim=-1)
+    left_out = None if own else torch.eye(5, dtype=torch.bool)[[0, 2, 4]]
+    with torch.enable_grad():
+        expected = distances(unit, (6, 6), bank, own, left_out)
+    with torch.no_grad():
+        assert_close(distances(unit, (6, 6), bank, own, left_out), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_deviations_are_z_scores_of_the_image_and_their_sizes():
+    tokens = torch.randn(2, 7, 3) * 5 + 2
+    for image, got in zip(tokens, deviations(tokens), strict=True):
+        for channel in range(3):
+            values = image[:, channel]
+            z = (values - values.mean()) / (values.var(correction=0).sqrt() + 1e-3)
+            assert_close(got[:, channel], z)
+            assert_close(got[:, 3 + channel], z.abs())
+    assert deviations(torch.ones(1, 4, 2)).abs().max() == 0

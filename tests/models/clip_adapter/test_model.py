@@ -47,15 +47,6 @@ def test_the_published_zero_shot_score_does_not_see_the_map():
     assert_close(prediction.scalars["map_max"], prediction.anomaly_maps.amax(dim=(1, 2)), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("top_share", [0.0, 0.02, 1.0])
-def test_map_weight_mixes_in_the_top_of_the_map(top_share):
-    model = small_model("vit", map_weight=0.3, map_top_share=top_share)
-    prediction = model.predict(IMAGES, ["nut"] * 3)
-    pixels = prediction.anomaly_maps.flatten(1).sort(dim=1, descending=True).values / 3
-    top = pixels[:, : max(1, round(top_share * 48 * 48))].mean(dim=1)
-    assert_close(prediction.image_scores, 0.7 * prediction.scalars["text_score"] + 0.3 * top)
-
-
 @pytest.mark.parametrize("shots", [1, 2, 3])
 @pytest.mark.parametrize("of_map", ["combined", "memory"])
 def test_the_few_shot_score_is_calibrated_on_the_references_alone(shots, of_map):
@@ -158,15 +149,12 @@ def test_images_and_references_of_another_shape_are_refused():
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("map_weight", 1.5),
-        ("map_top_share", -0.1),
-        ("place_stages", [3]),
-        ("place_weight", 1.5),
+        ("gaussian_stages", [3]),
+        ("gaussian_weight", 1.5),
         ("memory_stages", [3]),
         ("memory_stages", []),
         ("memory_stages", [1, 1]),
         ("memory_weight", -1.0),
-        ("memory_smoothing", 2),
         ("memory_score_weight", 2.0),
         ("memory_score_map", "max"),
         ("calibration_exponent", 0.0),
@@ -196,10 +184,10 @@ def test_gradients_reach_the_adapter_and_nothing_else():
 
 
 def test_protocol_tells_options_apart():
-    plain, other = small_model("vit").protocol, small_model("vit", map_weight=0.5, map_top_share=0.01).protocol
+    plain, other = small_model("vit").protocol, small_model("vit", memory_score_weight=0.3).protocol
     assert plain["backbone"] == "vit"
     assert plain["activation"] == "gelu"
     assert plain["adapter_trained_on"] == "nothing (random weights)"
     assert plain["image_score"] != other["image_score"]
-    for option in ({"memory_weight": 2.0}, {"memory_stages": [1]}, {"memory_smoothing": 3}, {"own_window": 0.3}):
+    for option in ({"memory_weight": 2.0}, {"memory_stages": [1]}, {"own_window": 0.3}):
         assert small_model("vit", **option).protocol != plain

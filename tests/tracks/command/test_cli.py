@@ -113,16 +113,16 @@ def test_too_little_memory_and_a_name_that_cannot_be_written_are_explained():
         (["model=clip_adaptor"], "got 'clip_adaptor'; did you mean clip_adapter?"),
         (["data=MVTec"], "got 'MVTec'; did you mean mvtec?"),
         (["seeed=3"], "got 'seeed'; did you mean seed?"),
-        (["model.map_wieght=3"], "got 'model.map_wieght'; did you mean model.map_weight?"),
+        (["model.memory_wieght=3"], "got 'model.memory_wieght'; did you mean model.memory_weight?"),
         (["model=winclip", "model.scales_=1"], "'model.scales_'"),
         (["+foo=3"], "expected an added setting that something reads, got 'foo'"),
-        (["+model.map_wieght=3"], "something reads, got 'model.map_wieght'"),
+        (["+model.memory_wieght=3"], "something reads, got 'model.memory_wieght'"),
         (["++weights.adapter.pth=x"], "got 'weights.adapter.pth'; known are weights.adapter.path"),
         (["+seed=3"], "expected seed=... without the +"),
         (["~foo"], "got ~foo"),
         (["seed=0,1"], "expected one value for seed, got 0,1; a list is [0,1]"),
         (["seed=abc"], "expected seed of the right kind, got: Value 'abc'"),
-        (["model.map_weight=abc"], "expected model.map_weight to be a number"),
+        (["model.memory_weight=abc"], "expected model.memory_weight to be a number"),
         (["false_alarm_rate=nan"], "expected false_alarm_rate to be a number, got nan"),
         (["categories=[a"], "got 'categories=[a', which cannot be read"),
         (["photos/good"], "expected settings as key=value, got 'photos/good'"),
@@ -140,8 +140,8 @@ def test_settings_that_nothing_reads_are_refused_in_our_words(words, said, monke
 
 def test_what_a_constructor_or_another_setting_reads_may_be_added(monkeypatch, capsys):
     """It gets as far as the data set, which was not named: whoever reads it is asked before."""
-    words = ["data=mvtec", "model=winclip", "weights=none", "++weights.place_weight=0.5", "+model.scales=[2,3]"]
-    read = ["data=mvtec", "+weights.memory_smoothing=3", "+prompts.anything=1", "weights=none", "model=clip_adapter"]
+    words = ["data=mvtec", "model=winclip", "weights=none", "++weights.gaussian_weight=0.5", "+model.scales=[2,3]"]
+    read = ["data=mvtec", "+weights.memory_weight=0.5", "+prompts.anything=1", "weights=none", "model=clip_adapter"]
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     for given, said in (
         (words[:3], "data.root"),

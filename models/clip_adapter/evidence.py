@@ -1,0 +1,77 @@
+"""What a `ClipAdapter` knows of images before that becomes a map and a score, and what it has learnt of a category."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.clip_adapter.context_adapter import References
+from models.gaussians import PatchGaussians
+from models.nearest import CategoryMemory
+
+
+@dataclass
+class Evidence:
+    """What is known of B images.
+
+    `text_scores` (B,) in [0, 1]; `adapter_maps` (B, S, S) in [0, number of the adapter's maps]; `learned_scores` (B,)
+    in [0, 1] of an adapter that gives them; `memory_maps` (B, S, S) >= 0, or None without references; `gaussian_maps`
+    (B, S, S) in [0, 1] and what share of the map they have, `gaussian_shares` (B,), or None without Gaussians.
+    """
+
+    text_scores: Tensor
+    adapter_maps: Tensor
+    learned_scores: Tensor | None = None
+    memory_maps: Tensor | None = None
+    gaussian_maps: Tensor | None = None
+    gaussian_shares: Tensor | None = None
+
+
+@dataclass
+class FittedCategory:
+    """What was learnt of a category: its banks, the references' own leave-one-out evidence and map maximum.
+
+    `references` is what an adapter that compares with references keeps of them, as they are and flipped; there are no
+    banks, and no `gaussians`, where they have no weight.
+    """
+
+    memory: CategoryMemory | None
+    gaussians: PatchGaussians | None
+    references: list[References | None]
+    evidence: Evidence
+    typical_max: Tensor | None
+
+    def to(self, device: torch.device) -> None:
+        """Move all of it."""
+        if self.memory is not None and self.typical_max is not None:
+            self.memory.to(device)
+            self.typical_max = self.typical_max.to(device)
+        if self.gaussians is not None:
+            self.gaussians.to(device)
+        for name, tensor in vars(self.evidence).items():
+            setattr(self.evidence, name, None if tensor is None else tensor.to(device))
+        self.references = [known if known is None else known.to(device) for known in self.references]
+
+
+def averaged(views: Sequence[Evidence]) -> Evidence:
+    """What is seen of the images as they are and, if there is a second, of the flipped ones, flipped back."""
+    if len(views) == 1:
+        return views[0]
+    plain, flipped = views
+    learned = None
+    if plain.learned_scores is not None and flipped.learned_scores is not None:
+        learned = (plain.learned_scores + flipped.learned_scores) / 2
+    maps = (plain.adapter_maps + flipped.adapter_maps.flip(-1)) / 2
+    return Evidence((plain.text_scores + flipped.text_scores) / 2, maps, learned)
+
+
+def together(parts: Sequence[Evidence], positions: Sequence[int]) -> Evidence:
+    """The evidence of several groups of images as one, each image at its position, without what any of them lacks."""
+    order = torch.tensor(positions).argsort()
+    joined: dict[str, Any] = {}
+    for field in fields(Evidence):
+        values = [getattr(part, field.name) for part in parts]
+        joined[field.name] = None if any(value is None for value in values) else torch.cat(values)[order]
+    return Evidence(**joined)
