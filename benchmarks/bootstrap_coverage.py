@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval.uncertainty.image_counts import ImageCounts, choose_groups
 from eval.scorer import Scorer
 from eval.table_text import markdown_table
 from eval.uncertainty.bootstrap import Resampled, mean_over, resample
+from eval.uncertainty.image_counts import ImageCounts, choose_groups
 from eval.uncertainty.paired import NO_DIFFERENCE, adjust, compare
 
 SIDE, CATEGORIES, RESAMPLES, GROUPS = 24, 4, 1000, 128

@@ -25,9 +25,9 @@ from torch import Tensor
 import tracks.command.config  # noqa: F401  (registers the schema)
 from benchmarks.metrics.table import machine
 from models.base import AnomalyModel
-from tracks.run.batch import as_batch
+from tracks.run.build import pick_device
 from tracks.run.cost import Stopwatch, held_bytes
-from tracks.run.device import pick_device
+from tracks.run.loading import as_batch
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 CATEGORY = "object"

@@ -58,16 +58,24 @@ def check_precision(precision: str) -> str:
     return checked("precision", precision, precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
 
 
+def keep_float32_whole() -> str:
+    """Let convolutions of float32 be float32: unless told so, a GPU rounds what goes in to 11 bits (TF32).
+
+    Returns what held before.
+    """
+    convolution = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before, convolution.fp32_precision = convolution.fp32_precision, "ieee"
+    return before
+
+
 @contextmanager
 def whole_float32() -> Iterator[None]:
-    """Let convolutions of float32 be float32: unless told so, a GPU rounds what goes in to 11 bits (TF32)."""
-    convolution = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = convolution.fp32_precision
-    convolution.fp32_precision = "ieee"
+    """As `keep_float32_whole`, for as long as the block lasts."""
+    before = keep_float32_whole()
     try:
         yield
     finally:
-        convolution.fp32_precision = before
+        torch.backends.cudnn.conv.fp32_precision = before  # type: ignore[attr-defined]
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

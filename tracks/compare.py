@@ -28,7 +28,7 @@ from tracks.comparison.published import published
 from tracks.comparison.table import footnotes, rows_of, summary, to_csv, to_markdown
 from tracks.datasets.registry import announce_licence
 from tracks.errors import TrackInputError
-from tracks.run.device import pick_device
+from tracks.run.build import pick_device
 from tracks.run.fingerprint import code_digest, device_name, settings_digest, versions
 from tracks.run.run_folder import link_latest
 from tracks.run.track import choose_categories

@@ -20,8 +20,7 @@ from tracks.command.names import unknown
 from tracks.comparison.pairing import RUN_KEYS, Pairs, check_same_masks, differing_settings, pair_rows
 from tracks.comparison.run_tables import footer, header, tables
 from tracks.errors import TrackInputError
-from tracks.run.intervals import resample_rows
-from tracks.run.scoring import scorer_of
+from tracks.run.scoring import resample_rows, scorer_of
 from tracks.run.store import PredictionStore, Row
 
 HEADLINE = ("auroc_cls", "f1_cls", "auroc_seg", "f1_seg", "pro_seg", "f1_harmonic")

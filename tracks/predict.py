@@ -9,30 +9,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 import tracks.command.config  # noqa: F401  (registers the schema)
 from eval.ranking.histogram import ValueCounts
 from models.base import AnomalyModel
 from models.disk import write_atomically
-from models.weights.missing import refuse_missing
 from tracks.command.cli import command, run_main, stop
 from tracks.command.paths import folder_name
 from tracks.datasets.notices import counted_notices
 from tracks.datasets.photos import REFERENCE_PREFIX, Photos
-from tracks.decide.judge import UNREADABLE, Judge, Verdict
+from tracks.decide.judge import CSV_FILE, UNREADABLE, Judge, Verdict, as_csv
 from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED, NoLeaveOneOut, Threshold, leave_one_out, weights_threshold
 from tracks.decide.threshold_fit import FOLDER, check_enough_photos, folder_threshold, owners, reference_threshold
-from tracks.decide.verdict_table import CSV_FILE, as_csv, written
 from tracks.errors import TrackInputError
-from tracks.run.build import build_model
-from tracks.run.device import pick_device
+from tracks.run.build import build_model, check_run_settings, chosen_names, pick_device
 from tracks.run.fingerprint import settings_digest
 from tracks.run.overlay import count_pixels
-from tracks.run.run_folder import link_latest
-from tracks.run.runner import fit_references
-from tracks.run.store import PredictionStore
+from tracks.run.run_folder import alone_in, link_latest
+from tracks.run.runner import RunnerOptions, fit_references
 
 DEFAULT_CATEGORY = "object"
 
@@ -49,23 +44,22 @@ def predict(cfg: DictConfig) -> list[Verdict]:
     settings = describe(cfg)
     category, folder = settings["category"], output_folder(cfg, settings)
     photos = Photos(cfg.images, category, cfg.recursive, cfg.references or None, [folder], cfg.bit_depth)
-    samples, device = photos.test(category), pick_device(cfg.device)
+    samples = photos.test(category)
     if cfg.threshold == FOLDER:
         check_enough_photos(len(samples))
-    refuse_missing(OmegaConf.to_container(cfg.model, resolve=True))
-    PredictionStore.create(folder, settings)  # refuses the folder of another run before any work
-    model = build_model(cfg, device)
-    names = learn_references(model, photos, category, device) if cfg.references else []
-    threshold, pixels = choose_threshold(cfg, model, category, names)
-    clear(folder)
-    announce(threshold, folder)
-    judge = Judge(model, category, folder, device)
-    judged = judge.judge(samples, threshold, cfg.batch_size, cfg.workers)
-    verdicts = list(written(judged, folder / CSV_FILE, threshold, judge.failures))
-    threshold, verdicts = settle(cfg, model, threshold, verdicts, folder)
-    verdicts = judge.write_overlays(samples, verdicts, pixels)
-    write_atomically(folder / CSV_FILE, as_csv(verdicts, threshold))
-    link_latest(Path(cfg.outputs) / "predict", folder)
+    options = RunnerOptions("native", cfg.batch_size, cfg.workers, pick_device(cfg.device), strict=False)
+    model = build_model(cfg, options.device)
+    with alone_in(folder, settings):
+        judge = Judge(model, category, folder)
+        names = learn_references(model, photos, category, options.device) if cfg.references else []
+        threshold, pixels = choose_threshold(cfg, model, category, names)
+        clear(folder)
+        announce(threshold, folder)
+        verdicts = list(judge.judge(samples, threshold, options))
+        threshold, verdicts = settle(cfg, model, threshold, verdicts, folder)
+        verdicts = judge.write_overlays(samples, verdicts, pixels)
+        write_atomically(folder / CSV_FILE, as_csv(verdicts, threshold))
+        link_latest(Path(cfg.outputs) / "predict", folder)
     report(verdicts, threshold, folder)
     refuse_lost_files(judge.failures, folder)
     return verdicts
@@ -78,10 +72,7 @@ def check_settings(cfg: DictConfig) -> None:
             "expected a folder of photos, got none; name it, for example `make predict IMAGES=my_photos`, with "
             "REFERENCES=folder if you have photos of good parts"
         )
-    if min(cfg.batch_size, cfg.workers) < 1:
-        raise TrackInputError(f"expected batch_size and workers >= 1, got {cfg.batch_size} and {cfg.workers}")
-    if not 0 < cfg.false_alarm_rate < 1:
-        raise TrackInputError(f"expected false_alarm_rate between 0 and 1, got {cfg.false_alarm_rate}; try 0.05")
+    check_run_settings(cfg)
     if cfg.bit_depth is not None and not 8 <= cfg.bit_depth <= 16:
         raise TrackInputError(f"expected bit_depth from 8 to 16, or null to guess it, got {cfg.bit_depth}")
     number = isinstance(cfg.threshold, int | float) and not isinstance(cfg.threshold, bool)
@@ -94,10 +85,9 @@ def check_settings(cfg: DictConfig) -> None:
 
 def describe(cfg: DictConfig) -> dict[str, Any]:
     """The settings that make two calls the same run, as they stand in run.json."""
-    chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
     folders = {key: str(Path(cfg[key]).expanduser().resolve()) if cfg[key] else "" for key in ("images", "references")}
     words = {"category": str(cfg.category or DEFAULT_CATEGORY), "defects": list(cfg.prompts.defects)}
-    names = {key: chosen.get(key, "") for key in ("model", "weights")}
+    names = {"model": "", "weights": ""} | chosen_names()
     rules = {key: cfg[key] for key in ("recursive", "tiles", "bit_depth", "threshold", "false_alarm_rate")}
     arguments = {"config": OmegaConf.to_container(cfg.model, resolve=True)}
     return {"track": "predict", **folders, **words, **names, **rules, **arguments}

@@ -12,10 +12,9 @@ from eval.uncertainty.bootstrap import mean_over
 from tracks.command.cli import command, run_main
 from tracks.command.given_runs import open_run
 from tracks.command.names import unknown
-from tracks.run.intervals import resample_rows
-from tracks.run.scoring import as_table, scorer_of
+from tracks.run.results import known_of_run, report, summarise, write_results
+from tracks.run.scoring import IMAGE_SCORES, as_table, resample_rows, scorer_of
 from tracks.run.store import PredictionStore
-from tracks.run.track import IMAGE_SCORES, known_of_run, report, summarise, write_results
 
 INTERVAL_LEVEL = 0.95
 
@@ -60,7 +59,7 @@ def score_run(
             "interval_level": INTERVAL_LEVEL, "interval_draws": bootstrap,
         }  # fmt: skip
     target.mkdir(parents=True, exist_ok=True)
-    write_results(target, results, cfg=None)
+    write_results(target, results)
     report(results, target, predicted=0, latest=None)
     if bootstrap:
         print(interval_table(results))

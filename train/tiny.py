@@ -35,7 +35,7 @@ from models.disk import replaced
 from models.features import ImageFeatures
 from tracks.command.cli import command, run_main
 from tracks.datasets.synthetic.products import product
-from tracks.run.device import pick_device
+from tracks.run.build import pick_device
 from train.adapters.losses import dice_loss
 from train.small.captions import CaptionSampler, vocabulary_nouns
 from train.small.corpus import Corpus, CorpusPlan, build_corpus

@@ -491,13 +491,14 @@ class Convolutions(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("name", ["clip_adapter_resnet", "patchcore_coreset", "padim", "spade_timm", "winclip_vit"])
-def test_float32_is_not_rounded_to_tf32(name):
-    model, before = MODELS[name](), torch.backends.cudnn.conv.fp32_precision
+def test_float32_is_not_rounded_to_tf32(name, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "tf32")
+    model = MODELS[name]()
     with Convolutions() as seen:
         model.fit(batch(model, 1), "nut")
         model.predict(batch(model, 1), ["nut"])
     assert seen.precisions == {"ieee"}
-    assert torch.backends.cudnn.conv.fp32_precision == before != "ieee"
+    assert torch.backends.cudnn.conv.fp32_precision == "tf32"
 
 
 @pytest.mark.parametrize("device", DEVICES)

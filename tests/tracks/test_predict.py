@@ -4,6 +4,8 @@ import csv
 import errno
 import io
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +21,10 @@ from omegaconf import OmegaConf
 from eval.ranking.histogram import VALUES
 from models.base import AnomalyModel, Prediction
 from models.errors import ModelInputError
+from models.locked import alone
 from tracks.command.cli import CONF
-from tracks.decide.judge import Verdict
-from tracks.decide.threshold import UNCHECKED, Threshold, weights_threshold
+from tracks.decide.threshold import UNCHECKED, weights_threshold
 from tracks.decide.threshold_fit import fit_threshold, folder_threshold
-from tracks.decide.verdict_table import as_csv, written
 from tracks.errors import TrackInputError
 from tracks.predict import choose_threshold, predict
 
@@ -292,22 +293,30 @@ def test_a_full_disk_costs_no_verdict(tmp_path, photos, model, monkeypatch, fold
     assert "3 photos: 1 DEFECT" in capsys.readouterr().out
 
 
-def test_rows_that_cannot_be_written_are_written_at_the_end(tmp_path):
+def test_rows_that_cannot_be_written_are_written_at_the_end(tmp_path, photos, model, monkeypatch):
     class Failing(io.BytesIO):
         def write(self, line):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    class Row:
-        def open(self, *_, **__):
-            return Failing()
+    def opened(path, *arguments, real=Path.open, **keywords):
+        is_begun = path.name == "predictions.csv" and arguments == ("wb",)
+        return Failing() if is_begun else real(path, *arguments, **keywords)
 
-    failures = []
-    verdicts = [Verdict("a.png", "OK", 0.25), Verdict("b.png", "DEFECT", 0.75)]
-    threshold = Threshold(0.5, "planted")
-    assert list(written(iter(verdicts), Row(), threshold, failures)) == verdicts
-    assert len(failures) == 3
-    lines = as_csv(verdicts, threshold).decode().splitlines()
-    assert lines[1:] == ["a.png,0.25,OK,0.5,,,", "b.png,0.75,DEFECT,0.5,,,"]
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(
+        TrackInputError, match=r"got 4 times an error, first: No space left on device \(predictions.csv"
+    ):
+        predict(settings(tmp_path))
+    assert [row["verdict"] for row in table(tmp_path / "out").values()] == ["DEFECT", "OK", "OK"]
+
+
+def test_two_predicts_into_one_folder_take_turns_and_say_so(tmp_path, photos, model, caplog):
+    with ThreadPoolExecutor() as pool, alone(tmp_path / "out/.lock", "the test"):
+        second = pool.submit(predict, settings(tmp_path))
+        while "another process is at the run in" not in caplog.text and not second.done():
+            time.sleep(0.01)
+        assert [path.name for path in (tmp_path / "out").iterdir() if path.name != ".lock"] == ["run.json"]
+    assert len(second.result()) == len(table(tmp_path / "out")) == 3
 
 
 def test_interrupted_while_overlays_are_drawn_every_verdict_is_kept(tmp_path, photos, model, monkeypatch):
@@ -326,7 +335,7 @@ def test_what_was_judged_stays_when_nobody_reads_the_output_any_more(tmp_path, p
     def unread(line):
         raise BrokenPipeError
 
-    monkeypatch.setattr("tracks.decide.verdict_table.tqdm.write", unread)
+    monkeypatch.setattr("tracks.decide.judge.tqdm.write", unread)
     with pytest.raises(BrokenPipeError):
         predict(settings(tmp_path))
     assert [row["verdict"] for row in table(tmp_path / "out").values()] == ["DEFECT"]

@@ -8,8 +8,8 @@ from omegaconf import MISSING
 
 
 @dataclass
-class TrackConfig:
-    """Settings of the zero-shot and few-shot tracks and of a sweep over them."""
+class RunConfig:
+    """Settings of whatever runs a model on images."""
 
     model: Any = MISSING
     """Constructor of the AnomalyModel (conf/model)."""
@@ -17,40 +17,48 @@ class TrackConfig:
     """Parts that the model is built from (conf/weights)."""
     prompts: Any = MISSING
     """Words for normal and anomalous (conf/prompts)."""
-    data: Any = MISSING
-    """Constructor of the data set (conf/data)."""
-    shots: int = MISSING
-    """K: normal reference images of each category; 0 is zero-shot."""
-    seed: int = 0
-    """Draws the references."""
     references: str | None = None
-    """A list of references to use instead of a draw: a manifest of ours, or selected_samples_per_run.txt."""
-    run: int = 0
-    """Which run of a selected_samples_per_run.txt."""
-    categories: list[str] = field(default_factory=list)
-    """Only these categories; empty means all."""
-    resolution: Any = 256
-    """Side in pixels of the square at which maps are scored, or "native" for each image's own size."""
+    """Tracks: a list of references to use instead of a draw, a manifest of ours or selected_samples_per_run.txt.
+    `predict`: a folder of photos of good parts; empty: zero-shot."""
     tiles: Any = None
     """How large images are looked at: "whole", "auto" (whole and in tiles), a number of tiles along the shorter side,
     "native" (tiles of about the model's size); by default as the weights say for the CLIP adapter, else whole."""
-    map_precision: str = "float16"
-    """How maps are stored and scored: "float16", or "float32" in twice the room, without any rounding."""
-    mask_resize: str = "bilinear"
-    """How masks are brought to `resolution`: "bilinear" (at least half covered), or "nearest" as OpenCV does it."""
-    image_score: str = "model"
-    """"model", or "legacy_minmax": APRIL-GAN's transductive score, for reproduction only."""
     false_alarm_rate: float = 0.05
-    """Share of normal images that the threshold fitted on the references alone may call defects, between 0 and 1."""
+    """Share of normal images that may be called defects, between 0 and 1, for a threshold fitted on references (or,
+    with `threshold=folder`, on the photos)."""
     batch_size: int = 8
     workers: int = 2
     """Threads that decode and preprocess images."""
     device: str = "auto"
     """"auto", "cpu", "cuda" or "cuda:1"."""
     out: str | None = None
-    """The run folder; by default outputs/<track>/<name made of the settings>."""
+    """The run folder; by default outputs/<track>/<name made of the settings>, with `predict` as the track's name."""
     outputs: str = "outputs"
     """Where run folders are made."""
+
+
+@dataclass
+class TrackConfig(RunConfig):
+    """Settings of the zero-shot and few-shot tracks and of a sweep over them."""
+
+    data: Any = MISSING
+    """Constructor of the data set (conf/data)."""
+    shots: int = MISSING
+    """K: normal reference images of each category; 0 is zero-shot."""
+    seed: int = 0
+    """Draws the references."""
+    run: int = 0
+    """Which run of a selected_samples_per_run.txt."""
+    categories: list[str] = field(default_factory=list)
+    """Only these categories; empty means all."""
+    resolution: Any = 256
+    """Side in pixels of the square at which maps are scored, or "native" for each image's own size."""
+    map_precision: str = "float16"
+    """How maps are stored and scored: "float16", or "float32" in twice the room, without any rounding."""
+    mask_resize: str = "bilinear"
+    """How masks are brought to `resolution`: "bilinear" (at least half covered), or "nearest" as OpenCV does it."""
+    image_score: str = "model"
+    """"model", or "legacy_minmax": APRIL-GAN's transductive score, for reproduction only."""
     overlays: int = 4
     """Heat-map overlays to draw of each category; 0 for none, -1 for all."""
     fresh: bool = False
@@ -58,42 +66,20 @@ class TrackConfig:
 
 
 @dataclass
-class PredictConfig:
+class PredictConfig(RunConfig):
     """Settings of `predict`."""
 
-    model: Any = MISSING
-    """Constructor of the AnomalyModel (conf/model)."""
-    weights: Any = MISSING
-    """Parts that the model is built from (conf/weights)."""
-    prompts: Any = MISSING
-    """Words for normal and anomalous (conf/prompts)."""
     images: str | None = None
     """The photos to judge: any folder, no labels."""
-    references: str | None = None
-    """A folder of photos of good parts; empty: zero-shot."""
     category: str | None = None
     """What the photos show, in words; "object" if empty."""
     recursive: bool = True
     """Also the folders below."""
-    tiles: Any = None
-    """How large images are looked at: "whole", "auto" (whole and in tiles), a number of tiles along the shorter side,
-    "native" (tiles of about the model's size); by default as the weights say for the CLIP adapter, else whole."""
     bit_depth: int | None = None
     """Bits in use in 16-bit photos, 8 to 16; None guesses 8, 12 or 16 for all of them together."""
     threshold: Any = None
     """Image score from which a photo is a defect; "folder" takes it from the photos themselves (transductive); by
     default from the references, or the weights."""
-    false_alarm_rate: float = 0.05
-    """Share of good photos that may be called defects, between 0 and 1."""
-    batch_size: int = 8
-    workers: int = 2
-    """Threads that decode and preprocess photos."""
-    device: str = "auto"
-    """"auto", "cpu", "cuda" or "cuda:1"."""
-    out: str | None = None
-    """The output folder; by default outputs/predict/<folder of photos>-<digest of the settings>."""
-    outputs: str = "outputs"
-    """Where output folders are made."""
 
 
 ConfigStore.instance().store(name="track_schema", node=TrackConfig)

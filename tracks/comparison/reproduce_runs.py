@@ -17,8 +17,8 @@ from tracks.command.names import missing_path
 from tracks.comparison.answers import answers_to, experiment
 from tracks.datasets.registry import registry
 from tracks.errors import TrackInputError
-from tracks.run.legacy import transductive_image_scores
 from tracks.run.resize import MASK_RULES
+from tracks.run.scoring import transductive_image_scores
 from tracks.run.store import PredictionStore, Row
 
 log = logging.getLogger(__name__)

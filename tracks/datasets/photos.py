@@ -12,7 +12,7 @@ from tracks.datasets.files import FileSample, category_name, existing_folder, is
 from tracks.datasets.formats import IMAGE_SUFFIXES, endings, passed_over
 from tracks.datasets.images import common_bit_depth
 from tracks.errors import TrackInputError
-from tracks.run.copies import distinct, warn_of_judged_references
+from tracks.run.references import distinct, warn_of_judged_references
 
 log = logging.getLogger(__name__)
 

@@ -1,36 +1,32 @@
-"""A verdict on each photo of a folder: what `make predict` does once model and threshold stand."""
+"""A verdict on each photo of a folder, with its map, its overlay and its row in predictions.csv."""
 
+import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from io import RawIOBase
 from pathlib import Path
 
 import numpy as np
 import tifffile
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from eval.ranking.histogram import LARGEST, ValueCounts
 from models.base import AnomalyModel
 from models.disk import write_atomically
-from models.errors import ModelInputError
 from tracks.command.paths import below, shortened
 from tracks.datasets.sample import Sample
 from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED, Threshold
-from tracks.errors import TrackInputError
-from tracks.run.ahead import cut, load_ahead
-from tracks.run.batch import as_batch
-from tracks.run.input_size import mention_small_input
 from tracks.run.overlay import category_scale, count_pixels, map_bound, render_overlay
-from tracks.run.resize import resize_map
+from tracks.run.runner import RunnerOptions, score_images
 
 UNREADABLE = "unreadable"
 UNSURE = "unsure: between the threshold and the highest reference"
 PENDING = "the threshold comes from all photos, once they are scored"
 COUNTED_SIDE = 256
 """The colour scale is read off so many rows and columns of each map at most."""
+CSV_FILE = "predictions.csv"
+COLUMNS = ("file", "score", "verdict", "threshold", "map", "overlay", "note")
 
 
 @dataclass(frozen=True)
@@ -60,36 +56,32 @@ class Verdict:
         return replace(self, verdict=threshold.verdict(self.score), note=note)
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A photo as the model wants it, (3, h, w), with its own size (height, width); or the reason why there is none."""
-
-    sample: Sample
-    image: Tensor | None = None
-    size: tuple[int, int] = (0, 0)
-    reason: str = ""
-
-
 class Judge:
-    """A model that judges photos of one category, writing maps and overlays below `folder`.
+    """A model that judges photos of one category, writing maps, overlays and predictions.csv into `folder`.
 
-    A map or an overlay that cannot be written costs no verdict: `failures` lists what the system said, first one first.
+    What cannot be written costs no verdict: `failures` lists what the system said, first one first.
     """
 
-    def __init__(self, model: AnomalyModel, category: str, folder: Path, device: str = "cpu"):
-        self.model, self.category, self.folder, self.device = model, category, folder, device
+    def __init__(self, model: AnomalyModel, category: str, folder: Path):
+        self.model, self.category, self.folder = model, category, folder
         self.failures: list[OSError] = []
 
     def judge(
-        self, samples: Sequence[Sample], threshold: Threshold | None, batch_size: int, workers: int
+        self, samples: Sequence[Sample], threshold: Threshold | None, options: RunnerOptions
     ) -> Iterator[Verdict]:
-        """Verdicts in the order of `samples`; the maps are on disk by then, one batch is in memory at a time."""
-        with tqdm(total=len(samples), desc=f"{self.category}: predict", unit="image") as bar:
-            for _, batch in load_ahead(cut(samples, batch_size), partial(_load, self.model), workers):
-                scored = self._score([photo for photo in batch if photo.image is not None])
-                for photo in batch:
-                    yield next(scored).by(threshold) if photo.image is not None else _unreadable(photo)
-                    bar.update()
+        """Verdicts in the order of `samples`, each printed and with map and row on disk: a stopped run keeps them."""
+        with (self.folder / CSV_FILE).open("wb", buffering=0) as file:
+            self._add_row(file, COLUMNS)
+            for loaded, scored in score_images(self.model, samples, self.category, options):
+                name = loaded.sample.name
+                if scored is None:
+                    verdict = Verdict(name, UNREADABLE, note=loaded.unreadable)
+                else:
+                    map_file = self._write_map(name, scored.anomaly_map)
+                    verdict = Verdict(name, UNDECIDED, scored.image_score, map_file).by(threshold)
+                self._add_row(file, _cells(verdict, threshold))
+                tqdm.write(str(verdict))
+                yield verdict
 
     def write_overlays(
         self, samples: Sequence[Sample], verdicts: Sequence[Verdict], reference_pixels: ValueCounts
@@ -124,23 +116,18 @@ class Judge:
                 count_pixels(pixels, anomaly_map[::rows, ::columns], verdict.verdict == GOOD and not has_references)
         return pixels, map_bound(self.model.protocol, has_references)
 
-    def _score(self, photos: Sequence[Loaded]) -> Iterator[Verdict]:
-        """Photos with their scores and maps, none of them judged yet."""
-        if not photos:
-            return
-        images = as_batch([photo.image for photo in photos if photo.image is not None], self.device)
-        with torch.inference_mode():
-            prediction = self.model.predict(images, [self.category] * len(photos)).cpu()
-        for photo, score, anomaly_map in zip(
-            photos, prediction.image_scores.tolist(), prediction.anomaly_maps, strict=True
-        ):
-            encoded = io.BytesIO()
-            resized = resize_map(anomaly_map, photo.size, np.float32)
-            fits = np.abs(resized).max() <= LARGEST
-            tifffile.imwrite(encoded, resized.astype(np.float16) if fits else resized)
-            name = photo.sample.name
-            map_file = self._written(f"maps/{shortened(name)}.tiff", encoded)
-            yield Verdict(name, UNDECIDED, score, map_file)
+    def _add_row(self, file: RawIOBase, cells: Iterable[str]) -> None:
+        try:
+            file.write(_line(cells))
+        except OSError as error:
+            self.failures.append(error)
+
+    def _write_map(self, name: str, anomaly_map: np.ndarray) -> str:
+        """The map of a photo as float16, or whole where it has larger values; returns its file, "" if it has none."""
+        encoded = io.BytesIO()
+        fits = np.abs(anomaly_map).max() <= LARGEST
+        tifffile.imwrite(encoded, anomaly_map.astype(np.float16) if fits else anomaly_map)
+        return self._written(f"maps/{shortened(name)}.tiff", encoded)
 
     def _written(self, name: str, encoded: io.BytesIO) -> str:
         """`name`, relative to the folder, once it is written; "" if it cannot be."""
@@ -158,14 +145,20 @@ class Judge:
         return tifffile.imread(below(self.folder, verdict.map_file))
 
 
-def _load(model: AnomalyModel, sample: Sample) -> Loaded:
-    try:
-        image = sample.load_image()
-        mention_small_input(model.protocol, sample, image)
-        return Loaded(sample, model.preprocess(image), (image.height, image.width))
-    except (TrackInputError, ModelInputError) as error:
-        return Loaded(sample, reason=str(error))
+def as_csv(verdicts: Sequence[Verdict], threshold: Threshold) -> bytes:
+    """The whole content of predictions.csv."""
+    return _line(COLUMNS) + b"".join(_line(_cells(verdict, threshold)) for verdict in verdicts)
 
 
-def _unreadable(photo: Loaded) -> Verdict:
-    return Verdict(photo.sample.name, UNREADABLE, note=photo.reason)
+def _line(cells: Iterable[str]) -> bytes:
+    """One row; a file name that is no valid Unicode comes out as the bytes it has."""
+    line = io.StringIO()
+    csv.writer(line).writerow(cells)
+    return line.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _cells(verdict: Verdict, threshold: Threshold | None) -> list[str]:
+    """The values of `COLUMNS`; nine digits give a float32 back exactly, so the verdict follows from them."""
+    score = "" if verdict.score is None else f"{verdict.score:.9g}"
+    value = "" if threshold is None else f"{threshold.value:.9g}"
+    return [verdict.name, score, verdict.verdict, value, verdict.map_file, verdict.overlay_file, verdict.note]

@@ -7,8 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from tracks.errors import TrackInputError
-from tracks.run.legacy import LEGACY_IMAGE_SCORE
-from tracks.run.scoring import RULES
+from tracks.run.scoring import LEGACY_IMAGE_SCORE, RULES
 from tracks.run.store import PredictionStore
 
 TRACKS = {"zero_shot": "Zero-shot", "few_shot": "Few-shot"}

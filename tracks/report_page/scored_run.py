@@ -9,7 +9,7 @@ from tqdm import tqdm
 from eval.category import CategoryScores, ScoreCurves
 from eval.ranking.histogram import ValueCounts
 from eval.scorer import Scorer
-from tracks.decide.kept_thresholds import KeptThresholds
+from tracks.decide.decision import KeptThresholds
 from tracks.decide.threshold import Threshold
 from tracks.errors import TrackInputError
 from tracks.report_page.choice import Choice, Picks, choose

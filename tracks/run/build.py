@@ -1,11 +1,49 @@
-"""The model of a run, from its configuration: built, cut into tiles where wanted, on its device."""
+"""What a run works with: settings that make sense, a device, and the model of its configuration on it."""
 
+import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from models.base import AnomalyModel
 from models.clip_adapter.model import ClipAdapter
+from models.frozen import keep_float32_whole
 from models.tiles import WHOLE, Tiled, check_tiles
+from models.weights.missing import refuse_missing
+from tracks.errors import TrackInputError
+
+
+def check_run_settings(cfg: DictConfig) -> None:
+    """Refuse values, of settings that every run has, that no type can refuse."""
+    if not 0 < cfg.false_alarm_rate < 1:
+        raise TrackInputError(f"expected false_alarm_rate between 0 and 1, got {cfg.false_alarm_rate}; try 0.05")
+    if min(cfg.batch_size, cfg.workers) < 1:
+        raise TrackInputError(f"expected batch_size and workers >= 1, got {cfg.batch_size} and {cfg.workers}")
+
+
+def chosen_names() -> dict[str, str]:
+    """The names of model and weights that the command line chose; nothing where no command line was read."""
+    chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    return {key: chosen[key] for key in ("model", "weights") if key in chosen}
+
+
+def pick_device(wanted: str) -> str:
+    """A torch device name; "auto" is the GPU where there is one. From then on float32 means float32 on a GPU.
+
+    Raises:
+        TrackInputError: a device that this machine has not.
+    """
+    keep_float32_whole()
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise TrackInputError(
+            f"expected a device that this machine has, got {wanted!r} ({reason}); use auto"
+        ) from error
+    return wanted
 
 
 def build_model(cfg: DictConfig, device: str) -> AnomalyModel:
@@ -14,8 +52,9 @@ def build_model(cfg: DictConfig, device: str) -> AnomalyModel:
     Without `cfg.tiles` as the weights say, for the CLIP adapter; other models see whole images, as published.
 
     Raises:
-        ModelInputError: arguments that do not fit, tiles that this model cannot look at.
+        ModelInputError: weights that are not here, arguments that do not fit, tiles that this model cannot look at.
     """
+    refuse_missing(OmegaConf.to_container(cfg.model, resolve=True))
     model: AnomalyModel = instantiate(cfg.model)
     tiles = cfg.get("tiles")
     if tiles is None:

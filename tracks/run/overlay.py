@@ -16,7 +16,7 @@ from tqdm import tqdm
 from eval.ranking.histogram import LARGEST, VALUES, ValueCounts
 from tracks.command.paths import below, shortened
 from tracks.datasets.sample import Sample
-from tracks.decide.kept_thresholds import KeptThresholds
+from tracks.decide.decision import KeptThresholds
 from tracks.decide.threshold import Threshold
 from tracks.run.store import PredictionStore, Row
 

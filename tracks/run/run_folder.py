@@ -13,7 +13,7 @@ from typing import Any
 from models.disk import write_atomically
 from models.locked import alone
 from tracks.command.paths import below, folder_name
-from tracks.decide.kept_thresholds import THRESHOLDS_FILE
+from tracks.decide.decision import THRESHOLDS_FILE
 from tracks.errors import TrackInputError
 from tracks.run.fingerprint import settings_digest
 from tracks.run.store import LOCK_FILE, SETTINGS_FILE, PredictionStore, read_settings
@@ -34,11 +34,10 @@ def run_folder(out: str | None, track_folder: Path, settings: Mapping[str, Any])
 
 
 @contextmanager
-def working_in(folder: Path, settings: Mapping[str, Any], *, fresh: bool = False) -> Iterator[PredictionStore]:
+def alone_in(folder: Path, settings: Mapping[str, Any], *, fresh: bool = False) -> Iterator[PredictionStore]:
     """The store of these settings in `folder`, to oneself for as long as the block lasts; waits for another process.
 
-    `fresh` discards what a track wrote there before, whatever its settings, and nothing else. A new folder takes over
-    the predictions of a run beside it that differs in `CHANGE_NO_PREDICTION` alone.
+    `fresh` discards what a track wrote there before, whatever its settings, and nothing else.
 
     Raises:
         TrackInputError: the folder holds another run, or files that are no run.
@@ -48,8 +47,14 @@ def working_in(folder: Path, settings: Mapping[str, Any], *, fresh: bool = False
     with alone(folder / LOCK_FILE, f"the run in {folder}"):
         if fresh and _is_track_run(folder):
             _discard(folder)
-            write_atomically(folder / SETTINGS_FILE, json.dumps(settings, indent=2).encode())
-        store = PredictionStore.create(folder, settings)
+            write_atomically(folder / SETTINGS_FILE, json.dumps(settings, indent=2))
+        yield PredictionStore.create(folder, settings)
+
+
+@contextmanager
+def working_in(folder: Path, settings: Mapping[str, Any], *, fresh: bool = False) -> Iterator[PredictionStore]:
+    """As `alone_in`; a new folder takes over the predictions of a run beside it that differs in no stored map."""
+    with alone_in(folder, settings, fresh=fresh) as store:
         if not fresh and not (folder / "predictions").exists():
             _take_over(store)
         yield store

@@ -1,7 +1,6 @@
-"""The only evaluation loop: references, then predictions into the store; `tracks.run.scoring` takes it from there."""
+"""The only evaluation loop: references, then a prediction for each image, for the tracks' store and for `predict`."""
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -11,37 +10,52 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eval.rounding import RoundingSample
-from models.base import AnomalyModel, Images, Prediction
+from models.base import AnomalyModel, Images
+from models.errors import ModelInputError
 from models.references import MAX_REFERENCES, Prepared
 from tracks.datasets.sample import Sample
-from tracks.run.ahead import cut, load_ahead
-from tracks.run.batch import as_batch
-from tracks.run.input_size import mention_small_input
+from tracks.errors import TrackInputError
+from tracks.run.loading import as_batch, cut, load_ahead, mention_small_input
 from tracks.run.resize import resize_map, resize_mask
 from tracks.run.store import PredictionStore, Row
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RunnerOptions:
-    """How a run goes about its work; `resolution` is the side of the scored maps in pixels, or "native"."""
+    """How a run goes about its work; `resolution` is the side of the scored maps in pixels, or "native".
+
+    Without `strict` an image that cannot be read is handed on with the reason, and stops nothing.
+    """
 
     resolution: int | str = 256
     batch_size: int = 8
     workers: int = 2
     device: str = "cpu"
     mask_resize: str = "bilinear"
+    strict: bool = True
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A sample with its preprocessed image (3, h, w), its own size (height, width) and its resized mask."""
+    """A sample with its preprocessed image (3, h, w), the size (height, width) at which it is scored, its mask there.
+
+    Without an image `unreadable` says why.
+    """
 
     sample: Sample
-    image: Tensor
-    size: tuple[int, int]
-    mask: np.ndarray | None
+    image: Tensor | None = None
+    size: tuple[int, int] = (0, 0)
+    mask: np.ndarray | None = None
+    unreadable: str = ""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a model says of one image: its map, (height, width) float32 at the scored size, and its scores."""
+
+    anomaly_map: np.ndarray
+    image_score: float
+    scalars: dict[str, float]
 
 
 def fit_references(model: AnomalyModel, references: Sequence[Sample], category: str, device: str) -> None:
@@ -52,6 +66,39 @@ def fit_references(model: AnomalyModel, references: Sequence[Sample], category: 
         images = as_batch(list(bar), device)
     with torch.inference_mode():
         model.fit(images, category)
+
+
+def score_images(
+    model: AnomalyModel, samples: Sequence[Sample], category: str, options: RunnerOptions,
+    wanted: Collection[str] | None = None, watch: AbstractContextManager | None = None,
+) -> Iterator[tuple[Loaded, Scored | None]]:  # fmt: skip
+    """Each image, in order, with what the model says of it; None of one that cannot be read.
+
+    Of `wanted` names only, if given. Batches are cut from the whole list all the same, so that an image is always
+    computed in the same batch: a run that was killed ends in the same numbers, bit for bit on a processor (a GPU need
+    not round alike from one run to the next). One batch of maps is in memory at a time. `watch` is entered around each
+    call of the model's `predict`.
+    """
+    watch = watch or nullcontext()
+    wanted = {sample.name for sample in samples} if wanted is None else wanted
+    batches = [b for b in cut(samples, options.batch_size) if any(sample.name in wanted for sample in b)]
+    with tqdm(total=len(samples), initial=len(samples) - len(wanted), desc=f"{category}: predict", unit="image") as bar:
+        for _, batch in load_ahead(batches, lambda sample: _load(model, sample, options), options.workers):
+            images = [loaded.image for loaded in batch if loaded.image is not None]
+            if images:
+                with torch.inference_mode(), watch:
+                    prediction = model.predict(as_batch(images, options.device), [category] * len(images)).cpu()
+            numbers = iter(range(len(images)))
+            for loaded in batch:
+                number = None if loaded.image is None else next(numbers)
+                if loaded.sample.name not in wanted:
+                    continue
+                yield loaded, None if number is None else Scored(
+                    resize_map(prediction.anomaly_maps[number], loaded.size, np.float32),
+                    float(prediction.image_scores[number]),
+                    {name: float(values[number]) for name, values in prediction.scalars.items()},
+                )  # fmt: skip
+                bar.update()
 
 
 def lacking(store: PredictionStore, samples: Sequence[Sample], category: str) -> set[str]:
@@ -66,63 +113,41 @@ def predict_category(
 ) -> int:  # fmt: skip
     """Predict the images of a category that the store lacks; returns how many that were.
 
-    Batches are cut from the whole list, whatever is there already, so that an image is always
-    computed in the same batch: a run that was killed ends in the same numbers, bit for bit on a processor (a GPU need
-    not round alike from one run to the next).
-    `watch` is entered around each call of the model's `predict`; `unrounded` is given the maps before the store rounds
-    them.
+    `unrounded` is given the maps before the store rounds them; for `watch` see `score_images`.
     """
-    watch = watch or nullcontext()
     stale = lacking(store, samples, category)
-    batches = cut(samples, options.batch_size)
-    todo = [batch for batch in batches if any(sample.name in stale for sample in batch)]
-    with tqdm(total=len(samples), initial=len(samples) - len(stale), desc=f"{category}: predict", unit="image") as bar:
-        for _, batch in load_ahead(todo, lambda sample: _load(model, sample, options), options.workers):
-            images = as_batch([loaded.image for loaded in batch], options.device)
-            with torch.inference_mode(), watch:
-                prediction = model.predict(images, [category] * len(batch)).cpu()
-            for index, loaded in enumerate(batch):
-                if loaded.sample.name in stale:
-                    _keep(store, loaded, prediction, index, options, unrounded)
-                    bar.update()
+    for loaded, scored in score_images(model, samples, category, options, stale, watch):
+        assert scored is not None  # options are strict
+        sample, (height, width) = loaded.sample, loaded.size
+        if unrounded is not None and store.map_type is np.float16:
+            unrounded.add(scored.anomaly_map, loaded.mask)
+        row = Row(
+            name=sample.name,
+            category=sample.category,
+            label=sample.label,
+            defect_type=sample.defect_type,
+            image_score=scored.image_score,
+            height=height,
+            width=width,
+            map_file=store.map_file(sample.category, sample.name),
+            has_mask=loaded.mask is not None,
+            fingerprint=sample.fingerprint,
+            scalars=scored.scalars,
+        )
+        store.add(row, scored.anomaly_map, loaded.mask)
     return len(stale)
 
 
-def _keep(
-    store: PredictionStore, loaded: Loaded, prediction: Prediction, index: int, options: RunnerOptions,
-    unrounded: RoundingSample | None,
-) -> None:  # fmt: skip
-    sample = loaded.sample
-    size = map_size(loaded.size, options.resolution)
-    anomaly_map = resize_map(prediction.anomaly_maps[index], size, np.float32)
-    if unrounded is not None and store.map_type is np.float16:
-        unrounded.add(anomaly_map, loaded.mask)
-    row = Row(
-        name=sample.name,
-        category=sample.category,
-        label=sample.label,
-        defect_type=sample.defect_type,
-        image_score=float(prediction.image_scores[index]),
-        height=size[0],
-        width=size[1],
-        map_file=store.map_file(sample.category, sample.name),
-        has_mask=loaded.mask is not None,
-        fingerprint=sample.fingerprint,
-        scalars={name: float(values[index]) for name, values in prediction.scalars.items()},
-    )
-    store.add(row, anomaly_map, loaded.mask)
-
-
-def map_size(size: tuple[int, int], resolution: int | str) -> tuple[int, int]:
-    """(height, width) at which an image of `size` is scored: its own, or a square of the given side."""
-    return size if resolution == "native" else (int(resolution), int(resolution))
-
-
 def _load(model: AnomalyModel, sample: Sample, options: RunnerOptions) -> Loaded:
-    image = sample.load_image()
-    mention_small_input(model.protocol, sample, image)
-    mask = sample.load_mask()
-    size = (image.height, image.width)
-    target = map_size(size, options.resolution)
-    resized = None if mask is None else resize_mask(mask, target, options.mask_resize)
-    return Loaded(sample, model.preprocess(image), size, resized)
+    try:
+        image = sample.load_image()
+        mention_small_input(model.protocol, sample, image)
+        mask, size = sample.load_mask(), (image.height, image.width)
+        if options.resolution != "native":
+            size = (int(options.resolution), int(options.resolution))
+        resized = None if mask is None else resize_mask(mask, size, options.mask_resize)
+        return Loaded(sample, model.preprocess(image), size, resized)
+    except (TrackInputError, ModelInputError) as error:
+        if options.strict:
+            raise
+        return Loaded(sample, unreadable=str(error))

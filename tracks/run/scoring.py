@@ -1,29 +1,25 @@
-"""Scores out of a prediction store: in this process where that is quick, else in several that add up to the same."""
+"""Scores out of a prediction store, in one process or several that add up to the same; and their uncertainty."""
 
-import json
 import logging
-import os
-import subprocess
-import sys
-import tempfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
 
 from eval.category import CategoryScores, Evidence, ScoreCurves
-from eval.errors import ScoringInputError
 from eval.exact import exact_evidence
 from eval.regions.pimo import FPR_RANGE
 from eval.regions.region_f1 import LEAST_IOU
 from eval.scorer import Scorer
+from eval.uncertainty.bootstrap import Resampled, resample
+from eval.uncertainty.image_counts import ImageCounts, choose_groups, level_groups, levels
 from tracks.datasets.sample import Sample
 from tracks.errors import TrackInputError
-from tracks.run.legacy import transductive_image_scores
 from tracks.run.store import PredictionStore, Row
 
 log = logging.getLogger(__name__)
@@ -35,12 +31,10 @@ RULES = {
     ).replace("e-0", "e-"),
 }
 """Labels of how a store is scored."""
+IMAGE_SCORES = ("model", "legacy_minmax")
+LEGACY_IMAGE_SCORE = "legacy, transductive: mean of the text score and the map maximum scaled over the test set"
 SHARD_PIXELS = 100_000_000
 """A shard has at least so many pixels: they take about as long to score as a further process takes to start."""
-
-
-class _Bar(Protocol):
-    def update(self, n: float | None = 1) -> bool | None: ...
 
 
 def counted_rows(samples: Sequence[Sample] | None, category: str, store: PredictionStore) -> list[Row]:
@@ -108,11 +102,17 @@ def scorer_of(
     scores = image_scores(rows, image_score)
     if store.map_type is not np.float16:
         return _score_whole(rows, scores, store, processes)
-    shards = _cut(rows, processes)
+    shards = _shards(list(zip(rows, scores, strict=True)), processes)
+    scorer = Scorer()
     with tqdm(total=len(rows), desc=f"{category}: score", unit="image", leave=False) as bar:
         if len(shards) == 1:
-            return _add_rows(Scorer(), rows, scores, store, bar)
-        return _score_apart(shards, scores, store, bar)
+            return _add(scorer, shards[0], store, bar)
+        with parallel_config("loky", n_jobs=len(shards), inner_max_num_threads=1):
+            parts = Parallel(return_as="generator")(delayed(_add)(Scorer(), shard, store) for shard in shards)
+        for shard, part in zip(shards, parts, strict=True):
+            scorer.merge(part)
+            bar.update(len(shard))
+    return scorer
 
 
 def _score_whole(rows: Sequence[Row], scores: Sequence[float], store: PredictionStore, threads: int) -> WholeScores:
@@ -145,105 +145,71 @@ def image_scores(rows: Sequence[Row], image_score: str) -> list[float]:
     return [row.image_score for row in rows]
 
 
-def _add_rows(
-    scorer: Scorer, rows: Sequence[Row], scores: Sequence[float], store: PredictionStore, bar: _Bar
+def transductive_image_scores(rows: Sequence[Row]) -> dict[str, float]:
+    """Image score by name as APRIL-GAN's few-shot code makes it, for the rows of one category; for reproduction only.
+
+    The maximum of the combined map is scaled by its minimum and maximum over all test images of
+    the category, then averaged with the text score. An image's score so depends on the other images.
+
+    Raises:
+        TrackInputError: the rows lack the two scalars, or all map maxima are equal.
+    """
+    missing = [row.name for row in rows if not {"text_score", "map_max"} <= row.scalars.keys()]
+    if missing:
+        raise TrackInputError(
+            f"expected rows with text_score and map_max for image_score=legacy_minmax, got none of them for "
+            f"{missing[0]}; this model has no such legacy score, use image_score=model"
+        )
+    maxima = [row.scalars["map_max"] for row in rows]
+    low, high = min(maxima), max(maxima)
+    if high == low:
+        raise TrackInputError(
+            f"expected different map maxima to scale by their range, got {len(rows)} images at {low}; "
+            "use image_score=model"
+        )
+    return {row.name: (row.scalars["text_score"] + (row.scalars["map_max"] - low) / (high - low)) / 2 for row in rows}
+
+
+def resample_rows(
+    scorer: Scorer | WholeScores, rows: Sequence[Row], category: str, store: PredictionStore,
+    image_score: str = "model", resamples: int = 1000, seed: int = 0,
+) -> Resampled:  # fmt: skip
+    """All metrics of a category on draws of its images: what another draw of the test images would have given.
+
+    `scorer` was given the same rows. The draws follow from the seed, the category's name, the labels and the order of
+    the rows alone: two runs whose rows stand in one order get the same ones. The maps are read once more; no more than
+    small counts of them are kept.
+
+    Raises:
+        TrackInputError: a map or mask of the store is missing or broken.
+    """
+    curves = scorer.curves()
+    groups, edges = (choose_groups(curves), None) if store.map_type is np.float16 else level_groups(curves)
+    counts = ImageCounts(groups, scorer.region_f1)
+    scores = image_scores(rows, image_score)
+    bar = tqdm(zip(rows, scores, strict=True), f"{category}: resample", len(rows), unit="image", leave=False)
+    for row, score in bar:
+        values = store.read_map(row) if edges is None else levels(store.read_map(row), edges)
+        counts.add(values, store.read_mask(row), score, row.label, f"{row.category}/{row.name}")
+    return resample(counts, resamples, (seed, zlib.crc32(category.encode())), scorer.pro_fpr_limit)
+
+
+def _shards(scored: Sequence[tuple[Row, float]], processes: int) -> list[Sequence[tuple[Row, float]]]:
+    """Runs of neighbouring rows, at most one for each process, none smaller than is worth a process."""
+    pixels = sum(row.height * row.width for row, _ in scored)
+    number = max(1, min(processes, pixels // SHARD_PIXELS, len(scored)))
+    bounds = [len(scored) * i // number for i in range(number + 1)]
+    return [scored[first:last] for first, last in pairwise(bounds)]
+
+
+def _add(
+    scorer: Scorer, scored: Sequence[tuple[Row, float]], store: PredictionStore, bar: tqdm | None = None
 ) -> Scorer:
-    for row, score in zip(rows, scores, strict=True):
+    """Give the scorer the maps and masks of rows, with their image scores; returns it."""
+    for row, score in scored:
         scorer.update(
             store.read_map(row), store.read_mask(row), score, row.label, f"{row.category}/{row.name}", row.defect_type
         )
-        bar.update()
+        if bar is not None:
+            bar.update()
     return scorer
-
-
-def _cut(rows: Sequence[Row], processes: int) -> list[Sequence[Row]]:
-    """Runs of neighbouring rows, at most one for each process, none smaller than is worth a process."""
-    pixels = sum(row.height * row.width for row in rows)
-    number = max(1, min(processes, pixels // SHARD_PIXELS, len(rows)))
-    bounds = [len(rows) * i // number for i in range(number + 1)]
-    return [rows[first:last] for first, last in pairwise(bounds)]
-
-
-def _score_apart(shards: Sequence[Sequence[Row]], scores: Sequence[float], store: PredictionStore, bar: _Bar) -> Scorer:
-    """Score each shard in a process of its own, and merge what they saved, in order."""
-    scorer = Scorer()
-    with tempfile.TemporaryDirectory() as folder:
-        states = [Path(folder) / f"{i}.npz" for i in range(len(shards))]
-        workers, first = [], 0
-        for shard, state in zip(shards, states, strict=True):
-            names = [row.name for row in shard]
-            task = {
-                "folder": str(store.folder.resolve()), "category": shard[0].category, "names": names,
-                "scores": list(scores[first : first + len(shard)]), "state": str(state),
-            }  # fmt: skip
-            workers.append(_Worker(task))
-            first += len(shard)
-        try:
-            for worker in workers:
-                worker.wait(bar)
-        finally:
-            for worker in workers:
-                worker.stop()
-        for state in states:
-            scorer.merge(Scorer.load(state))
-    return scorer
-
-
-class _Worker:
-    """A process that scores one shard: `python -m tracks.run.scoring`, task on stdin, a line per image on stdout."""
-
-    def __init__(self, task: dict[str, Any]) -> None:
-        root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tracks.run.scoring"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", errors="surrogateescape",
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8:surrogateescape"},
-        )  # fmt: skip
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(task))
-        self._process.stdin.close()
-
-    def wait(self, bar: _Bar) -> None:
-        """Let the bar follow until the shard is scored; raises what the shard raised."""
-        assert self._process.stdout is not None
-        last = ""
-        for line in self._process.stdout:
-            last = line.rstrip("\n")
-            bar.update(int(last == "."))
-        if self._process.wait() == 0:
-            return
-        for error in (ScoringInputError, TrackInputError):
-            if last.startswith(f"{error.__name__}: "):
-                raise error(last.removeprefix(f"{error.__name__}: "))
-        raise RuntimeError(f"a scoring process ended with exit code {self._process.returncode}; its error stands above")
-
-    def stop(self) -> None:
-        """End the process if it still runs."""
-        self._process.kill()
-        self._process.wait()
-
-
-class _Dots:
-    """Stands in for a progress bar: a dot on a line of its own for each image."""
-
-    def update(self, n: float | None = 1) -> bool | None:
-        print(".", flush=True)
-        return None
-
-
-def main() -> None:
-    """Score the shard that stdin describes."""
-    task = json.load(sys.stdin)
-    store = PredictionStore(task["folder"])
-    by_name = {row.name: row for row in store.rows(task["category"])}
-    try:
-        rows = [by_name[name] for name in task["names"]]
-        _add_rows(Scorer(), rows, task["scores"], store, _Dots()).save(task["state"])
-    except (ScoringInputError, TrackInputError) as error:
-        print(f"{type(error).__name__}: " + " ".join(str(error).split()), flush=True)
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,46 +1,39 @@
-"""One run of a track, from the configuration to the table: what both entry points and the sweep call."""
+"""One run of a track, from the configuration to the table: what both tracks and the sweep call."""
 
-import json
 import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from eval.rounding import RoundingSample, rank_loss
-from eval.tables import mean_over_categories, to_csv, to_markdown, track_score
 from models.base import AnomalyModel
 from models.disk import write_atomically
-from models.weights.missing import refuse_missing
 from tracks.command.names import unknown
 from tracks.command.paths import below
 from tracks.datasets.notices import counted_notices
 from tracks.datasets.registry import announce_licence
 from tracks.datasets.sample import Dataset, Sample
-from tracks.decide.decision import decision_lines, decision_table, decisions
-from tracks.decide.kept_thresholds import KeptThresholds
+from tracks.decide.decision import KeptThresholds
 from tracks.decide.threshold import weights_threshold
 from tracks.errors import TrackInputError
-from tracks.run.build import build_model
-from tracks.run.copies import distinct, warn_of_judged_references
+from tracks.run.build import build_model, check_run_settings, chosen_names, pick_device
 from tracks.run.cost import CostLedger, peak_memory
-from tracks.run.device import pick_device
 from tracks.run.fingerprint import code_digest, device_name, settings_digest, versions, weights_digest
-from tracks.run.legacy import LEGACY_IMAGE_SCORE
 from tracks.run.overlay import draw_overlays
-from tracks.run.references import resolve, write_manifest
+from tracks.run.reference_lists import write_manifest
+from tracks.run.references import distinct, resolve, warn_of_judged_references
 from tracks.run.resize import MAP_RULE, MASK_RULES
+from tracks.run.results import known_of_run, report, summarise, write_results
 from tracks.run.run_folder import link_latest, run_folder, working_in
 from tracks.run.runner import RunnerOptions, fit_references, lacking, predict_category
-from tracks.run.scoring import RULES, score_category
+from tracks.run.scoring import IMAGE_SCORES, score_category
 from tracks.run.store import PRECISIONS, PredictionStore
 
 log = logging.getLogger(__name__)
-IMAGE_SCORES = ("model", "legacy_minmax")
 
 
 @counted_notices()
@@ -62,9 +55,8 @@ def run_track(cfg: DictConfig, track: str) -> dict[str, Any]:
     samples = {name: samples_to_score(dataset, name, references.get(name, [])) for name in categories}
     device = pick_device(cfg.device)
     options = RunnerOptions(cfg.resolution, cfg.batch_size, cfg.workers, device, cfg.mask_resize)
-    refuse_missing(OmegaConf.to_container(cfg.model, resolve=True))
     model = build_model(cfg, device)
-    settings = describe(cfg, track, dataset, categories, references, model)
+    settings = describe(cfg, track, dataset, categories, references, model, device)
     warn_of_own_data(str(settings["protocol"].get("adapter_trained_on", "")), dataset)
     track_folder = Path(cfg.outputs) / track
     with working_in(run_folder(cfg.out, track_folder, settings), settings, fresh=cfg.fresh) as store:
@@ -72,9 +64,13 @@ def run_track(cfg: DictConfig, track: str) -> dict[str, Any]:
         if references:
             write_manifest(store.folder / "references.json", references, shots=cfg.shots, seed=cfg.seed)
         tables, predicted = predict_and_score(cfg, model, samples, references, store, options, started)
-        known = known_of_run(store.folder) | (cost_so_far(started) if predicted else {})
+        known = known_of_run(store.folder)
+        if predicted:
+            known |= {"seconds": round(time.perf_counter() - started, 2)}
+            known |= {"peak_memory_mb": peak_memory()["peak_memory_mb"]}
         results = summarise(settings, tables, cfg.image_score, known)
-        write_results(store.folder, results, cfg)
+        write_results(store.folder, results)
+        write_atomically(store.folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         linked = link_latest(track_folder, store.folder)
     report(results, store.folder, predicted, linked)
     return {**results, "folder": str(store.folder)}
@@ -125,11 +121,7 @@ def check_settings(cfg: DictConfig) -> None:
     for key, known in choices.items():
         if cfg[key] not in known:
             raise unknown(key, cfg[key], known)
-    if not 0 < cfg.false_alarm_rate < 1:
-        raise TrackInputError(f"expected false_alarm_rate between 0 and 1, got {cfg.false_alarm_rate}; try 0.05")
-    for key in ("batch_size", "workers"):
-        if cfg[key] < 1:
-            raise TrackInputError(f"expected {key} >= 1, got {cfg[key]}")
+    check_run_settings(cfg)
 
 
 def choose_categories(dataset: Dataset, wanted: Sequence[str]) -> list[str]:
@@ -144,12 +136,7 @@ def choose_references(cfg: DictConfig, dataset: Dataset, categories: Sequence[st
     """K normal images of each category; none at all, and no look at them, on the zero-shot track."""
     if cfg.shots == 0:
         return {}
-    return {
-        category: resolve(
-            dataset, category, shots=cfg.shots, seed=cfg.seed, manifest=cfg.references, run=cfg.run
-        )
-        for category in categories
-    }  # fmt: skip
+    return {name: resolve(dataset, name, cfg.shots, cfg.seed, cfg.references, cfg.run) for name in categories}
 
 
 def samples_to_score(dataset: Dataset, category: str, references: Sequence[Sample]) -> list[Sample]:
@@ -167,11 +154,9 @@ def samples_to_score(dataset: Dataset, category: str, references: Sequence[Sampl
 
 def describe(
     cfg: DictConfig, track: str, dataset: Dataset, categories: Sequence[str],
-    references: dict[str, list[Sample]], model: AnomalyModel,
+    references: dict[str, list[Sample]], model: AnomalyModel, device: str,
 ) -> dict[str, Any]:  # fmt: skip
     """The settings that decide the results, as they stand in run.json; the run folder is named after them."""
-    device = pick_device(cfg.device)
-    chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
     protocol = {
         "setting": "inductive",
         **dataset.protocol,
@@ -183,8 +168,7 @@ def describe(
     }
     return {
         "track": track,
-        "model": chosen.get("model", type(model).__name__),
-        "weights": chosen.get("weights", "unnamed"),
+        **({"model": type(model).__name__, "weights": "unnamed"} | chosen_names()),
         "data": dataset.name,
         "shots": cfg.shots,
         "seed": cfg.seed,
@@ -213,69 +197,3 @@ def warn_of_own_data(trained_on: str, dataset: Dataset) -> None:
     names = {dataset.name, f"{dataset.name}:{split}"} if split else {dataset.name}
     if names & set(trained_on.split(", ")):
         log.warning("the weights were trained on %s, which is scored here: these are no zero-shot numbers", trained_on)
-
-
-def summarise(
-    settings: dict[str, Any], tables: dict[str, dict[str, Any]], image_score: str, known: dict[str, Any]
-) -> dict[str, Any]:
-    """The content of results.json; `known` holds what maps alone do not tell, see `known_of_run`."""
-    protocol = {**settings["protocol"], **RULES}
-    if image_score == "legacy_minmax":
-        protocol.update(setting="transductive", image_score=LEGACY_IMAGE_SCORE)
-    return {
-        **{key: settings[key] for key in ("track", "model", "weights", "data", "shots", "seed")},
-        "protocol": protocol,
-        "images": sum(table["images"] for table in tables.values()),
-        **known,
-        "categories": tables,
-        "mean": mean_over_categories(tables),
-        "score": track_score(tables),
-    }
-
-
-def cost_so_far(started: float) -> dict[str, float | None]:
-    """Seconds since `started` (of time.perf_counter) and the largest memory of this process in MB."""
-    seconds = round(time.perf_counter() - started, 2)
-    return {"seconds": seconds, "peak_memory_mb": peak_memory()["peak_memory_mb"]}
-
-
-def known_of_run(folder: Path) -> dict[str, Any]:
-    """What the maps of a run do not tell: what its thresholds decide, and the cost that earlier results state.
-
-    A cost that is not known is None.
-    """
-    path = folder / "results.json"
-    earlier = json.loads(path.read_text()) if path.is_file() else {}
-    cost = {key: earlier.get(key) for key in ("seconds", "peak_memory_mb")}
-    return {**cost, "decision": decisions(PredictionStore(folder))}
-
-
-def write_results(folder: Path, results: dict[str, Any], cfg: DictConfig | None) -> None:
-    """Write results.json, results.csv, results.md and the resolved configuration."""
-    write_atomically(folder / "results.json", (json.dumps(results, indent=2) + "\n").encode())
-    write_atomically(folder / "results.csv", to_csv(results))
-    tables = to_markdown(results) + "\nDecided by threshold:\n\n" + decision_table(results["decision"])
-    write_atomically(folder / "results.md", f"{tables}\n{decision_lines(results['decision'])}\n")
-    if cfg is not None:
-        write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-
-
-def report(results: dict[str, Any], folder: Path, predicted: int, latest: Path | None) -> None:
-    """Print the table, the track score, what was decided, the cost (if anything was predicted), where the files are."""
-    score = results["score"]
-    shown = "none" if score is None else f"{100 * score:.1f}"
-    earlier = results["images"] - predicted
-    print(to_markdown(results))
-    print(f"track score (mean over categories of harmonic F1): {shown}")
-    print(decision_lines(results["decision"]))
-    if predicted:
-        seconds = max(results["seconds"], 1e-9)
-        print(
-            f"{predicted} images in {seconds:.1f} s ({predicted / seconds:.1f} images/s), peak memory "
-            f"{results['peak_memory_mb']:.0f} MB"
-            + (f"; {earlier} more were there from an earlier run" if earlier > 0 else "")
-        )
-    else:
-        print(f"0 images to predict: all {earlier} were there from an earlier run")
-    also = f" (also {latest})" if latest else ""
-    print(f"files: {folder}{also}: results.json, results.csv, results.md, predictions/, overlays/")

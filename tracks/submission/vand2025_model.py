@@ -28,7 +28,7 @@ from models.clip.text import PromptEnsemble
 from models.clip_adapter.checkpoint import trained_adapter
 from models.clip_adapter.model import ClipAdapter
 from tracks.errors import TrackInputError
-from tracks.run.batch import as_batch
+from tracks.run.loading import as_batch
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 

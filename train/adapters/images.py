@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tracks.datasets.sample import Sample
-from tracks.run.ahead import cut, load_ahead
+from tracks.run.loading import cut, load_ahead
 from tracks.run.resize import resize_mask
 from train.adapters.augment import Mosaic, read_pair
 

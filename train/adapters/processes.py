@@ -21,7 +21,7 @@ from torch import distributed as group
 
 from tracks.command.cli import EXIT_BAD_INPUT
 from tracks.errors import TrackInputError
-from tracks.run.device import pick_device
+from tracks.run.build import pick_device
 
 Result = TypeVar("Result")
 LONGEST_WAIT = timedelta(days=1)

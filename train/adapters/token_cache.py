@@ -25,8 +25,8 @@ from models.disk import lacking_room, write_atomically
 from models.features import ImageFeatures
 from models.locked import alone
 from tracks.errors import TrackInputError
-from tracks.run.ahead import cut
 from tracks.run.fingerprint import weights_digest
+from tracks.run.loading import cut
 from train.adapters.tokens import LiveTokens, TokenBatch, encode, merged
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from tracks.errors import TrackInputError
 from tracks.report import open_photos, write_report
 from tracks.report_page.choice import Choice
 from tracks.report_page.page import PageOptions
-from tracks.run.references import read_manifest
+from tracks.run.reference_lists import read_manifest
 from tracks.run.store import PredictionStore, Row
 from tracks.run.track import run_track
 from tracks.submission.kaputt2 import Options, Submission

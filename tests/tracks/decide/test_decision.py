@@ -10,8 +10,7 @@ import torch
 from models.base import Prediction
 from tests.support.fakes import BrightnessModel, FakeDataset
 from tests.tracks.run.test_runner import config
-from tracks.decide.decision import decision_lines, decision_table, decisions
-from tracks.decide.kept_thresholds import NOT_KEPT, KeptThresholds
+from tracks.decide.decision import NOT_KEPT, KeptThresholds, decision_lines, decision_table, decisions
 from tracks.decide.threshold import UNCHECKED, Threshold
 from tracks.decide.threshold_fit import fit_threshold
 from tracks.errors import TrackInputError

@@ -6,8 +6,7 @@ import pytest
 
 from tests.support.report_stand_ins import ODD, OPTIONS, ReportDataset, finished_run, unfinished_run
 from tests.tracks.report_page.test_page import section, table, text
-from tracks.decide.decision import decisions
-from tracks.decide.kept_thresholds import NOT_KEPT, KeptThresholds
+from tracks.decide.decision import NOT_KEPT, KeptThresholds, decisions
 from tracks.decide.threshold import Threshold
 from tracks.report_page.decision_table import decision_table
 from tracks.report_page.page import render_page

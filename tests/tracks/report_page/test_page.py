@@ -19,8 +19,7 @@ from tracks.report_page.page import PageOptions, render_page
 from tracks.report_page.photos import Photos
 from tracks.report_page.record import RunRecord, unlike
 from tracks.report_page.scored_run import gather
-from tracks.run.legacy import LEGACY_IMAGE_SCORE
-from tracks.run.scoring import RULES, score_category
+from tracks.run.scoring import LEGACY_IMAGE_SCORE, RULES, score_category
 from tracks.run.store import PredictionStore
 
 

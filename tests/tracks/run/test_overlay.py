@@ -5,7 +5,7 @@ import PIL.Image
 import pytest
 
 from eval.ranking.histogram import ValueCounts
-from tracks.decide.kept_thresholds import KeptThresholds
+from tracks.decide.decision import KeptThresholds
 from tracks.decide.threshold import Threshold
 from tracks.run.overlay import (
     MODEL_LINE,

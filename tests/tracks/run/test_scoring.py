@@ -7,9 +7,10 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from eval.errors import ScoringInputError
 from eval.scorer import Scorer, score_arrays
 from tests.support.report_stand_ins import finished_run
+from tests.support.rows import row as row_of
+from tracks.errors import TrackInputError
 from tracks.run import scoring
-from tracks.run.intervals import category_intervals
-from tracks.run.scoring import score_category, scorer_of
+from tracks.run.scoring import resample_rows, score_category, scorer_of, transductive_image_scores
 from tracks.run.store import PredictionStore, Row
 from tracks.score import score_run
 
@@ -59,7 +60,7 @@ def test_several_processes_give_the_same_to_the_bit(store, monkeypatch, tmp_path
 
 
 def test_small_stores_start_no_process(store, monkeypatch):
-    monkeypatch.setattr(scoring, "_score_apart", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr(scoring, "Parallel", lambda *_, **__: pytest.fail("a process was started"))
     score_category(None, "nut", store, processes=8)
 
 
@@ -108,7 +109,8 @@ def test_float32_maps_are_scored_as_they_are(distorted, processes):
 
 def test_intervals_of_float32_maps_surround_their_metrics(distorted):
     table = score_category(None, "nut", distorted)
-    intervals = category_intervals(distorted, "nut", resamples=200)
+    rows = distorted.rows("nut")
+    intervals = resample_rows(scorer_of(rows, "nut", distorted), rows, "nut", distorted, resamples=200).intervals()
     for metric in ("auroc_seg", "ap_seg", "f1_seg", "pro_seg"):
         low, high = intervals[metric]
         assert low <= table[metric] + 0.001
@@ -127,3 +129,13 @@ def test_too_few_images_for_intervals_are_said_below_the_table(tmp_path, capsys)
     assert "\nmean: no interval of AUROC cls" in printed
     assert "too few images in bolt" in printed
     assert "good only: no interval of AUROC cls, F1-max cls, AP cls: no anomalous image among 3." in printed
+
+
+def test_the_legacy_score_is_the_mean_of_text_score_and_scaled_map_maximum():
+    scalars = ((0.2, 1.0), (0.4, 3.0), (0.6, 2.0))
+    rows = [row_of(name, text_score=text, map_max=top) for name, (text, top) in zip("abc", scalars, strict=True)]
+    assert transductive_image_scores(rows) == pytest.approx({"a": 0.1, "b": 0.7, "c": 0.55})
+    with pytest.raises(TrackInputError, match="different map maxima"):
+        transductive_image_scores([row_of("a", text_score=0.2, map_max=1.0), row_of("b", text_score=0.4, map_max=1.0)])
+    with pytest.raises(TrackInputError, match="text_score and map_max"):
+        transductive_image_scores([row_of("a")])

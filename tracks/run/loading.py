@@ -1,0 +1,69 @@
+"""Images on their way into a model: decoded ahead in threads, stacked into batches, on the device."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from models.base import Images
+from tracks.datasets.notices import notice
+from tracks.datasets.sample import Sample
+
+Key = TypeVar("Key")
+Item = TypeVar("Item")
+BATCHES_AHEAD = 2
+SMALL_INPUT_FACTOR = 4
+"""An image with a side of more than so many times the model's is worth a word."""
+
+
+def load_ahead(
+    batches: Sequence[Sequence[Key]], load: Callable[[Key], Item], workers: int
+) -> Iterator[tuple[Sequence[Key], list[Item]]]:
+    """Each batch of keys with what `load` makes of them, in order; at most two batches wait.
+
+    An error in `load` is raised when its batch is due, so everything before it has been handed out.
+    """
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        waiting: deque[tuple[Sequence[Key], list[Future[Item]]]] = deque()
+        try:
+            for batch in (*batches, *[()] * BATCHES_AHEAD):
+                waiting.append((batch, [pool.submit(load, key) for key in batch]))
+                if len(waiting) > BATCHES_AHEAD:
+                    keys, futures = waiting.popleft()
+                    yield keys, [future.result() for future in futures]
+        finally:
+            for _, futures in waiting:
+                for future in futures:
+                    future.cancel()
+
+
+def cut(items: Sequence[Key], batch_size: int) -> list[Sequence[Key]]:
+    """The items in batches, in order; the last one may be smaller."""
+    return [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
+
+
+def as_batch(images: Sequence[Tensor], device: str) -> Images:
+    """B images (3, h, w) as one (B, 3, h, w) tensor, on its way to the device; or as a list where their sizes differ.
+
+    Images of bytes stay where they are: models that take them resize them on the processor first.
+    """
+    if len({image.shape for image in images}) > 1 or not images[0].is_floating_point():
+        return list(images)
+    batch = torch.stack(list(images))
+    return batch.pin_memory().to(device, non_blocking=True) if device.startswith("cuda") else batch.to(device)
+
+
+def mention_small_input(protocol: Mapping[str, object], sample: Sample, image: Image) -> None:
+    """Say once in a run that its model sees images much smaller than they are, unless it cuts them into tiles."""
+    side, tiles = protocol.get("model_image_size"), protocol.get("tiles", "whole")
+    if isinstance(side, int) and max(image.size) > SMALL_INPUT_FACTOR * side and tiles == "whole":
+        notice(
+            f"more than {SMALL_INPUT_FACTOR} times the {side} x {side} pixels at which the model sees it, so small "
+            'defects may go unseen; ARGS="tiles=auto" looks at tiles of them as well and takes longer',
+            Path(getattr(sample, "path", sample.name)),
+        )
