@@ -1,5 +1,9 @@
-"""Second half of `make tiny`: the decision threshold from validation categories, and the card with the scores."""
+"""Second half of `make tiny`: the decision threshold from validation categories, and the card with the scores.
 
+python -m train.card [folder of photographs in MVTec's layout ...]
+"""
+
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,22 +39,61 @@ def run(shots: int, *overrides: str) -> dict[str, Any]:
     return {**results, "model": "clip_adapter", "weights": "tiny"}  # no command line here to read them off
 
 
-def keep_threshold() -> float:
-    """The image score that `FALSE_ALARMS` of the validation categories' good images exceed, written into the header."""
-    store = PredictionStore(run(0, "data.split=validation", "overlays=0")["folder"])
-    good = [row.image_score for category in store.categories for row in store.rows(category) if not row.label]
-    found = conformal(np.array(good), FALSE_ALARMS)  # none of them is odd: all are rendered as good
-    assert found is not None
-    threshold = found.value
+def keep_threshold(photographs: Sequence[str] = ()) -> float:
+    """Fit the zero-shot threshold on the image score and write it into the adapter's header.
+
+    With folders of photographs (MVTec's layout) it is the one with the highest recall less false alarms (Youden's J),
+    on average over their categories that have both kinds; without, what `FALSE_ALARMS` of the good images of the
+    synthetic validation categories exceed.
+    """
+    if photographs:
+        scores = [
+            _by_label(PredictionStore(run(0, "data=mvtec", f"data.root={folder}", "overlays=0")["folder"]))
+            for folder in photographs
+        ]
+        both = [pair for pairs in scores for pair in pairs if len(pair[0]) and len(pair[1])]
+        threshold, recall, false_alarms = best_threshold(both)
+        source = (
+            f"highest recall less false alarms on {len(both)} categories of validation photographs, zero-shot: "
+            f"{recall:.0%} less {false_alarms:.0%} on average"
+        )
+    else:
+        pairs = _by_label(PredictionStore(run(0, "data.split=validation", "overlays=0")["folder"]))
+        found = conformal(np.concatenate([good for good, _ in pairs]), FALSE_ALARMS)  # rendered as good: none is odd
+        assert found is not None
+        threshold = found.value
+        source = (
+            f"at most {FALSE_ALARMS:.0%} of the good images of the synthetic validation categories exceed it, zero-shot"
+        )
     path = weights_path("tiny_adapter")
     adapter, header = load_adapter(path)
     assert header is not None
-    source = (
-        f"at most {FALSE_ALARMS:.0%} of the good images of the synthetic validation categories exceed it, zero-shot"
-    )
     save_adapter(path, adapter, replace(header, image_threshold=threshold, threshold_source=source))
     record("tiny")
     return threshold
+
+
+def best_threshold(scores: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float, float]:
+    """Threshold, recall and false alarm rate where recall less false alarms is highest on average.
+
+    `scores` holds those of the good and of the defective images of each category; all categories count alike.
+    """
+    candidates = np.unique(np.concatenate([np.concatenate(pair) for pair in scores]))
+    rates = np.array([[[(each >= t).mean() for each in pair] for pair in scores] for t in candidates]).mean(axis=1)
+    best = int(np.argmax(rates[:, 1] - rates[:, 0]))
+    return float(candidates[best]), float(rates[best, 1]), float(rates[best, 0])
+
+
+def _by_label(store: PredictionStore) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The image scores of good and of defective images, by category."""
+    rows = [store.rows(category) for category in store.categories]
+    return [
+        (
+            np.array([row.image_score for row in each if row.label == 0]),
+            np.array([row.image_score for row in each if row.label]),
+        )
+        for each in rows
+    ]
 
 
 def card(header: AdapterHeader, rows: Sequence[dict[str, Any]], validation: str) -> str:
@@ -112,18 +155,17 @@ On photographs: [benchmarks](../../../benchmarks/README.md).
 
 * Parts that are odd only beside their neighbours in assemblies of many small ones, and what covers most of a part's
   face, are missed without references. Give references where there are any.
-* Cracks in coarse, irregular masonry are marked worse than by the weights before these, which had learnt textures alone
-  (pixel F1-max 20.7 against 27.6, zero-shot), and so are impurities in fine leather-like papers with four references
-  (71.9 against 82.2).
-* The threshold without references comes from renderings. What holds for one product need not hold for the next: measure
-  on your own images before relying on a verdict.
+* Cracks in coarse, irregular masonry, and impurities in fine leather-like papers with references, are marked worse than
+  by the weights before these, which had learnt textures alone: see benchmarks.
+* The level of the scores differs from product to product: without references a threshold that suits one product calls
+  many good parts of another defects. Give references, or let the folder say what is usual (`threshold=folder`).
 """
 
 
 def main() -> None:
     """Fit the threshold, run the target split, write the card."""
     torch.set_grad_enabled(False)
-    keep_threshold()
+    keep_threshold(sys.argv[1:])
     _, header = load_adapter("tiny_adapter")
     assert header is not None
     validation = run(0, "data.split=validation", "overlays=0")
