@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.baselines_sides import SIDES
-from benchmarks.metrics.table import machine
+from benchmarks.machine import machine
 from eval.table_text import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]

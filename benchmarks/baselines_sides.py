@@ -21,7 +21,7 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
-from benchmarks.metrics.memory import peak_mb, reset_peak
+from benchmarks.machine import peak_mb, reset_peak
 from benchmarks.saa_detector import Clock
 from models.baselines import patchcore
 from models.baselines.patches import nearest

@@ -9,20 +9,24 @@ for F1-max above all, which lies higher on small sets, is the mean over all sets
 
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from eval.scorer import Scorer
 from eval.table_text import markdown_table
-from eval.uncertainty.bootstrap import Resampled, mean_over, resample
+from eval.uncertainty.bootstrap import RESAMPLED, Resampled, mean_over, resample
 from eval.uncertainty.image_counts import ImageCounts, choose_groups
-from eval.uncertainty.paired import NO_DIFFERENCE, adjust, compare
+from eval.uncertainty.paired import NO_DIFFERENCE, Difference, adjust, compare
 
 SIDE, CATEGORIES, RESAMPLES, GROUPS = 24, 4, 1000, 128
 SHARED = 0.7  # of the variance of an image's difficulty
-METRICS = ("auroc_cls", "f1_cls", "ap_cls", "auroc_seg", "f1_seg", "ap_seg", "pro_seg", "f1_region", "f1_harmonic")
+COLUMNS = (
+    "metric", "A", "B", "interval of A: truth", "truth at this size", "of its mean", "difference", "of the means",
+    "p < 0.05", "means p < 0.05", "any category after Holm",
+)  # fmt: skip
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -69,69 +73,79 @@ def draws_of(images: list, scorer: Scorer, seed: int) -> Resampled:
     return resample(counts, RESAMPLES, seed)
 
 
+@dataclass
+class Seen:
+    """What the tables showed of one metric: of run A alone, of A - B, and of both as means over the categories."""
+
+    estimates: list[float] = field(default_factory=list)
+    intervals: list[Interval] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+    mean_intervals: list[Interval] = field(default_factory=list)
+    mean_differences: list[Difference] = field(default_factory=list)
+    tables_with_a_verdict: int = 0
+
+    def row(self, a: float, b: float, gap: float) -> list[str]:
+        """Cells in percent; `a` and `b` are the true values of the runs, `gap` the true difference."""
+        at_size = float(np.mean(self.estimates))
+        pairs = [(d.low, d.high) for d in self.differences], [(d.low, d.high) for d in self.mean_differences]
+        cells = [
+            held(self.intervals, a), held(self.intervals, at_size), held(self.mean_intervals, at_size),
+            *(held(each, gap) for each in pairs),
+            *(100 * np.mean([d.p_value < 0.05 for d in each]) for each in (self.differences, self.mean_differences)),
+            100 * self.tables_with_a_verdict / len(self.mean_differences),
+        ]  # fmt: skip
+        return [f"{a:.3f}", f"{b:.3f}", *(f"{cell:.1f}" for cell in cells)]
+
+
+def held(intervals: Sequence[Interval], truth: float) -> float:
+    return 100 * float(np.mean([low - 1e-9 <= truth <= high + 1e-9 for low, high in intervals]))
+
+
+def add_table(
+    seen: Mapping[str, Seen], rng: np.random.Generator, normal: int, anomalous: int, runs: Sequence[Strength]
+) -> None:
+    """Draw the test sets of one table and score both runs on them."""
+    found, drawn = [], []
+    for _ in range(CATEGORIES):
+        sets, seed = draw_set(rng, normal, anomalous, runs), int(rng.integers(1 << 60))
+        scorers = [score(images) for images in sets]
+        found.append([scorer.compute().metrics for scorer in scorers])
+        drawn.append([draws_of(images, scorer, seed) for images, scorer in zip(sets, scorers, strict=True)])
+    means = [mean_over({str(i): pair[run] for i, pair in enumerate(drawn)}) for run in (0, 1)]
+    for metric, of in seen.items():
+        table = {}
+        for i, (values, pair) in enumerate(zip(found, drawn, strict=True)):
+            of.estimates.append(values[0][metric])
+            of.intervals.append(pair[0].interval(metric))
+            table[str(i)] = compare(metric, (values[0][metric], values[1][metric]), tuple(pair))
+        of.differences += table.values()
+        of.tables_with_a_verdict += any(each.verdict != NO_DIFFERENCE for each in adjust(table).values())
+        both = [float(np.mean([values[run][metric] for values in found])) for run in (0, 1)]
+        of.mean_intervals.append(means[0].interval(metric))
+        of.mean_differences.append(compare(metric, (both[0], both[1]), (means[0], means[1])))
+
+
 def study(normal: int, anomalous: int, runs: Sequence[Strength], tables: int) -> None:
+    """Print how often the intervals of so many tables held the truth, which is taken from two sets of 10,000 images."""
     started, rng = time.perf_counter(), np.random.default_rng(normal + 1000 * anomalous)
-    factor = 10_000 // (normal + anomalous)
+    factor, same = 10_000 // (normal + anomalous), runs[0] == runs[1]
     large = [
         [score(images).compute().metrics for images in draw_set(rng, normal * factor, anomalous * factor, runs)]
         for _ in range(2)
     ]
-    truth = {metric: [np.mean([one[run][metric] for one in large]) for run in (0, 1)] for metric in METRICS}
-    same = runs[0] == runs[1]
-    estimates = {metric: [] for metric in METRICS}
-    singles = {metric: [] for metric in METRICS}
-    differences = {metric: [] for metric in METRICS}
-    mean_values = {metric: [] for metric in METRICS}
-    mean_intervals = {metric: [] for metric in METRICS}
-    mean_differences = {metric: [] for metric in METRICS}
-    holm_hits = dict.fromkeys(METRICS, 0)
+    seen = {metric: Seen() for metric in RESAMPLED}
     for _ in range(tables):
-        found, drawn = [], []
-        for _ in range(CATEGORIES):
-            sets, seed = draw_set(rng, normal, anomalous, runs), int(rng.integers(1 << 60))
-            scorers = [score(images) for images in sets]
-            found.append([scorer.compute().metrics for scorer in scorers])
-            drawn.append([draws_of(images, scorer, seed) for images, scorer in zip(sets, scorers, strict=True)])
-        means = [mean_over({str(i): pair[run] for i, pair in enumerate(drawn)}) for run in (0, 1)]
-        for metric in METRICS:
-            table = {}
-            for i, (values, pair) in enumerate(zip(found, drawn, strict=True)):
-                estimates[metric].append(values[0][metric])
-                singles[metric].append(pair[0].interval(metric))
-                table[str(i)] = compare(metric, (values[0][metric], values[1][metric]), tuple(pair))
-            differences[metric] += table.values()
-            holm_hits[metric] += any(each.verdict != NO_DIFFERENCE for each in adjust(table).values())
-            both = [float(np.mean([values[run][metric] for values in found])) for run in (0, 1)]
-            mean_values[metric].append(both[0])
-            mean_intervals[metric].append(means[0].interval(metric))
-            mean_differences[metric].append(compare(metric, (both[0], both[1]), (means[0], means[1])))
+        add_table(seen, rng, normal, anomalous, runs)
     print(
         f"\n{normal} normal and {anomalous} anomalous images, "
         f"{'two equally good runs' if same else 'A better than B'}: {tables} tables of {CATEGORIES} categories, "
         f"{RESAMPLES} resamples, {time.perf_counter() - started:.0f} s"
     )
-    columns = [
-        "metric", "A", "B", "interval of A: truth", "truth at this size", "of its mean", "difference", "of the means",
-        "p < 0.05", "means p < 0.05", "any category after Holm",
-    ]  # fmt: skip
     rows = []
-    for metric in METRICS:
-        a, b = truth[metric]
-        gap = 0.0 if same else a - b
-        at_size = float(np.mean(estimates[metric]))
-        cells = [
-            held(singles[metric], a), held(singles[metric], at_size), held(mean_intervals[metric], at_size),
-            held([(d.low, d.high) for d in differences[metric]], gap),
-            held([(d.low, d.high) for d in mean_differences[metric]], gap),
-            100 * np.mean([d.p_value < 0.05 for d in differences[metric]]),
-            100 * np.mean([d.p_value < 0.05 for d in mean_differences[metric]]), 100 * holm_hits[metric] / tables,
-        ]  # fmt: skip
-        rows.append([metric, f"{a:.3f}", f"{b:.3f}", *(f"{cell:.1f}" for cell in cells)])
-    print(markdown_table(columns, rows), end="", flush=True)
-
-
-def held(intervals: Sequence[tuple[float, float]], truth: float) -> float:
-    return 100 * float(np.mean([low - 1e-9 <= truth <= high + 1e-9 for low, high in intervals]))
+    for metric, of in seen.items():
+        a, b = (float(np.mean([one[run][metric] for one in large])) for run in (0, 1))
+        rows.append([metric, *of.row(a, b, 0.0 if same else a - b)])
+    print(markdown_table(COLUMNS, rows), end="", flush=True)
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ are noise, preprocessed beforehand and on the processor: a batch's way to the de
 """
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -23,13 +22,12 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 import tracks.command.config  # noqa: F401  (registers the schema)
-from benchmarks.metrics.table import machine
+from benchmarks.machine import ROOT, machine, write_results
 from models.base import AnomalyModel
 from tracks.run.build import pick_device
 from tracks.run.cost import Stopwatch, held_bytes
 from tracks.run.loading import as_batch
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
 CATEGORY = "object"
 
 
@@ -65,7 +63,7 @@ CASES = (
 
 
 @dataclass
-class Row:
+class Measured:
     """What one case took at one batch size; `error` in place of figures where it did not run."""
 
     case: str
@@ -93,12 +91,12 @@ def pictures(model: AnomalyModel, count: int, seed: int = 0) -> list[Tensor]:
 @lru_cache(maxsize=1)
 def _built(model: str, weights: str) -> AnomalyModel:
     """The model on the processor; cases with the same weights follow one another, so that they are made once."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("few_shot", [f"model={model}", f"weights={weights}"])
     return instantiate(cfg.model).eval()
 
 
-def measured(case: Case, device: torch.device, seconds: float, batches: tuple[int, ...]) -> Iterator[Row]:
+def measured(case: Case, device: torch.device, seconds: float, batches: tuple[int, ...]) -> Iterator[Measured]:
     """A row for each batch size, until one does not fit."""
     model = _built(case.model, case.weights).to(device)
     for part in model.modules():
@@ -110,7 +108,7 @@ def measured(case: Case, device: torch.device, seconds: float, batches: tuple[in
             with fitting:
                 model.fit(as_batch(pictures(model, case.shots, 1), str(device)), CATEGORY)
         for batch in batches:
-            row = Row(case.name, batch, bank_mb=held_bytes(model) / 2**20, fit_seconds=fitting.seconds)
+            row = Measured(case.name, batch, bank_mb=held_bytes(model) / 2**20, fit_seconds=fitting.seconds)
             try:
                 _predict(model, row, device, seconds)
             except torch.OutOfMemoryError:
@@ -120,7 +118,7 @@ def measured(case: Case, device: torch.device, seconds: float, batches: tuple[in
                 return
 
 
-def _predict(model: AnomalyModel, row: Row, device: torch.device, seconds: float) -> None:
+def _predict(model: AnomalyModel, row: Measured, device: torch.device, seconds: float) -> None:
     """Batches for so many seconds, after one that does not count."""
     images, categories = pictures(model, row.batch), [CATEGORY] * row.batch
     watch, done = Stopwatch(device), 0
@@ -161,9 +159,7 @@ def main() -> None:
         for row in measured(case, device, options.seconds, tuple(options.batches or case.batches)):
             rows.append(row)
             print(row, flush=True)
-    if options.out:
-        found = {"device": name, "machine": machine(), "rows": [asdict(row) for row in rows]}
-        options.out.write_text(json.dumps(found, indent=1) + "\n")
+    write_results(options.out, {"device": name, "rows": [asdict(row) for row in rows]})
 
 
 if __name__ == "__main__":

@@ -18,19 +18,17 @@ import csv
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.metrics.table import machine
+from benchmarks.machine import run_measured, write_results
 from benchmarks.stand_in_trees import WRITERS, write_tree
 from eval.published.reader import load
 from eval.table_text import markdown_table
 
-ROOT = Path(__file__).resolve().parents[1]
 TABLES = ("april_gan/9", "saa_report/1", "saa_extended/1")
 RANDOM = {"april_gan": "random_vitl14_336", "saa_report": "saa_random", "saa_extended": "saa_random"}
 
@@ -88,16 +86,14 @@ def run_table(table: str, options: argparse.Namespace) -> Outcome:
     trees = {name: write_tree(name, options.folder / "data", options.width) for name in wanted}
     command = [sys.executable, "-m", "tracks.reproduce", *arguments_of(table, options, trees)]
     environment = {key: value for key, value in os.environ.items() if key not in ("RUN", "ROOT", "OUT")}
-    began = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, env=environment)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - began
-    process.returncode = os.waitstatus_to_exitcode(status)
-    unit = 1024**2 if sys.platform == "darwin" else 1024
-    done = read_comparison(out_folder(table, options)) if process.returncode == 0 else (0, 0)
-    images = scored(options.folder / "outputs", set(wanted), began_at=time.time() - seconds)
-    of_processor, peak = round(usage.ru_utime + usage.ru_stime, 1), round(usage.ru_maxrss / unit)
-    return Outcome(table, process.returncode, round(seconds, 1), of_processor, peak, images, *done)
+    began_at = time.time()
+    cost = run_measured(command, env=environment)
+    figures, answered = read_comparison(out_folder(table, options)) if cost.exit_code == 0 else (0, 0)
+    images = scored(options.folder / "outputs", set(wanted), began_at)
+    return Outcome(
+        table, cost.exit_code, round(cost.seconds, 1), round(cost.processor_seconds, 1), round(cost.peak_memory_mb),
+        images, figures, answered,
+    )  # fmt: skip
 
 
 def read_comparison(folder: Path) -> tuple[int, int]:
@@ -151,9 +147,7 @@ def main() -> None:
     random = f"random networks, SAM {options.refiner}{quick}"
     print(f"\n{random if options.weights == 'random' else f'weights {options.weights}'}")
     print(to_text(outcomes), end="")
-    if options.out:
-        found = {"machine": machine(), "outcomes": [asdict(one) for one in outcomes]}
-        options.out.write_text(json.dumps(found, indent=2) + "\n")
+    write_results(options.out, {"outcomes": [asdict(one) for one in outcomes]})
     sys.exit(max(abs(one.exit_code) for one in outcomes))
 
 

@@ -9,7 +9,6 @@ each through our encoder and decoder. Random weights detect nothing: what is com
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.grounding_dino_package import package_twin, quiet, unlike
-from benchmarks.metrics.table import machine
+from benchmarks.machine import machine, write_results
 from models.saa.generator.base import GroundingDinoGenerator, Proposals
 from models.saa.generator.grounding_dino import network as grounding_dino_network
 from models.saa.generator.grounding_dino.build import ARCHITECTURES, random_network
@@ -230,8 +229,7 @@ def main() -> None:
     processor = about["machine"]["processor"]
     print(f"{processor}, {settings.threads} threads, time {about['time']}, image {about['pixels']}", flush=True)
     result = {**about, **compare(sides, settings.prompts, settings.repeats)}
-    if settings.out:
-        settings.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_results(settings.out, result)
 
 
 if __name__ == "__main__":

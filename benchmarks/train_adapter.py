@@ -8,22 +8,18 @@ for whole data sets are extrapolated from these few images, not measured.
 """
 
 import argparse
-import json
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from benchmarks.metrics.table import machine
+from benchmarks.machine import ROOT, peak_mb, write_results
 from benchmarks.stand_in_trees import MVTEC, write_tree
 from train.adapter import AdapterTraining, build_parts
 from train.adapters.checkpoint import open_run
@@ -35,7 +31,6 @@ from train.adapters.source import plan_course
 from train.adapters.token_cache import TokenCache
 from train.adapters.tokens import LiveTokens
 
-ROOT = Path(__file__).resolve().parents[1]
 COURSES = {"MVTec AD for VisA": (1725, 3, 0.2), "VisA for MVTec AD": (2162, 15, 0.0)}
 """Test images of the data set learnt from, epochs and share of mosaics: conf/course."""
 PUBLISHED_BATCH = 8
@@ -58,12 +53,9 @@ class Clock:
         return now[0] - before[0], now[1] - before[1]
 
 
-def peak_mb(device: str) -> float:
+def peak_of(device: str) -> float:
     """The largest memory so far in MB: of the GPU if that is the device, else of the process."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    unit = 1024**2 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.startswith("cuda") else peak_mb()
 
 
 def configuration(options: argparse.Namespace) -> DictConfig:
@@ -93,7 +85,7 @@ def measure(options: argparse.Namespace) -> Figures:
     clock = Clock(options.device)
     cache.build(options.batch)
     figures |= _both("encode_an_image", clock.read(), len(images.samples))
-    figures["peak_mb_encoding"] = peak_mb(options.device)
+    figures["peak_mb_encoding"] = peak_of(options.device)
     settings = describe(backbone, prompts, course, train_options)
     shutil.rmtree(options.folder / "run", ignore_errors=True)
     open_run(options.folder / "run", settings)
@@ -104,7 +96,7 @@ def measure(options: argparse.Namespace) -> Figures:
     words = len(job.text)
     figures |= _both("words_of_a_category", clock.read(), words)
     figures |= _steps(job, cache, options, clock)
-    figures["peak_mb_training"] = peak_mb(options.device)
+    figures["peak_mb_training"] = peak_of(options.device)
     cache.delete()
     return figures
 
@@ -165,9 +157,7 @@ def main() -> None:
     options.folder = options.folder.resolve()
     figures = measure(options)
     print(to_text(figures, options))
-    if options.out:
-        found: dict[str, Any] = {"machine": machine(), "figures": figures}
-        options.out.write_text(json.dumps(found, indent=2) + "\n")
+    write_results(options.out, {"figures": figures})
 
 
 if __name__ == "__main__":

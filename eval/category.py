@@ -1,7 +1,8 @@
 """What is known of one category once all its images were counted, and the metrics that follow from it.
 
-Both ways of counting, `eval.scorer.Scorer` and `eval.exact.score_arrays`, end in an `Evidence`, so that every metric is
-worked out in one place. A metric that has no meaning for a category is None and `reasons` says why: never 0 or NaN.
+Both ways of counting, `eval.scorer.Scorer` and `eval.exact.count_exactly`, end in `CategoryCounts`, so that every
+metric is worked out in one place. A metric that has no meaning for a category is None and `reasons` says why: never 0
+or NaN.
 """
 
 import math
@@ -11,10 +12,9 @@ from functools import cached_property
 
 import numpy as np
 
-from eval.images import CheckedImage
+from eval.images import ImageFacts
 from eval.ranking.curves import F1Max, RankingCurve, curve_from_counts, curve_from_scores, f1_floor
-from eval.regions.pimo import fewest_pixels, pixel_weights
-from eval.regions.pro import pro_curve, pro_from_counts
+from eval.regions.pro import fewest_pixels, pixel_weights, pro_curve, pro_from_counts
 from eval.regions.region_f1 import RegionCurve
 
 IMAGE_METRICS = (
@@ -61,43 +61,11 @@ class ScoreCurves:
     region: RegionCurve | None
 
 
-class Images:
-    """The image scores, labels and defect types of a category, and which of its images cannot be counted."""
-
-    def __init__(self) -> None:
-        self.scores: list[float] = []
-        self.labels: list[int] = []
-        self.defect_types: list[str] = []
-        self.num_unlabelled = 0
-        self.num_without_mask = 0
-
-    def __len__(self) -> int:
-        return len(self.labels) + self.num_unlabelled
-
-    def add(self, image: CheckedImage) -> None:
-        """Take note of one image."""
-        if image.label is None:
-            self.num_unlabelled += 1
-            return
-        self.scores.append(image.image_score)
-        self.labels.append(image.label)
-        self.defect_types.append(image.defect_type if image.label else "")
-        self.num_without_mask += image.mask is None
-
-    def merge(self, other: "Images") -> None:
-        """Add the images of `other` behind these."""
-        self.scores += other.scores
-        self.labels += other.labels
-        self.defect_types += other.defect_types
-        self.num_unlabelled += other.num_unlabelled
-        self.num_without_mask += other.num_without_mask
-
-
 @dataclass(frozen=True, eq=False)
 class DefectRecord:
     """The defect pixels of one image.
 
-    `ranks` is (M,), places in the category's descending values, with `counts` (M,) pixels at each. `hit_values` (F,)
+    `ranks` is (M,), indices into the category's descending values, with `counts` (M,) pixels at each. `hit_values` (F,)
     are scores at which the number of regions hit changes, by `hits` (F,), of `num_regions`.
     """
 
@@ -110,7 +78,7 @@ class DefectRecord:
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class CategoryCounts:
     """All that the metrics of a category follow from.
 
     `values` (K,) are descending thresholds, `positives`, `negatives` and `normal` (K,) how many defect pixels, normal
@@ -118,7 +86,7 @@ class Evidence:
     `region` is None if components were not followed.
     """
 
-    images: Images
+    images: ImageFacts
     values: np.ndarray
     positives: np.ndarray
     negatives: np.ndarray
@@ -127,6 +95,11 @@ class Evidence:
     records: Sequence[DefectRecord]
     region: RegionCurve | None
     pro_fpr_limit: float
+
+    @property
+    def region_f1(self) -> bool:
+        """Whether components were followed."""
+        return self.region is not None
 
     @cached_property
     def why_no_images(self) -> str:
@@ -177,7 +150,7 @@ class Evidence:
         pro = None if self.why_no_pixels else pro_curve(self.negatives, self.shares, self.num_regions)
         return ScoreCurves(self.image_curve, self.pixel_curve, pro, None if self.why_no_pixels else self.region)
 
-    def scores(self) -> CategoryScores:
+    def compute(self) -> CategoryScores:
         """All metrics of the category."""
         metrics: Metrics = {}
         reasons: dict[str, str] = {}

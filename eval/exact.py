@@ -13,11 +13,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from eval.category import CategoryScores, DefectRecord, Evidence, Images
-from eval.images import CheckedImage, image_checker, not_finite
+from eval.category import CategoryCounts, CategoryScores, DefectRecord
+from eval.compiled import falling_order
+from eval.images import CheckedImage, CheckedImages, ImageFacts, not_finite
 from eval.ranking.counting import CHUNK_PIXELS, DefectValues
-from eval.ranking.sorting import falling_order
-from eval.regions.components import component_changes, hit_changes, label_regions
+from eval.regions.components import component_changes, label_regions
+from eval.regions.hits import hit_changes
 from eval.regions.pro import add_covered_shares, check_fpr_limit
 from eval.regions.region_f1 import LEAST_IOU, RegionCurve, region_curve
 
@@ -27,10 +28,10 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
-class _Look:
+class _FirstLook:
     """What the first look at an image keeps: values and regions of its M defect pixels, and where components change."""
 
-    facts: CheckedImage
+    image: CheckedImage
     num_pixels: int = 0
     values: np.ndarray = field(default_factory=lambda: _NOTHING)
     regions: np.ndarray = field(default_factory=lambda: _NOTHING)
@@ -62,51 +63,39 @@ def score_arrays(
     Raises:
         ScoringInputError: as `Scorer.update`; values may be as large as their type allows.
     """
-    return exact_evidence(
-        maps, masks, image_scores, labels, names=names, defect_types=defect_types, pro_fpr_limit=pro_fpr_limit,
-        region_f1=region_f1, threads=threads,
-    ).scores()  # fmt: skip
+    images = CheckedImages(maps, masks, image_scores, labels, names, defect_types)
+    return count_exactly(images, pro_fpr_limit, region_f1, threads).compute()
 
 
-def exact_evidence(
-    maps: Sequence[np.ndarray],
-    masks: Sequence[np.ndarray | None],
-    image_scores: Sequence[float],
-    labels: Sequence[int | None] | None = None,
-    *,
-    names: Sequence[str] | None = None,
-    defect_types: Sequence[str] | None = None,
-    pro_fpr_limit: float = 0.3,
-    region_f1: bool = True,
-    threads: int = 1,
-) -> Evidence:
-    """What `score_arrays` returns the scores of: `scores()` and `curves()`, without rounding."""
+def count_exactly(
+    images: CheckedImages, pro_fpr_limit: float = 0.3, region_f1: bool = True, threads: int = 1
+) -> CategoryCounts:
+    """What `score_arrays` computes its metrics from, which has the curves too."""
     check_fpr_limit(pro_fpr_limit)
-    check = image_checker(maps, masks, image_scores, labels, names, defect_types)
-    looks = _in_threads(lambda i: _look(*check(i), region_f1), range(len(maps)), threads)
-    images = Images()
+    looks = _in_threads(lambda i: _first_look(*images[i], region_f1), range(len(images)), threads)
+    facts = ImageFacts()
     for look in looks:
-        images.add(look.facts)
+        facts.add(look.image)
     kind = np.result_type(np.float32, *{look.values.dtype for look in looks if look.num_pixels})
     values = np.concatenate([_NOTHING.astype(kind), *(look.values for look in looks)], dtype=kind)
     order = falling_order(values)
     in_order = values[order] + kind.type(0)
     is_new = np.append(True, in_order[1:] != in_order[:-1])[: values.size]
     borders = DefectValues(in_order[is_new][::-1])
-    normal, anomalous = (_count(maps, looks, label, borders, threads) for label in (0, 1))
+    normal, anomalous = (_count(images.maps, looks, label, borders, threads) for label in (0, 1))
     ranks = np.empty(values.size, dtype=np.int32)
     ranks[order] = 2 * np.cumsum(is_new) - 1  # of the bins, descending
     positives = np.bincount(ranks, minlength=borders.num_bins).astype(np.int32)
     del values, in_order, is_new
     negatives = np.subtract(np.add(anomalous, normal, out=anomalous), positives, out=anomalous)
-    return Evidence(
-        images, borders.thresholds()[::-1], positives, negatives, normal,
+    return CategoryCounts(
+        facts, borders.thresholds()[::-1], positives, negatives, normal,
         _shares(looks, ranks, order, borders.num_bins), list(_records(looks, ranks)),
         _region_curve(looks) if region_f1 else None, pro_fpr_limit,
     )  # fmt: skip
 
 
-def _look(image: CheckedImage, name: str, region_f1: bool) -> _Look:
+def _first_look(image: CheckedImage, name: str, region_f1: bool) -> _FirstLook:
     """The first look at one image.
 
     Raises:
@@ -115,12 +104,12 @@ def _look(image: CheckedImage, name: str, region_f1: bool) -> _Look:
     scores = _in_one_piece(image.anomaly_map)
     if error := not_finite(scores, name):
         raise error
-    facts = replace(image, anomaly_map=_NOTHING, mask=None if image.mask is None else _NOTHING)
-    if image.mask is None:
-        return _Look(facts)
-    flat, pixels = scores.ravel(), np.flatnonzero(image.mask)
-    labels, num_regions = label_regions(image.mask)
-    look = _Look(facts, flat.size, flat[pixels], labels.ravel()[pixels], num_regions)
+    mask, image = image.mask, replace(image, anomaly_map=_NOTHING, mask=None if image.mask is None else _NOTHING)
+    if mask is None:
+        return _FirstLook(image)
+    flat, pixels = scores.ravel(), np.flatnonzero(mask)
+    labels, num_regions = label_regions(mask)
+    look = _FirstLook(image, flat.size, flat[pixels], labels.ravel()[pixels], num_regions)
     if not region_f1:
         return look
     components = component_changes(scores)
@@ -137,10 +126,10 @@ def _in_one_piece(anomaly_map: np.ndarray) -> np.ndarray:
 
 
 def _count(
-    maps: Sequence[np.ndarray], looks: Sequence[_Look], label: int, borders: DefectValues, threads: int
+    maps: Sequence[np.ndarray], looks: Sequence[_FirstLook], label: int, borders: DefectValues, threads: int
 ) -> np.ndarray:
     """How many pixels of the normal (0) or anomalous (1) images lie in each bin, descending; int64."""
-    chosen = [i for i, look in enumerate(looks) if look.facts.label == label and look.facts.mask is not None]
+    chosen = [i for i, look in enumerate(looks) if look.image.label == label and look.image.mask is not None]
     total = sum(looks[i].num_pixels for i in chosen)
     parts = max(1, threads) * -(-total // (max(1, threads) * CHUNK_PIXELS))
     chunks = _cut(chosen, [looks[i].num_pixels for i in chosen], total / max(1, parts))
@@ -159,20 +148,20 @@ def _flat(anomaly_map: np.ndarray, borders: DefectValues) -> np.ndarray:
     return np.ascontiguousarray(anomaly_map, dtype=borders.values.dtype).ravel()
 
 
-def _cut(places: Sequence[int], sizes: Sequence[int], most: float) -> list[list[int]]:
+def _cut(images: Sequence[int], sizes: Sequence[int], most: float) -> list[list[int]]:
     """Runs of neighbours of about `most` pixels, one image at least."""
     runs: list[list[int]] = []
     pixels = most
-    for place, size in zip(places, sizes, strict=True):
+    for image, size in zip(images, sizes, strict=True):
         if pixels >= most:
             runs.append([])
             pixels = 0
-        runs[-1].append(place)
+        runs[-1].append(image)
         pixels += size
     return runs
 
 
-def _shares(looks: Sequence[_Look], ranks: np.ndarray, order: np.ndarray, num_bins: int) -> np.ndarray:
+def _shares(looks: Sequence[_FirstLook], ranks: np.ndarray, order: np.ndarray, num_bins: int) -> np.ndarray:
     """What share of the regions is newly covered in each bin, descending."""
     offsets = np.cumsum([0] + [look.num_regions for look in looks])
     regions = [look.regions + offset for look, offset in zip(looks, offsets, strict=False) if look.regions.size]
@@ -182,18 +171,18 @@ def _shares(looks: Sequence[_Look], ranks: np.ndarray, order: np.ndarray, num_bi
     return shares
 
 
-def _records(looks: Sequence[_Look], ranks: np.ndarray) -> Iterable[DefectRecord]:
+def _records(looks: Sequence[_FirstLook], ranks: np.ndarray) -> Iterable[DefectRecord]:
     end = 0
     for look in looks:
         begin, end = end, end + look.values.size
         if end > begin:
             ones = np.broadcast_to(np.int64(1), (end - begin,))
             yield DefectRecord(
-                look.facts.defect_type, ranks[begin:end], ones, look.num_regions, look.hit_values, look.hits
+                look.image.defect_type, ranks[begin:end], ones, look.num_regions, look.hit_values, look.hits
             )
 
 
-def _region_curve(looks: Sequence[_Look]) -> RegionCurve:
+def _region_curve(looks: Sequence[_FirstLook]) -> RegionCurve:
     parts = (
         np.concatenate([_NOTHING, *(getattr(look, name) for look in looks)])
         for name in ("component_values", "components", "hit_values", "hits")

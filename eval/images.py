@@ -1,7 +1,7 @@
 """What the scorer accepts as one image, and the errors, naming the image, for everything else."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from eval.errors import ScoringInputError
 class CheckedImage:
     """One image that can be scored: `label` 1, 0 or None if unknown; `mask` (H, W) bool or None if unknown.
 
-    Label and mask have been made good from each other: an unlabelled image with a mask is what its mask says, a
+    Label and mask have been inferred from each other: an unlabelled image with a mask is what its mask says, a
     normal image without a mask has no defect pixel. Both are None only if neither was known.
     """
 
@@ -24,38 +24,82 @@ class CheckedImage:
     defect_type: str = ""
 
 
-def image_checker(
-    maps: Sequence[np.ndarray],
-    masks: Sequence[np.ndarray | None],
-    image_scores: Sequence[float],
-    labels: Sequence[int | None] | None,
-    names: Sequence[str] | None,
-    defect_types: Sequence[str] | None,
-    *,
-    first: int = 1,
-) -> Callable[[int], tuple[CheckedImage, str]]:
-    """A function that checks the i-th of N images and returns it with its name; one without is numbered from `first`.
+class ImageFacts:
+    """The image scores, labels and defect types of a category, and which of its images cannot be counted."""
+
+    def __init__(self) -> None:
+        self.scores: list[float] = []
+        self.labels: list[int] = []
+        self.defect_types: list[str] = []
+        self.num_unlabelled = 0
+        self.num_without_mask = 0
+
+    def __len__(self) -> int:
+        return len(self.labels) + self.num_unlabelled
+
+    def add(self, image: CheckedImage) -> None:
+        """Take note of one image."""
+        if image.label is None:
+            self.num_unlabelled += 1
+            return
+        self.scores.append(image.image_score)
+        self.labels.append(image.label)
+        self.defect_types.append(image.defect_type if image.label else "")
+        self.num_without_mask += image.mask is None
+
+    def merge(self, other: "ImageFacts") -> None:
+        """Add the images of `other` behind these."""
+        self.scores += other.scores
+        self.labels += other.labels
+        self.defect_types += other.defect_types
+        self.num_unlabelled += other.num_unlabelled
+        self.num_without_mask += other.num_without_mask
+
+
+class CheckedImages:
+    """N images of one category, each checked whenever it is asked for; `maps` are as they were given.
+
+    Args:
+        maps, masks, image_scores, labels, names, defect_types: one of each for each image, as `check_image` takes them;
+            the last three may be None.
+        first: the number of the first image, for errors about images without a name.
 
     Raises:
-        ScoringInputError: for sequences of unlike lengths; the function raises as `check_image`.
+        ScoringInputError: for sequences of unlike lengths.
     """
-    number = len(maps)
-    labels = [None] * number if labels is None else labels
-    names = [""] * number if names is None else names
-    defect_types = [""] * number if defect_types is None else defect_types
-    columns = {"masks": masks, "image scores": image_scores, "labels": labels, "names": names, "types": defect_types}
-    lengths = {what: _length(column) for what, column in columns.items()}
-    if set(lengths.values()) - {number}:
-        counted = ", ".join(f"{'no' if length < 0 else length} {what}" for what, length in lengths.items())
-        raise ScoringInputError(
-            f"Expected one of each for each of {number} maps, got {counted}. Use None for what is unknown."
-        )
 
-    def check(i: int) -> tuple[CheckedImage, str]:
-        name = names[i] or f"number {first + i}"
-        return check_image(maps[i], masks[i], image_scores[i], labels[i], name, defect_types[i]), name
+    def __init__(
+        self,
+        maps: Sequence[np.ndarray],
+        masks: Sequence[np.ndarray | None],
+        image_scores: Sequence[float],
+        labels: Sequence[int | None] | None = None,
+        names: Sequence[str] | None = None,
+        defect_types: Sequence[str] | None = None,
+        first: int = 1,
+    ) -> None:
+        number = len(maps)
+        labels = [None] * number if labels is None else labels
+        names = [""] * number if names is None else names
+        types = [""] * number if defect_types is None else defect_types
+        columns = {"masks": masks, "image scores": image_scores, "labels": labels, "names": names, "types": types}
+        lengths = {what: _length(column) for what, column in columns.items()}
+        if set(lengths.values()) - {number}:
+            counted = ", ".join(f"{'no' if length < 0 else length} {what}" for what, length in lengths.items())
+            raise ScoringInputError(
+                f"Expected one of each for each of {number} maps, got {counted}. Use None for what is unknown."
+            )
+        self.maps, self._first = maps, first
+        self._masks, self._scores, self._labels, self._names, self._types = masks, image_scores, labels, names, types
 
-    return check
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def __getitem__(self, i: int) -> tuple[CheckedImage, str]:
+        """The i-th image and its name; raises as `check_image`."""
+        name = self._names[i] or f"number {self._first + i}"
+        image = check_image(self.maps[i], self._masks[i], self._scores[i], self._labels[i], name, self._types[i])
+        return image, name
 
 
 def _length(column: Sequence[object] | None) -> int:

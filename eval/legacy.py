@@ -19,7 +19,6 @@ of your own take `pro_seg` and `f1_region` of `eval.scorer`, which use every thr
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -27,26 +26,13 @@ import scipy.ndimage
 
 from eval.compiled import COMPILED, compiled
 from eval.errors import ScoringInputError
-from eval.regions.box_sums import Box, corners, joint, summed, sums_in
-from eval.regions.components import component_changes
+from eval.images import CheckedImages, not_finite
+from eval.ranking.curves import F1Max
+from eval.regions.components import EIGHT_CONNECTED, component_changes
 from eval.regions.pro import check_fpr_limit
 
 NUM_STEPS = 200
 LEAST_OVERLAP = 0.6
-EIGHT_CONNECTED = np.ones((3, 3), dtype=bool)
-
-
-@dataclass(frozen=True)
-class LegacyRegionF1:
-    """The best legacy F1 over 200 thresholds, and where it is reached; `value` and `recall` may exceed 1.
-
-    A score above `threshold` is called anomalous; the highest such threshold where several reach the same F1.
-    """
-
-    value: float
-    threshold: float
-    precision: float
-    recall: float
 
 
 def legacy_pro(
@@ -66,7 +52,7 @@ def legacy_pro(
 
     Args:
         maps: (H, W) float each, finite; sizes may differ.
-        masks: (H, W) bool each, True = defect.
+        masks: (H, W) each, bool or 0 and 1, True = defect.
         variant: whose routine.
         fpr_limit: the largest false positive rate, in (0, 1].
 
@@ -75,29 +61,29 @@ def legacy_pro(
             has no value: constant scores, or fewer than two different false positive rates within the limit.
     """
     check_fpr_limit(fpr_limit)
-    scores = _checked(maps, masks)
-    low, high = _score_range(scores)
-    thresholds = _rising_thresholds(low, high) if variant == "april_gan" else _falling_thresholds(low, high)[::-1]
+    scores, masks = _checked(maps, masks)
+    thresholds = _thresholds(scores, True) if variant == "april_gan" else _thresholds(scores, False)[::-1]
     rates, overlaps = _rates_and_overlaps(scores, masks, thresholds, with_holes=variant == "saa")
     kept = rates < fpr_limit if variant == "april_gan" else rates <= fpr_limit
     return _stretched_area(rates[kept], overlaps[kept])
 
 
-def legacy_region_f1(maps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> LegacyRegionF1:
+def legacy_region_f1(maps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> F1Max:
     """SAA+'s F1 over regions of one category, at 200 thresholds from the highest score downwards.
 
     A predicted region is a hit if its overlap, as described above, with some true region is at least 0.6; precision
-    is hits per predicted, recall hits per true region. An image with defects is labelled at up to 200 thresholds.
+    is hits per predicted, recall hits per true region; recall and F1 may exceed 1. A score above, not at, the threshold
+    is called anomalous.
 
     Args:
         maps: (H, W) float each, finite; sizes may differ.
-        masks: (H, W) bool each, True = defect.
+        masks: (H, W) each, bool or 0 and 1, True = defect.
 
     Raises:
         ScoringInputError: for input that is not as above, or without a region.
     """
-    scores = _checked(maps, masks)
-    thresholds = _falling_thresholds(*_score_range(scores))
+    scores, masks = _checked(maps, masks)
+    thresholds = _thresholds(scores, rising=False)
     hits, num_predicted, num_true = np.zeros(NUM_STEPS), np.zeros(NUM_STEPS), 0
     for anomaly_map, mask in zip(scores, masks, strict=True):
         num_predicted += _count_components(anomaly_map, thresholds)
@@ -108,7 +94,10 @@ def legacy_region_f1(maps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) ->
                 hits[steps] += truth.count_hits(predicted)
     if not num_true:
         raise ScoringInputError(_NO_REGION)
-    return _best_f1(thresholds, hits, num_predicted, num_true)
+    recall, precision = hits / num_true, hits / np.maximum(num_predicted, 1)
+    f1 = 2 * recall * precision / np.where(hits > 0, recall + precision, 1)
+    best = int(np.argmax(f1))
+    return F1Max(float(f1[best]), float(thresholds[best]), float(precision[best]), float(recall[best]))
 
 
 _NO_REGION = (
@@ -117,41 +106,30 @@ _NO_REGION = (
 )
 
 
-def _checked(maps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The maps in one floating-point type, float32 or finer."""
-    if not len(maps) or len(maps) != len(masks):
-        raise ScoringInputError(
-            f"Expected at least one map and one mask for each, got {len(maps)} maps and {len(masks)} masks."
-        )
-    for number, (anomaly_map, mask) in enumerate(zip(maps, masks, strict=True), 1):
-        if anomaly_map.ndim != 2 or anomaly_map.dtype.kind != "f" or not np.isfinite(anomaly_map).all():
-            raise ScoringInputError(
-                f"Image number {number}: expected a map (height, width) of finite floats, got {anomaly_map.dtype} of "
-                f"shape {anomaly_map.shape}. Mend what made NaN or infinite values, and convert other types first."
-            )
-        if mask.dtype != np.bool_ or mask.shape != anomaly_map.shape:
-            raise ScoringInputError(
-                f"Image number {number}: expected a bool mask of the map's shape {anomaly_map.shape}, got "
-                f"{mask.dtype} of shape {mask.shape}. Resize first, and compare with the threshold of the data set."
-            )
-    dtype = np.result_type(np.float32, *{anomaly_map.dtype for anomaly_map in maps})
-    return [anomaly_map.astype(dtype, copy=False) for anomaly_map in maps]
+def _checked(maps: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The maps in one floating-point type, float32 or finer, and the masks as bool."""
+    if not len(maps):
+        raise ScoringInputError("Expected at least one map and a mask for each, got none.")
+    given = CheckedImages(maps, masks, [0.0] * len(maps))
+    images = [given[i] for i in range(len(given))]
+    for image, name in images:
+        if error := not_finite(image.anomaly_map, name):
+            raise error
+    dtype = np.result_type(np.float32, *{image.anomaly_map.dtype for image, _ in images})
+    scores = [image.anomaly_map.astype(dtype, copy=False) for image, _ in images]
+    return scores, [image.mask for image, _ in images if image.mask is not None]
 
 
-def _score_range(scores: Sequence[np.ndarray]) -> tuple[np.floating, np.floating]:
-    return min(one.min() for one in scores), max(one.max() for one in scores)
+def _thresholds(scores: Sequence[np.ndarray], rising: bool) -> np.ndarray:
+    """The range in steps of 1/200: from the lowest score up, or from the highest down; the other end is left out.
 
-
-def _rising_thresholds(low: np.floating, high: np.floating) -> np.ndarray:
-    """From the lowest score in steps of 1/200 of the range, the highest left out as far as rounding allows."""
+    Rising ones may reach the other end by rounding, as in the published routine.
+    """
+    low, high = min(one.min() for one in scores), max(one.max() for one in scores)
     step = (high - low) / NUM_STEPS
+    if not rising:
+        return high - np.arange(NUM_STEPS, dtype=high.dtype) * step
     return np.arange(low, high, step) if step > 0 else np.array([low])
-
-
-def _falling_thresholds(low: np.floating, high: np.floating) -> np.ndarray:
-    """From the highest score in steps of 1/200 of the range, the lowest left out."""
-    step = (high - low) / NUM_STEPS
-    return high - np.arange(NUM_STEPS, dtype=high.dtype) * step
 
 
 def _rates_and_overlaps(
@@ -175,7 +153,7 @@ def _rates_and_overlaps(
     return normal / num_normal, np.stack(shares, axis=1).mean(axis=1)
 
 
-def _regions(mask: np.ndarray, with_holes: bool) -> Iterator[tuple[Box, np.ndarray, int]]:
+def _regions(mask: np.ndarray, with_holes: bool) -> Iterator[tuple[tuple[slice, slice], np.ndarray, int]]:
     """Each region of a mask: its box, its pixels there (h, w) bool, holes filled if asked, and its size unfilled."""
     labels, _ = scipy.ndimage.label(mask, EIGHT_CONNECTED)
     for number, box in enumerate(scipy.ndimage.find_objects(labels), 1):
@@ -244,8 +222,8 @@ class _TrueRegions:
     def __init__(self, mask: np.ndarray):
         labels, _ = scipy.ndimage.label(mask, EIGHT_CONNECTED)
         self.sizes = np.bincount(labels.ravel())[1:]
-        self.boxes = corners(scipy.ndimage.find_objects(labels))
-        self.mask, self.table = mask, summed(mask)
+        self.boxes = _corners(scipy.ndimage.find_objects(labels))
+        self.mask, self.table = mask, _summed(mask)
 
     def count_hits(self, predicted: np.ndarray) -> int:
         """How many components of a binary map (H, W) overlap some region enough."""
@@ -253,15 +231,29 @@ class _TrueRegions:
         if np.count_nonzero(both) < LEAST_OVERLAP * self.sizes.min():
             return 0  # every box around two regions holds a whole true one
         components, _ = scipy.ndimage.label(predicted, EIGHT_CONNECTED)
-        boxes = joint(corners(scipy.ndimage.find_objects(components))[:, None], self.boxes[None])
-        shared = sums_in(summed(both), boxes)
-        union = sums_in(summed(predicted), boxes) + sums_in(self.table, boxes) - shared
+        boxes = _joint(_corners(scipy.ndimage.find_objects(components))[:, None], self.boxes[None])
+        shared = _sums_in(_summed(both), boxes)
+        union = _sums_in(_summed(predicted), boxes) + _sums_in(self.table, boxes) - shared
         return int(np.count_nonzero((shared / union).max(axis=1) >= LEAST_OVERLAP))
 
 
-def _best_f1(thresholds: np.ndarray, hits: np.ndarray, num_predicted: np.ndarray, num_true: int) -> LegacyRegionF1:
-    recall = hits / num_true
-    precision = hits / np.maximum(num_predicted, 1)
-    f1 = 2 * recall * precision / np.where(hits > 0, recall + precision, 1)
-    best = int(np.argmax(f1))
-    return LegacyRegionF1(float(f1[best]), float(thresholds[best]), float(precision[best]), float(recall[best]))
+def _corners(boxes: Sequence[tuple[slice, slice]]) -> np.ndarray:
+    """Boxes as (N, 4) int64: first row, first column, row and column after the last."""
+    corners = [(rows.start, columns.start, rows.stop, columns.stop) for rows, columns in boxes]
+    return np.array(corners, dtype=np.int64).reshape(-1, 4)
+
+
+def _joint(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The smallest boxes around pairs of boxes; (..., 4) each, as `_corners`."""
+    return np.concatenate([np.minimum(one[..., :2], other[..., :2]), np.maximum(one[..., 2:], other[..., 2:])], axis=-1)
+
+
+def _summed(binary: np.ndarray) -> np.ndarray:
+    """For a binary map (H, W), how many pixels are set above and left of each corner; (H + 1, W + 1)."""
+    return np.pad(binary, ((1, 0), (1, 0))).cumsum(axis=0, dtype=np.int32).cumsum(axis=1, dtype=np.int32)
+
+
+def _sums_in(table: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """How many pixels are set in each box (..., 4), from `_summed`."""
+    top, left, bottom, right = np.moveaxis(boxes, -1, 0)
+    return table[bottom, right] - table[top, right] - table[bottom, left] + table[top, left]

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.category import CategoryScores, DefectRecord, Evidence, Images, ScoreCurves
+from eval.category import CategoryCounts, CategoryScores, DefectRecord, ScoreCurves
+from eval.compiled import falling_order
 from eval.errors import ScoringInputError
 from eval.exact import score_arrays as score_arrays
-from eval.images import CheckedImage, image_checker, not_finite
+from eval.images import CheckedImage, CheckedImages, ImageFacts, not_finite
 from eval.ranking.counting import NUM_PATTERNS, count_patterns
-from eval.ranking.histogram import LARGEST, VALUES, in_value_order, pattern_ranks
-from eval.ranking.sorting import falling_order
-from eval.regions.components import component_changes, hit_changes, label_regions
+from eval.ranking.histogram import LARGEST, VALUES, RoundingSample, in_value_order, pattern_ranks, rank_loss
+from eval.regions.components import component_changes, label_regions
+from eval.regions.hits import hit_changes
 from eval.regions.pro import add_covered_shares, check_fpr_limit
 from eval.regions.region_f1 import LEAST_IOU, RegionCurve
-from eval.rounding import RoundingSample, rank_loss
 from eval.state import read_state, write_state
 
 
@@ -45,7 +45,7 @@ class Scorer:
         check_fpr_limit(pro_fpr_limit)
         self.pro_fpr_limit = pro_fpr_limit
         self.region_f1 = region_f1
-        self._images = Images()
+        self._images = ImageFacts()
         self._patterns = np.zeros((2, NUM_PATTERNS), dtype=np.int64)  # pixels of normal and of anomalous images
         self._positives = np.zeros(VALUES.size, dtype=np.int64)
         self._shares = np.zeros(VALUES.size, dtype=np.int64)
@@ -77,9 +77,9 @@ class Scorer:
             maps, masks, image_scores = [maps], [masks], [image_scores]  # type: ignore[list-item]
             labels, names = [labels], None if names is None else [names]  # type: ignore[list-item]
             defect_types = None if defect_types is None else [defect_types]  # type: ignore[list-item]
-        check = image_checker(maps, masks, image_scores, labels, names, defect_types, first=len(self._images) + 1)  # type: ignore[arg-type]
-        for i in range(len(maps)):
-            self._add(*check(i))
+        images = CheckedImages(maps, masks, image_scores, labels, names, defect_types, first=len(self._images) + 1)  # type: ignore[arg-type]
+        for i in range(len(images)):
+            self._add(*images[i])
 
     def _add(self, image: CheckedImage, name: str) -> None:
         with np.errstate(over="ignore"):
@@ -163,23 +163,23 @@ class Scorer:
         change = self._unrounded.change()
         if loss := rank_loss(change):
             warnings.warn(f"{loss}. Score them unrounded with eval.scorer.score_arrays.", stacklevel=2)
-        return replace(self._evidence().scores(), rounding=change)
+        return replace(self._counts().compute(), rounding=change)
 
     def curves(self) -> ScoreCurves:
         """The curves behind the metrics."""
-        return self._evidence().curves()
+        return self._counts().curves()
 
-    def _evidence(self) -> Evidence:
+    def _counts(self) -> CategoryCounts:
         normal, anomalous = (in_value_order(patterns) for patterns in self._patterns)
         seen = np.flatnonzero(normal + anomalous)
         negatives = (normal + anomalous - self._positives)[seen]
-        places = np.zeros(VALUES.size, dtype=np.uint16)
-        places[seen] = np.arange(seen.size)
+        ranks = np.zeros(VALUES.size, dtype=np.uint16)
+        ranks[seen] = np.arange(seen.size)
         records = [
-            DefectRecord(r.defect_type, places[r.ranks], r.counts, r.num_regions, r.hit_values, r.hits)
+            DefectRecord(r.defect_type, ranks[r.ranks], r.counts, r.num_regions, r.hit_values, r.hits)
             for r in self._records
         ]
-        return Evidence(
+        return CategoryCounts(
             self._images, VALUES[seen], self._positives[seen], negatives, normal[seen], self._shares[seen], records,
             self._region_curve() if self.region_f1 and seen.size else None, self.pro_fpr_limit,
         )  # fmt: skip

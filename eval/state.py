@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from eval.category import DefectRecord, Images
+from eval.category import DefectRecord
 from eval.errors import ScoringInputError
-from eval.rounding import RoundingSample
+from eval.images import ImageFacts
+from eval.ranking.histogram import RoundingSample
 
 FORMAT = "vandkit scorer 1"
 _RAGGED = ("ranks", "counts", "hit_values", "hits")
 
 
 def write_state(
-    path: Path, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray], images: Images,
+    path: Path, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray], images: ImageFacts,
     records: Sequence[DefectRecord], unrounded: RoundingSample,
 ) -> None:  # fmt: skip
     """Write a state; `arrays` are integer counts, mostly zeros, of which only the others are kept."""
@@ -51,7 +52,7 @@ def write_state(
 
 def read_state(
     path: Path,
-) -> tuple[dict[str, Any], dict[str, np.ndarray], Images, list[DefectRecord], RoundingSample]:
+) -> tuple[dict[str, Any], dict[str, np.ndarray], ImageFacts, list[DefectRecord], RoundingSample]:
     """Settings, arrays, images, records and unrounded pixels as they were written.
 
     Raises:
@@ -79,8 +80,8 @@ def _arrays(head: Mapping[str, Any], kept: Mapping[str, np.ndarray]) -> dict[str
     return arrays
 
 
-def _images(head: Mapping[str, Any], kept: Mapping[str, np.ndarray]) -> Images:
-    images = Images()
+def _images(head: Mapping[str, Any], kept: Mapping[str, np.ndarray]) -> ImageFacts:
+    images = ImageFacts()
     images.scores, images.labels = kept["image_scores"].tolist(), kept["image_labels"].tolist()
     images.defect_types = list(head["defect_types"])
     images.num_unlabelled, images.num_without_mask = head["num_unlabelled"], head["num_without_mask"]

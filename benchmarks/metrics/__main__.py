@@ -1,20 +1,27 @@
 """python -m benchmarks.metrics: our scorer beside the other packages that are installed, for time, memory and value."""
 
 import argparse
-import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import write_results
 from benchmarks.metrics.compare import compare, run_child
-from benchmarks.metrics.implementations import IMPLEMENTATIONS
+from benchmarks.metrics.implementations import COLUMNS, IMPLEMENTATIONS
 from benchmarks.metrics.scaling import check_merge
-from benchmarks.metrics.table import LEGEND, machine, to_markdown
+from eval.table_text import markdown_table
+
+LEGEND = (
+    "Each row in a process of its own, its libraries on one thread. Seconds: median of up to 5 runs after a tiny one, "
+    "in brackets by part. Extra MB: the peak of the first run above what the process held with the category loaded."
+)
 
 
 def main() -> None:
     """Print the tables asked for, and write them with the machine and the commit to `--out`."""
     settings = _settings()
-    result: dict[str, Any] = {"machine": machine(), "settings": _without_paths(settings), "comparisons": {}}
+    shown = {name: value for name, value in vars(settings).items() if not isinstance(value, Path)}
+    result: dict[str, Any] = {"settings": shown, "comparisons": {}}
     if settings.check_merge:
         result["merge"] = check_merge(settings.images[0], settings.size, settings.seed)
         print(_merge_line(result["merge"]))
@@ -28,8 +35,8 @@ def main() -> None:
                 f"\n{number} maps of {settings.size} x {settings.size} pixels. {LEGEND}\n\n{to_markdown(rows)}",
                 flush=True,
             )
-            _write(result, settings.out)
-    _write(result, settings.out)
+            write_results(settings.out, result)
+    write_results(settings.out, result)
 
 
 def _settings() -> argparse.Namespace:
@@ -47,10 +54,6 @@ def _settings() -> argparse.Namespace:
     if not any(settings.only in name for name in names):
         parser.error(f"--only: expected part of one of the names {'; '.join(names)}; got {settings.only!r}")
     return settings
-
-
-def _without_paths(settings: argparse.Namespace) -> dict[str, Any]:
-    return {name: value for name, value in vars(settings).items() if not isinstance(value, Path)}
 
 
 def _merge_line(found: dict[str, Any]) -> str:
@@ -75,10 +78,26 @@ def _streamed(number: int, settings: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def _write(result: dict[str, Any], out: Path | None) -> None:
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=1, default=str) + "\n")
+def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A pipe table: seconds (in brackets by part), memory above the maps, values to six digits; or what went wrong."""
+    header = ["implementation", "computes", "seconds", "extra MB", *COLUMNS.values()]
+    return markdown_table(header, map(_cells, rows), left=(0, 1))
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    about = [row["name"], row["computes"]]
+    if "error" in row:
+        return [*about, row["error"], "", *[""] * len(COLUMNS)]
+    values = (row["values"].get(metric) for metric in COLUMNS)
+    shown = ("" if value is None else f"{value:.6f}" for value in values)
+    return [*about, _seconds(row["seconds"]), f"{row['extra_mb']:.0f}", *shown]
+
+
+def _seconds(parts: Mapping[str, float]) -> str:
+    total = f"{sum(parts.values()):.3g}"
+    if len(parts) == 1:
+        return total
+    return f"{total} ({', '.join(f'{name} {seconds:.3g}' for name, seconds in parts.items())})"
 
 
 if __name__ == "__main__":

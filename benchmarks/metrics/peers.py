@@ -12,14 +12,15 @@ import numpy as np
 from benchmarks.metrics.workload import Category
 
 BATCH = 32
-
 Values = Mapping[str, float]
+Part = Callable[[Category], Values]
 
 
-def _sklearn_f1(labels: np.ndarray, scores: np.ndarray) -> float:
-    from sklearn.metrics import precision_recall_curve
-
-    return _best_f1(*precision_recall_curve(labels, scores)[:2])
+def _ranked(category: Category, level: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (0 and 1) and scores of the images (cls) or of all pixels (seg), which share the arrays' memory."""
+    if level == "cls":
+        return category.labels, category.image_scores
+    return category.masks.view(np.uint8).ravel(), category.maps.ravel()
 
 
 def _best_f1(precision: Any, recall: Any) -> float:
@@ -29,111 +30,69 @@ def _best_f1(precision: Any, recall: Any) -> float:
     return float(np.nanmax(2 * precision * recall / np.where(total > 0, total, 1)))
 
 
-def _sklearn(metric: str, id_: str) -> Callable[[Category], Values]:
-    def part(category: Category) -> Values:
-        from sklearn import metrics
+def _by_part(part: Callable[[str, str], Part]) -> dict[str, Part]:
+    """AUROC, AP and F1-max of pixels, and all three of images, each timed by itself."""
+    return {
+        "AUROC": part("auroc", "seg"), "AP": part("ap", "seg"), "F1-max": part("f1", "seg"),
+        "image": part("auroc ap f1", "cls"),
+    }  # fmt: skip
 
-        return {id_: float(getattr(metrics, metric)(category.masks.ravel(), category.maps.ravel()))}
+
+def _sklearn(names: str, level: str) -> Part:
+    def part(category: Category) -> Values:
+        from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+
+        functions = {
+            "auroc": roc_auc_score,
+            "ap": average_precision_score,
+            "f1": lambda *ranked: _best_f1(*precision_recall_curve(*ranked)[:2]),
+        }
+        ranked = _ranked(category, level)
+        return {f"{name}_{level}": float(functions[name](*ranked)) for name in names.split()}
 
     return part
 
 
-def _sklearn_image(category: Category) -> Values:
-    from sklearn.metrics import average_precision_score, roc_auc_score
+def _torchmetrics(thresholds: int | None) -> Callable[[str, str], Part]:
+    def part_of(names: str, level: str) -> Part:
+        def part(category: Category) -> Values:
+            import torch
+            from torchmetrics.functional import classification
 
-    one = category.labels, category.image_scores
-    return {
-        "auroc_cls": float(roc_auc_score(*one)),
-        "ap_cls": float(average_precision_score(*one)),
-        "f1_cls": _sklearn_f1(*one),
-    }
+            functions = {
+                "auroc": classification.binary_auroc,
+                "ap": classification.binary_average_precision,
+                "f1": lambda *ranked, **how: _best_f1(
+                    *classification.binary_precision_recall_curve(*ranked, **how)[:2]
+                ),
+            }
+            labels, scores = map(torch.from_numpy, _ranked(category, level))
+            values = {name: functions[name](scores, labels, thresholds=thresholds) for name in names.split()}
+            return {f"{name}_{level}": float(value) for name, value in values.items()}
 
+        return part
 
-SCIKIT_LEARN = {
-    "AUROC": _sklearn("roc_auc_score", "auroc_seg"),
-    "AP": _sklearn("average_precision_score", "ap_seg"),
-    "F1-max": lambda category: {"f1_seg": _sklearn_f1(category.masks.ravel(), category.maps.ravel())},
-    "image": _sklearn_image,
-}
-
-
-def _pixels(category: Category) -> tuple[Any, Any]:
-    """Scores and labels of all pixels as flat tensors that share the arrays' memory."""
-    import torch
-
-    return torch.from_numpy(category.maps).ravel(), torch.from_numpy(category.masks.view(np.uint8)).ravel()
+    return part_of
 
 
-def _torch_values(scores: Any, labels: Any, level: str, metrics: str, thresholds: int | None) -> Values:
-    from torchmetrics.functional import classification as functional
-
-    values = {}
-    if "auroc" in metrics:
-        values["auroc"] = float(functional.binary_auroc(scores, labels, thresholds=thresholds))
-    if "ap" in metrics:
-        values["ap"] = float(functional.binary_average_precision(scores, labels, thresholds=thresholds))
-    if "f1" in metrics:
-        curve = functional.binary_precision_recall_curve(scores, labels, thresholds=thresholds)
-        values["f1"] = _best_f1(*curve[:2])
-    return {f"{metric}_{level}": value for metric, value in values.items()}
-
-
-def _torch_part(metric: str, thresholds: int | None) -> Callable[[Category], Values]:
-    return lambda category: _torch_values(*_pixels(category), "seg", metric, thresholds)
-
-
-def _torch_image(category: Category, thresholds: int | None) -> Values:
-    import torch
-
-    one = torch.from_numpy(category.image_scores), torch.from_numpy(category.labels)
-    return _torch_values(*one, "cls", "auroc ap f1", thresholds)
-
-
-def _torchmetrics(thresholds: int | None) -> dict[str, Callable[[Category], Values]]:
-    return {
-        "AUROC": _torch_part("auroc", thresholds),
-        "AP": _torch_part("ap", thresholds),
-        "F1-max": _torch_part("f1", thresholds),
-        "image": lambda category: _torch_image(category, thresholds),
-    }
-
-
-TORCHMETRICS = _torchmetrics(None)
-TORCHMETRICS_BINNED = _torchmetrics(200)
-
-
-def _anomalib(metric: str, id_: str, fields: tuple[str, str]) -> Callable[[Category], Values]:
+def _anomalib(metric: str, id_: str) -> Part:
     """One metric fed in batches, as an anomalib evaluator does."""
 
     def part(category: Category) -> Values:
         import torch
         from anomalib import metrics
 
-        tensors = {
-            "anomaly_map": torch.from_numpy(category.maps),
-            "gt_mask": torch.from_numpy(category.masks),
-            "pred_score": torch.from_numpy(category.image_scores),
-            "gt_label": torch.from_numpy(category.labels),
-        }
-        one = getattr(metrics, metric)(fields=fields)
+        arrays = (
+            {"pred_score": category.image_scores, "gt_label": category.labels} if id_.endswith("_cls")
+            else {"anomaly_map": category.maps, "gt_mask": category.masks}
+        )  # fmt: skip
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        one = getattr(metrics, metric)(fields=tuple(tensors))
         for start in range(0, len(category), BATCH):
-            one.update(SimpleNamespace(**{key: tensors[key][start : start + BATCH] for key in fields}))
+            one.update(SimpleNamespace(**{name: each[start : start + BATCH] for name, each in tensors.items()}))
         return {id_: float(one.compute())}
 
     return part
-
-
-PIXELS, IMAGES = ("anomaly_map", "gt_mask"), ("pred_score", "gt_label")
-
-ANOMALIB = {
-    "AUROC": _anomalib("AUROC", "auroc_seg", PIXELS),
-    "AUPR": _anomalib("AUPR", "ap_seg", PIXELS),
-    "F1Max": _anomalib("F1Max", "f1_seg", PIXELS),
-    "AUPRO": _anomalib("AUPRO", "pro_seg", PIXELS),
-    "image AUROC": _anomalib("AUROC", "auroc_cls", IMAGES),
-    "image AUPR": _anomalib("AUPR", "ap_cls", IMAGES),
-    "image F1Max": _anomalib("F1Max", "f1_cls", IMAGES),
-}
 
 
 def _adeval(category: Category) -> Values:
@@ -147,13 +106,16 @@ def _adeval(category: Category) -> Values:
     accumulator.add_sample(category.image_scores, category.labels)
     found = accumulator.summary()
     names = {
-        "p_auroc": "auroc_seg",
-        "p_aupr": "ap_seg",
-        "p_aupro": "pro_seg",
-        "i_auroc": "auroc_cls",
-        "i_aupr": "ap_cls",
-    }
+        "p_auroc": "auroc_seg", "p_aupr": "ap_seg", "p_aupro": "pro_seg", "i_auroc": "auroc_cls", "i_aupr": "ap_cls",
+    }  # fmt: skip
     return {ours: float(found[theirs]) for theirs, ours in names.items()}
 
 
+SCIKIT_LEARN = _by_part(_sklearn)
+TORCHMETRICS, TORCHMETRICS_BINNED = _by_part(_torchmetrics(None)), _by_part(_torchmetrics(200))
+_ANOMALIB_NAMES = {"AUROC": "auroc", "AUPR": "ap", "F1Max": "f1"}
+ANOMALIB = {
+    **{name: _anomalib(name, f"{id_}_seg") for name, id_ in {**_ANOMALIB_NAMES, "AUPRO": "pro"}.items()},
+    **{f"image {name}": _anomalib(name, f"{id_}_cls") for name, id_ in _ANOMALIB_NAMES.items()},
+}
 ADEVAL = {"all but F1": _adeval}

@@ -6,17 +6,19 @@ python -m benchmarks.metrics.scaling IMAGES SIZE SEED streams so many images thr
 import itertools
 import json
 import multiprocessing
+import pickle
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.metrics.memory import peak_mb, reset_peak
+from benchmarks.machine import peak_mb, reset_peak
 from benchmarks.metrics.workload import make_image
 from eval.category import ScoreCurves
 from eval.scorer import Scorer
@@ -67,18 +69,7 @@ def _merged(paths: Iterable[Path]) -> Scorer:
 
 def _same(one: ScoreCurves, other: ScoreCurves) -> bool:
     """Whether all arrays of two sets of curves hold the same bits."""
-    pairs = list(zip(_arrays(one), _arrays(other), strict=True))
-    return bool(pairs) and all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in pairs)
-
-
-def _arrays(thing: Any) -> Iterator[np.ndarray]:
-    if isinstance(thing, np.ndarray):
-        yield thing
-    elif isinstance(thing, tuple | list):
-        for part in thing:
-            yield from _arrays(part)
-    elif hasattr(thing, "__dataclass_fields__"):
-        yield from _arrays([getattr(thing, name) for name in thing.__dataclass_fields__])
+    return pickle.dumps(asdict(one)) == pickle.dumps(asdict(other))
 
 
 def stream(num_images: int, size: int, seed: int) -> dict[str, Any]:

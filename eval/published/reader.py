@@ -57,11 +57,6 @@ class PublishedTable:
     rows: tuple[PublishedRow, ...]
     left_out: tuple[str, ...]
 
-    @property
-    def num_figures(self) -> int:
-        """How many figures it holds, deviations and ranks not counted."""
-        return sum(value is not None for row in self.rows for value in row.figures.values())
-
     def matching(self, words: Mapping[str, str]) -> list[PublishedRow]:
         """The rows that have all these words.
 

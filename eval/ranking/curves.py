@@ -113,19 +113,6 @@ def curve_from_counts(values: np.ndarray, positives: np.ndarray, negatives: np.n
     )
 
 
-def descending_ranks(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The K distinct scores, descending, and for each of the N scores its place among them, 0 the highest."""
-    values, places = np.unique(scores, return_inverse=True)
-    return values[::-1], values.size - 1 - places
-
-
-def curve_from_ranks(values: np.ndarray, ranks: np.ndarray, labels: np.ndarray) -> RankingCurve:
-    """The curve of N items given by what `descending_ranks` returns and (N,) bool labels, True anomalous."""
-    positives = np.bincount(ranks[labels], minlength=values.size)
-    negatives = np.bincount(ranks[~labels], minlength=values.size)
-    return curve_from_counts(values, positives, negatives)
-
-
 def curve_from_scores(scores: np.ndarray, labels: np.ndarray) -> RankingCurve:
     """The curve of (N,) scores of any float type, not rounded, with (N,) labels, bool or 0/1, 1 anomalous.
 
@@ -148,7 +135,10 @@ def curve_from_scores(scores: np.ndarray, labels: np.ndarray) -> RankingCurve:
             f"Expected labels 0 (normal) and 1 (anomalous), or bool, got values such as "
             f"{labels[~np.isin(labels, (0, 1))][0]!r}. Turn them into bool by the rule your data set states."
         )
-    return curve_from_ranks(*descending_ranks(scores), labels.astype(bool))
+    values, ranks = np.unique(scores, return_inverse=True)  # ascending
+    anomalous = labels.astype(bool)
+    positives, negatives = (np.bincount(ranks[of], minlength=values.size)[::-1] for of in (anomalous, ~anomalous))
+    return curve_from_counts(values[::-1], positives, negatives)
 
 
 def auroc(scores: np.ndarray, labels: np.ndarray) -> float:

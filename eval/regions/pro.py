@@ -1,35 +1,41 @@
-"""PRO, the per-region overlap: every defect region counts the same, however small.
+"""PRO and AUPIMO: overlaps of what is called anomalous with the defects, over the false positive rate.
 
-The definition that comes with MVTec AD (Bergmann et al., IJCV 2021): regions are the 8-connected components of the
-masks; at each threshold the share of each region that is called anomalous is averaged over all regions of the
-category, and drawn against the false positive rate over all its normal pixels. The score is the area under that
-curve from rate 0 up to a limit (0.3), divided by the limit. All distinct thresholds are used.
+PRO, the per-region overlap: every defect region counts the same, however small. As defined with MVTec AD (Bergmann et
+al., IJCV 2021): regions are the 8-connected components of the masks; at each threshold the share of each region that is
+called anomalous is averaged over all regions of the category, and drawn against the false positive rate over all its
+normal pixels. The score is the area under that curve from rate 0 up to a limit (0.3), divided by the limit. All
+distinct thresholds are used.
+
+AUPIMO, the area under the per-image overlap curve (Bertoldo et al., 2024, arXiv:2401.01984).
+
+For each anomalous image the share of its defect pixels found is drawn against the false positive rate over the pixels
+of *normal images alone*, on a logarithmic axis from 1e-5 to 1e-4, and the area is divided by the length of the axis.
+An image's value so says how well its defects are found at a rate of false alarms low enough to live with.
+
+Departs from the paper's code: exact instead of sampled thresholds, the share of an image at a rate is the one reached
+without exceeding that rate (no interpolation), and the rate pools the pixels of all normal images, which is the same as
+the mean over images where they are equally large.
 """
 
 import numpy as np
 
 from eval.compiled import compiled
 from eval.errors import ScoringInputError
-from eval.regions.components import label_regions as label_regions
 
 WHOLE = 1 << 40
 """One fully covered region. Covered shares are whole numbers of 1/WHOLE, so that sums do not depend on
 their order; the rounding moves a share by less than 1e-12, and 8 million regions fit an int64."""
-
-
-def covered_shares(ranks: np.ndarray, regions: np.ndarray, num_ranks: int) -> np.ndarray:
-    """What share of the regions is newly covered at each threshold, going down; (num_ranks,) int64 in 1/WHOLE.
-
-    `ranks` is (N,), the place of each defect pixel's value among `num_ranks` descending values;
-    `regions` is (N,), the region of each, 1..n, each number with at least one pixel. A region adds up to WHOLE.
-    """
-    shares = np.zeros(num_ranks, dtype=np.int64)
-    add_covered_shares(ranks, regions, np.argsort(ranks, kind="stable"), shares)
-    return shares
+FPR_RANGE = (1e-5, 1e-4)
+"""The axis of AUPIMO."""
 
 
 def add_covered_shares(ranks: np.ndarray, regions: np.ndarray, order: np.ndarray, shares: np.ndarray) -> None:
-    """As `covered_shares`, added to `shares`; `order` puts the pixels (N,) in rising order of their ranks."""
+    """Add what share of the regions is newly covered at each threshold, going down, to shares (K,) int64 in 1/WHOLE.
+
+    `ranks` is (N,), the index of each defect pixel's value among K descending values; `regions` is (N,), the region of
+    each, 1..n, each number with at least one pixel, so that a region adds WHOLE; `order` puts the pixels in rising
+    order of their ranks.
+    """
     _add_shares(ranks, regions, order, np.bincount(regions), shares)
 
 
@@ -88,3 +94,20 @@ def _area_up_to(limit: float, x: np.ndarray, y: np.ndarray) -> float:
     run = limit - x[inside - 1]
     slope = (y[inside] - y[inside - 1]) / (x[inside] - x[inside - 1])
     return area + float(run * (y[inside - 1] + slope * run / 2))
+
+
+def pixel_weights(negatives: np.ndarray) -> np.ndarray:
+    """How much of the axis a defect pixel is found on, by its value; (K,) in [0, 1].
+
+    `negatives` is (K,), how many pixels of normal images lie at each of K descending values, at least one in all. The
+    AUPIMO of an image is the mean weight of its defect pixels: each is found at every rate from its own up.
+    """
+    low, high = np.log(FPR_RANGE)
+    rate = np.cumsum(negatives) / int(np.sum(negatives))
+    length = high - np.log(np.maximum(rate, FPR_RANGE[0]))
+    return np.clip(length / (high - low), 0.0, 1.0)
+
+
+def fewest_pixels() -> int:
+    """With fewer pixels of normal images than this, one of them is a larger rate than the axis begins with."""
+    return round(1 / FPR_RANGE[0])

@@ -1,10 +1,10 @@
-"""How far a metric moves with the draw of the test images: bootstrap intervals over images.
+"""How far a metric moves with the draw of the test images: intervals by a stratified bootstrap over images.
 
-B times, as many anomalous and as many normal images as there are get drawn with replacement (each kind on its own, so
-that no draw lacks either), and every metric is computed again on what was drawn. Intervals are percentiles of those B
-values with two corrections: levels moved outwards for small sets, by Student's t and n / (n - 1) of the smaller kind
-("expanded percentile", Hesterberg, The American Statistician 2015), and shifted by how far the draws lie to one side of
-the estimate ("bias-corrected", Efron, Canadian Journal of Statistics 1981), as they do where a metric is a maximum.
+Anomalous and normal images are resampled with replacement, each kind on its own so that no draw lacks either, and every
+metric is computed again on each of B draws. Intervals are percentiles of those B values with two corrections: levels
+moved outwards for small sets, by Student's t and n / (n - 1) of the smaller kind ("expanded percentile", Hesterberg,
+The American Statistician 2015), and shifted by how far the draws lie to one side of the estimate ("bias-corrected",
+Efron, Canadian Journal of Statistics 1981), as they do where a metric is a maximum.
 
 What it cannot tell: how far another seed, other references or another category would move the metric; and, where every
 anomalous image outscores every normal one, how many images it would take to find one that does not ([1, 1]).
@@ -22,20 +22,20 @@ import numpy as np
 from scipy.special import ndtr, ndtri, stdtrit
 
 from eval.errors import ScoringInputError
-from eval.ranking.many_curves import auroc_rows, average_precision_rows, f1_max_rows, pro_rows, region_f1_rows
 from eval.regions.pro import check_fpr_limit
 from eval.uncertainty.image_counts import ImageCounts
 
-IMAGE_LEVEL = ("auroc_cls", "f1_cls", "ap_cls")
-PIXEL_LEVEL = ("auroc_seg", "f1_seg", "ap_seg", "pro_seg", "f1_region")
-RESAMPLED = (*IMAGE_LEVEL, *PIXEL_LEVEL, "f1_harmonic")
+RESAMPLED = (
+    "auroc_cls", "f1_cls", "ap_cls", "auroc_seg", "f1_seg", "ap_seg", "pro_seg", "f1_region", "f1_harmonic",
+)  # fmt: skip
 """The ids of the metrics that have an interval."""
 FEWEST_IMAGES = 5
 """Fewer anomalous or fewer normal images than this show no spread worth a number."""
 _RESAMPLES_AT_ONCE = 100
 _LARGEST_SHIFT = 1.0
 
-Rows = dict[str, np.ndarray]
+Draws = dict[str, np.ndarray]
+"""Metrics by id, (B,) each: one value for each draw."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +43,11 @@ class Resampled:
     """The metrics of a category, or their means over categories, on B draws of the images.
 
     `samples` holds (B,) by metric id and `estimates` the metric of the images as they are, both by groups of values
-    (eval/uncertainty/image_counts.py). `sizes` are, by metric, how many images the smaller kind of each category has. A metric
+    (image_counts.py). `sizes` are, by metric, how many images the smaller kind of each category has. A metric
     without samples has its reason in `reasons`, in as far as that is not the Scorer's reason for having no metric.
     """
 
-    samples: Rows
+    samples: Draws
     estimates: dict[str, float]
     sizes: dict[str, tuple[int, ...]]
     reasons: dict[str, str] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class Resampled:
         below = float(np.mean(samples < estimate) + np.mean(samples == estimate) / 2)
         shift = 2 * float(np.clip(ndtri(below), -_LARGEST_SHIFT, _LARGEST_SHIFT))
         outwards = ndtri(lower_tail(level, self.sizes[metric]))
-        return _quantiles(samples, ndtr(shift + outwards), ndtr(shift - outwards))
+        return quantiles(samples, ndtr(shift + outwards), ndtr(shift - outwards))
 
     def intervals(self, level: float = 0.95) -> dict[str, list[float] | None]:
         """[low, high] for each of `RESAMPLED`, None where there is none."""
@@ -107,7 +107,7 @@ def mean_over(categories: Mapping[str, Resampled]) -> Resampled:
 
     A metric has no samples if one of these has too few images to resample.
     """
-    samples: Rows = {}
+    samples: Draws = {}
     estimates, reasons, sizes = {}, {}, {}
     for metric in RESAMPLED:
         with_it = {name: category for name, category in categories.items() if metric in category.estimates}
@@ -140,14 +140,10 @@ def small_set(sizes: Sequence[int]) -> tuple[float, int]:
     return float(np.sqrt(mean_size / (mean_size - 1))), sum(sizes) - len(sizes)
 
 
-def percentiles(samples: np.ndarray, tail: float) -> tuple[float, float]:
-    """The values that leave the share `tail` of the (B,) samples on either side; NaN are left out."""
-    return _quantiles(samples, tail, 1 - tail)
-
-
-def _quantiles(samples: np.ndarray, low: float, high: float) -> tuple[float, float]:
-    quantiles = np.nanquantile(samples, [low, high])
-    return float(quantiles[0]), float(quantiles[1])
+def quantiles(samples: np.ndarray, low: float, high: float) -> tuple[float, float]:
+    """The values that leave the shares `low` and 1 - `high` of the (B,) samples on either side; NaN are left out."""
+    below, above = np.nanquantile(samples, [low, high])
+    return float(below), float(above)
 
 
 def _draw(labels: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
@@ -161,7 +157,7 @@ def _draw(labels: np.ndarray, num: int, rng: np.random.Generator) -> np.ndarray:
     return weights
 
 
-def _metrics(counts: ImageCounts, weights: np.ndarray, fpr_limit: float) -> Rows:
+def _metrics(counts: ImageCounts, weights: np.ndarray, fpr_limit: float) -> Draws:
     """Each metric that has a meaning for this category, (B,), with the images counted by weights (B, N)."""
     metrics = _image_metrics(counts, weights) | _pixel_metrics(counts, weights, fpr_limit)
     if "f1_cls" in metrics and "f1_seg" in metrics:
@@ -170,7 +166,7 @@ def _metrics(counts: ImageCounts, weights: np.ndarray, fpr_limit: float) -> Rows
     return metrics
 
 
-def _image_metrics(counts: ImageCounts, weights: np.ndarray) -> Rows:
+def _image_metrics(counts: ImageCounts, weights: np.ndarray) -> Draws:
     anomalous = np.array(counts.labels, dtype=bool)
     if not anomalous.any() or anomalous.all():
         return {}
@@ -186,7 +182,7 @@ def _image_metrics(counts: ImageCounts, weights: np.ndarray) -> Rows:
     }
 
 
-def _pixel_metrics(counts: ImageCounts, weights: np.ndarray, fpr_limit: float) -> Rows:
+def _pixel_metrics(counts: ImageCounts, weights: np.ndarray, fpr_limit: float) -> Draws:
     if counts.num_without_mask or not counts.num_regions or not counts.num_normal_pixels:
         return {}
     sums = counts.weighted(weights)
@@ -199,3 +195,61 @@ def _pixel_metrics(counts: ImageCounts, weights: np.ndarray, fpr_limit: float) -
     if sums.components is not None and sums.hits is not None:
         metrics["f1_region"] = region_f1_rows(sums.components, sums.hits, sums.num_regions)
     return metrics
+
+
+# Metrics of B rankings at once over the same K descending groups of values, defined as in eval/ranking/curves.py and
+# eval/regions. A group of several values is a straight line between its ends (AUROC, PRO), or lies where its defect
+# pixels do on average (average precision); a group of one value is a tie, as there. `positives` and `negatives` are
+# (B, K) float64, what lies in each group, highest values first. A ranking that lacks what its metric needs is NaN.
+
+
+def auroc_rows(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
+    """AUROC of each ranking, (B,)."""
+    hits = np.cumsum(positives, axis=1)
+    pairs_won = np.sum((hits - positives / 2) * negatives, axis=1)
+    return _ratio(pairs_won, hits[:, -1] * np.sum(negatives, axis=1))
+
+
+def average_precision_rows(positives: np.ndarray, negatives: np.ndarray, below: np.ndarray | float = 0.0) -> np.ndarray:
+    """Average precision of each ranking, (B,).
+
+    `below` is (2, K) as in `ValueGroups`, 0 where groups are single values.
+    """
+    below = np.broadcast_to(below, (2, positives.shape[1]))
+    hits = np.cumsum(positives, axis=1) - below[0] * positives
+    called = hits + np.cumsum(negatives, axis=1) - below[1] * negatives
+    return _ratio(np.sum(positives * _ratio(hits, called, empty=0), axis=1), np.sum(positives, axis=1))
+
+
+def f1_max_rows(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
+    """The largest F1 over the lower ends of the groups of each ranking, (B,)."""
+    hits, called = np.cumsum(positives, axis=1), np.cumsum(positives + negatives, axis=1)
+    best = np.max(hits / (called + hits[:, -1:] + (hits[:, -1:] == 0)), axis=1)
+    return np.where(hits[:, -1] > 0, 2 * best, np.nan)
+
+
+def pro_rows(shares: np.ndarray, num_regions: np.ndarray, negatives: np.ndarray, fpr_limit: float) -> np.ndarray:
+    """PRO of each ranking, (B,): `shares` (B, K) regions newly covered, `num_regions` (B,) regions in all."""
+    totals = np.sum(negatives, axis=1, keepdims=True)
+    run = _ratio(negatives, totals)
+    ends = np.cumsum(run, axis=1)
+    gained = _ratio(shares, num_regions[:, None])
+    starts = np.cumsum(gained, axis=1) - gained
+    inside = np.clip(fpr_limit - (ends - run), 0, run)  # how far each group reaches before the limit
+    area = np.sum(inside * (starts + gained * _ratio(inside, run, empty=0) / 2), axis=1)
+    return area / fpr_limit
+
+
+def region_f1_rows(components: np.ndarray, hits: np.ndarray, num_regions: np.ndarray) -> np.ndarray:
+    """The largest region F1 over the lower ends of the groups of each ranking, (B,).
+
+    `components` and `hits` are (B, K), by how many the predicted components and those that hit a region change in each
+    group; `num_regions` (B,) is the number of regions.
+    """
+    predicted = np.cumsum(components, axis=1)
+    return np.max(_ratio(2 * np.cumsum(hits, axis=1), predicted + num_regions[:, None]), axis=1)
+
+
+def _ratio(above: np.ndarray, below: np.ndarray, empty: float = np.nan) -> np.ndarray:
+    """What above / below is, and `empty` where below is 0."""
+    return np.divide(above, below, out=np.full(np.broadcast(above, below).shape, float(empty)), where=below != 0)

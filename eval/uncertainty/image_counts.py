@@ -14,8 +14,8 @@ import numpy as np
 from eval.category import ScoreCurves
 from eval.images import CheckedImage, check_image
 from eval.ranking.histogram import pattern_ranks, to_float16
-from eval.regions.components import Changes, component_changes, hit_changes
-from eval.regions.pro import label_regions
+from eval.regions.components import Changes, component_changes, label_regions
+from eval.regions.hits import hit_changes
 from eval.regions.region_f1 import LEAST_IOU
 
 NUM_GROUPS = 2048

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.special import ndtri, stdtr
 
 from eval.errors import ScoringInputError
-from eval.uncertainty.bootstrap import Resampled, lower_tail, percentiles, small_set
+from eval.uncertainty.bootstrap import Resampled, lower_tail, quantiles, small_set
 
 A_BETTER, B_BETTER, NO_DIFFERENCE = "A better", "B better", "no difference beyond noise"
 TOO_FEW = "too few images to tell"
@@ -61,7 +61,8 @@ def compare(
             "Resample both over the same images, in one order, with one seed and number of resamples."
         )
     samples = of_a.samples[metric] - of_b.samples[metric]
-    low, high = percentiles(samples, lower_tail(level, of_a.sizes[metric]))
+    tail = lower_tail(level, of_a.sizes[metric])
+    low, high = quantiles(samples, tail, 1 - tail)
     p_value = two_sided_p(a - b, samples, of_a.sizes[metric])
     return _judged(Difference(a, b, a - b, low, high, p_value, p_value), level)
 

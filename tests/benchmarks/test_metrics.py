@@ -1,5 +1,6 @@
 """The benchmark of metrics: its workload, that its rows compute the same, and how it measures and reports."""
 
+import copy
 import importlib.util
 import json
 import subprocess
@@ -12,11 +13,10 @@ import pytest
 from benchmarks import baselines, reproduce_stand_in
 from benchmarks.metrics import __main__ as metrics_command
 from benchmarks.metrics import scaling
-from benchmarks.metrics.child import measure
-from benchmarks.metrics.compare import compare, run_child
+from benchmarks.metrics.compare import compare, measure, run_child
 from benchmarks.metrics.implementations import COLUMNS, IMPLEMENTATIONS, Implementation
-from benchmarks.metrics.table import to_markdown
 from benchmarks.metrics.workload import Category, load_category, make_category, save_category
+from eval.category import ScoreCurves
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,7 +100,7 @@ def test_the_peak_is_found_again_in_a_process_of_its_own() -> None:
     # Not in this process: some systems take the request to forget the peak and keep it all the same.
     program = """
 import numpy as np
-from benchmarks.metrics.memory import peak_mb, reset_peak
+from benchmarks.machine import peak_mb, reset_peak
 before = reset_peak()
 assert np.ones(50_000_000).sum() == 50_000_000
 print(peak_mb() - before)
@@ -118,8 +118,8 @@ def test_a_row_in_a_process_of_its_own() -> None:
 
 
 def test_a_slow_row_is_ended_and_a_failing_one_says_why(tmp_path) -> None:
-    assert run_child(["benchmarks.metrics.child", str(tmp_path), "0"], limit=0.01) == {"error": "over 0.01 s"}
-    failed = run_child(["benchmarks.metrics.child", str(tmp_path), "0"])["error"]
+    assert run_child(["benchmarks.metrics.compare", str(tmp_path), "0"], limit=0.01) == {"error": "over 0.01 s"}
+    failed = run_child(["benchmarks.metrics.compare", str(tmp_path), "0"])["error"]
     assert failed.startswith("FileNotFoundError")
     assert "maps.npy" in failed
 
@@ -131,7 +131,7 @@ def test_the_table_shows_values_parts_and_what_went_wrong() -> None:
         {"name": "b", "computes": "exact", "error": "not installed"},
         {"name": "c", "computes": "exact", "error": "ValueError: x|y\nz"},
     ]
-    lines = to_markdown(rows).splitlines()
+    lines = metrics_command.to_markdown(rows).splitlines()
     assert [line.replace("\\|", "").count("|") for line in lines] == [len(COLUMNS) + 5] * 5
     assert lines[2].startswith("| a | exact | 1.75 (AUROC 1.5, AP 0.25) | 12 | 0.500000 |  |")
     assert "| not installed |" in lines[3]
@@ -149,10 +149,9 @@ def test_shards_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_curves_that_differ_in_one_bit_differ() -> None:
-    one = (np.zeros(3), [np.ones(2)])
-    assert scaling._same(one, (np.zeros(3), [np.ones(2)]))
-    assert not scaling._same(one, (np.zeros(3), [np.array([1, np.nextafter(1, 2)])]))
-    assert not scaling._same((), ())
+    one, other = (ScoreCurves(None, None, (np.zeros(3), np.array([1, end])), None) for end in (2.0, np.nextafter(2, 3)))
+    assert scaling._same(one, copy.deepcopy(one))
+    assert not scaling._same(one, other)
 
 
 def test_streaming_counts_every_image() -> None:

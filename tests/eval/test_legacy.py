@@ -246,12 +246,12 @@ RAMP = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
     ("maps", "masks", "message"),
     [
         ([], [], "at least one map"),
-        ([RAMP], [CORNER, CORNER], "1 maps and 2 masks"),
-        ([RAMP, RAMP[None]], [CORNER, CORNER], "Image number 2: expected a map"),
-        ([np.where(RAMP < 0.5, RAMP, np.float32(np.inf))], [CORNER], "finite"),
+        ([RAMP], [CORNER, CORNER], "1 maps, got 2 masks"),
+        ([RAMP, RAMP[None]], [CORNER, CORNER], "Image number 2: expected a 2-D anomaly map"),
+        ([np.where(RAMP < 0.5, RAMP, np.float32(np.inf))], [CORNER], "finite anomaly map"),
         ([RAMP.astype(int)], [CORNER], "int64"),
-        ([RAMP], [CORNER.astype(np.uint8)], "Image number 1: expected a bool mask"),
-        ([RAMP], [CORNER[:3]], "bool mask of the map's shape"),
+        ([RAMP], [CORNER * np.uint8(255)], "Image number 1: expected a mask of bool.*such as 255"),
+        ([RAMP], [CORNER[:3]], "mask of the map's shape"),
         ([RAMP], [NORMAL], "at least one defect region"),
     ],
 )

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from eval.compiled import COMPILED
+from eval.compiled import COMPILED, falling_order
 from eval.ranking.counting import DefectValues, count_patterns
-from eval.ranking.sorting import falling_order
 from tests.support.plain_scores import Category
 
 NUM_CATEGORIES = 60

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from eval.rounding import RoundingSample
+from eval.ranking.histogram import RoundingSample
 from models.base import AnomalyModel, Images
 from models.errors import ModelInputError
 from models.references import MAX_REFERENCES, Prepared

@@ -3,7 +3,6 @@
 import logging
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -11,9 +10,10 @@ import numpy as np
 from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
 
-from eval.category import CategoryScores, Evidence, ScoreCurves
-from eval.exact import exact_evidence
-from eval.regions.pimo import FPR_RANGE
+from eval.category import CategoryCounts, CategoryScores
+from eval.exact import count_exactly
+from eval.images import CheckedImages
+from eval.regions.pro import FPR_RANGE
 from eval.regions.region_f1 import LEAST_IOU
 from eval.scorer import Scorer
 from eval.uncertainty.bootstrap import Resampled, resample
@@ -74,30 +74,9 @@ def as_table(category: str, result: CategoryScores) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class WholeScores:
-    """What `Scorer` tells of a category, from maps that were stored unrounded."""
-
-    evidence: Evidence
-    region_f1: bool = True
-
-    @property
-    def pro_fpr_limit(self) -> float:
-        """PRO's largest false positive rate."""
-        return self.evidence.pro_fpr_limit
-
-    def compute(self) -> CategoryScores:
-        """The metrics."""
-        return self.evidence.scores()
-
-    def curves(self) -> ScoreCurves:
-        """The curves behind the metrics."""
-        return self.evidence.curves()
-
-
 def scorer_of(
     rows: Sequence[Row], category: str, store: PredictionStore, image_score: str = "model", processes: int = 1
-) -> Scorer | WholeScores:
+) -> Scorer | CategoryCounts:
     """A scorer that was given all of the rows, which are of one category; see `score_category`."""
     scores = image_scores(rows, image_score)
     if store.map_type is not np.float16:
@@ -115,13 +94,12 @@ def scorer_of(
     return scorer
 
 
-def _score_whole(rows: Sequence[Row], scores: Sequence[float], store: PredictionStore, threads: int) -> WholeScores:
+def _score_whole(rows: Sequence[Row], scores: Sequence[float], store: PredictionStore, threads: int) -> CategoryCounts:
     """Score maps as they are: each file is read when it is its turn, twice in all."""
     maps, masks = _Read(rows, store.read_map), _Read(rows, store.read_mask)
-    return WholeScores(exact_evidence(
-        maps, masks, scores, [row.label for row in rows], names=[f"{row.category}/{row.name}" for row in rows],
-        defect_types=[row.defect_type for row in rows], threads=threads,
-    ))  # fmt: skip
+    names, types = [f"{row.category}/{row.name}" for row in rows], [row.defect_type for row in rows]
+    images = CheckedImages(maps, masks, scores, [row.label for row in rows], names, types)
+    return count_exactly(images, threads=threads)
 
 
 class _Read(Sequence[Any]):
@@ -171,7 +149,7 @@ def transductive_image_scores(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def resample_rows(
-    scorer: Scorer | WholeScores, rows: Sequence[Row], category: str, store: PredictionStore,
+    scorer: Scorer | CategoryCounts, rows: Sequence[Row], category: str, store: PredictionStore,
     image_score: str = "model", resamples: int = 1000, seed: int = 0,
 ) -> Resampled:  # fmt: skip
     """All metrics of a category on draws of its images: what another draw of the test images would have given.

@@ -9,7 +9,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from eval.rounding import RoundingSample, rank_loss
+from eval.ranking.histogram import RoundingSample, rank_loss
 from models.base import AnomalyModel
 from models.disk import write_atomically
 from tracks.command.names import unknown

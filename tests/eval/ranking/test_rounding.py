@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.exact import exact_evidence
-from eval.rounding import LARGEST_CHANGE, RoundingSample, rank_loss
+from eval.exact import count_exactly
+from eval.images import CheckedImages
+from eval.ranking.histogram import LARGEST_CHANGE, RoundingSample, rank_loss
 from eval.scorer import Scorer, score_arrays
 from tests.support.plain_scores import Category, category
 
@@ -106,12 +107,12 @@ def test_without_both_kinds_of_pixels_nothing_is_said(kind: slice) -> None:
     assert rank_loss({}) == ""
 
 
-def test_exact_evidence_has_the_curves_of_unrounded_maps() -> None:
+def test_exact_counts_have_the_curves_of_unrounded_maps() -> None:
     given: Category = category()
     small = [anomaly_map.astype(np.float64) * 1e-12 for anomaly_map in given.maps]
-    exact = exact_evidence(small, given.masks, given.scores, given.labels)
-    same = exact_evidence(given.maps, given.masks, given.scores, given.labels)
-    assert exact.scores().metrics["ap_seg"] == pytest.approx(same.scores().metrics["ap_seg"], abs=1e-12)
+    exact = count_exactly(CheckedImages(small, given.masks, given.scores, given.labels))
+    same = count_exactly(CheckedImages(given.maps, given.masks, given.scores, given.labels))
+    assert exact.compute().metrics["ap_seg"] == pytest.approx(same.compute().metrics["ap_seg"], abs=1e-12)
     curve, expected = exact.curves(), same.curves()
     np.testing.assert_allclose(curve.pro, expected.pro, atol=1e-12)
-    assert curve.pixel.average_precision() == exact.scores().metrics["ap_seg"]
+    assert curve.pixel.average_precision() == exact.compute().metrics["ap_seg"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eval.ranking.sorting import falling_order
+from eval.compiled import falling_order
 
 
 def every_float16() -> np.ndarray:

@@ -7,7 +7,8 @@ import pytest
 import scipy.ndimage
 
 from eval.compiled import COMPILED
-from eval.regions.components import component_changes, hit_changes, label_regions
+from eval.regions.components import component_changes, label_regions
+from eval.regions.hits import hit_changes
 from tests.support.plain_scores import hits_at, parts, thresholds
 
 FLOATS = (np.float16, np.float32, np.float64)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eval.regions.pimo import FPR_RANGE, fewest_pixels, pixel_weights
+from eval.regions.pro import FPR_RANGE, fewest_pixels, pixel_weights
 from eval.scorer import Scorer, score_arrays
 from tests.support.plain_scores import Category, plain_pimo
 

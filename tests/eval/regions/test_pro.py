@@ -8,7 +8,8 @@ import pytest
 
 from eval.errors import ScoringInputError
 from eval.ranking.histogram import VALUES, ValueCounts, pattern_ranks
-from eval.regions.pro import WHOLE, add_covered_shares, covered_shares, label_regions, pro_curve, pro_from_counts
+from eval.regions.components import label_regions
+from eval.regions.pro import WHOLE, add_covered_shares, pro_curve, pro_from_counts
 from eval.scorer import Scorer, score_arrays
 
 
@@ -46,6 +47,12 @@ def slow_pro(maps: list[np.ndarray], masks: list[np.ndarray], limit: Fraction, t
             at_limit = y0 + (y1 - y0) * (limit - x0) / (x1 - x0)
             area += (limit - x0) * (y0 + at_limit) / 2
     return float(area / limit)
+
+
+def covered_shares(ranks: np.ndarray, regions: np.ndarray, num_ranks: int) -> np.ndarray:
+    shares = np.zeros(num_ranks, dtype=np.int64)
+    add_covered_shares(ranks, regions, np.argsort(ranks, kind="stable"), shares)
+    return shares
 
 
 def shares_of(anomaly_map: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, int]:

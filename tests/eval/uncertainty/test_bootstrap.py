@@ -7,12 +7,22 @@ from scipy.stats import norm, t
 from eval.category import ScoreCurves
 from eval.errors import ScoringInputError
 from eval.ranking.curves import RankingCurve, curve_from_counts
-from eval.ranking.many_curves import auroc_rows, average_precision_rows, f1_max_rows, pro_rows, region_f1_rows
 from eval.regions.pro import WHOLE, pro_from_counts
 from eval.regions.region_f1 import RegionCurve
 from eval.scorer import Scorer
 from eval.uncertainty import bootstrap
-from eval.uncertainty.bootstrap import RESAMPLED, Resampled, lower_tail, mean_over, resample
+from eval.uncertainty.bootstrap import (
+    RESAMPLED,
+    Resampled,
+    auroc_rows,
+    average_precision_rows,
+    f1_max_rows,
+    lower_tail,
+    mean_over,
+    pro_rows,
+    region_f1_rows,
+    resample,
+)
 from eval.uncertainty.image_counts import ImageCounts, choose_groups
 from eval.uncertainty.paired import A_BETTER, B_BETTER, NO_DIFFERENCE, TOO_FEW, Difference, adjust, compare, two_sided_p
 
