@@ -24,11 +24,11 @@ from torch import Tensor
 from benchmarks.machine import peak_mb, reset_peak
 from benchmarks.saa_detector import Clock
 from models.baselines import patchcore
-from models.baselines.patches import nearest
 from models.baselines.winclip import WinCLIP
 from models.clip.backbone import ClipBackbone, load_backbone
 from models.clip.text import PromptEnsemble
 from models.imagenet.backbone import load_timm_backbone
+from models.nearest import nearest_rows
 
 CATEGORY = "bottle"
 PROMPTS = Path(__file__).resolve().parents[1] / "conf/prompts/winclip.yaml"
@@ -172,7 +172,7 @@ class AnomalibPatchCore:
 
 def radius(rows: Tensor, bank: Tensor) -> Tensor:
     """How far the row is that the bank stands for worst: what greedy selection makes small."""
-    return nearest(rows, bank)[0].max()
+    return nearest_rows(rows, bank)[0].max()
 
 
 SIDES: dict[str, dict[str, Callable[[dict[str, Any], Clock], Side]]] = {

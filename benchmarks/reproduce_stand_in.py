@@ -5,7 +5,7 @@ stand-ins with one good and one defective image of each category.
 
 Shows that each command arrives at the printed comparison, every figure of ours in it, and what it costs: seconds and
 peak memory of the command's own process. The figures mean nothing; `--weights tiny` makes it quick. What is finished
-below --folder is found again, and a command that was stopped goes on, as for any run; --fresh begins anew.
+below --folder is found again, and a stopped command resumes, as any run does; --fresh begins anew.
 SAM is ViT-B unless --refiner says otherwise (published: ViT-H, with several times the cost). With --quick the detector
 sees images at 320 px (published: 800), all captions in one pass, in bfloat16, of its boxes only the best count, and
 several objects are compared at 256 px (published: 1024).

@@ -191,12 +191,12 @@ def _add_passed(values: np.ndarray, thresholds: np.ndarray, passed: np.ndarray) 
     low, span = thresholds[0], thresholds[last - 1] - thresholds[0]
     per_unit = (last - 1) / span if span > 0 else 0.0
     for value in values:
-        place = min(max(int((value - low) * per_unit), 0), last)  # near the right one; then moved there
-        while place < last and thresholds[place] < value:
-            place += 1
-        while place > 0 and thresholds[place - 1] >= value:
-            place -= 1
-        passed[place] += 1
+        index = min(max(int((value - low) * per_unit), 0), last)  # near the right one; then moved there
+        while index < last and thresholds[index] < value:
+            index += 1
+        while index > 0 and thresholds[index - 1] >= value:
+            index -= 1
+        passed[index] += 1
 
 
 def _count_components(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:

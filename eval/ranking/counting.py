@@ -154,10 +154,10 @@ def _count_groups(
                 bins[2 * low + (low < last and np.uint16(keys[low]) == low_halves[i])] += 1
         else:  # many pixels: note the bin of each of the 65,536 values they can have
             value: Any = 0
-            for place in range(first, last):
-                key = np.int64(np.uint16(keys[place]))
-                bin_of[value:key] = 2 * place
-                bin_of[key] = 2 * place + 1
+            for index in range(first, last):
+                key = np.int64(np.uint16(keys[index]))
+                bin_of[value:key] = 2 * index
+                bin_of[key] = 2 * index + 1
                 value = key + 1
             bin_of[value:] = 2 * last
             for i in range(begin, end):

@@ -80,21 +80,21 @@ class RankingCurve:
             ScoringInputError: without an anomalous item.
         """
         self._expect_positive("F1")
-        hits, called, places = self._where_found()
+        hits, called, indices = self._where_found()
         f1 = 2 * hits / (called + self.num_positive)
         best = int(np.argmax(f1))  # the first, hence the highest threshold, of equals
         return F1Max(
             value=float(f1[best]),
-            threshold=float(self.thresholds[places[best]]),
+            threshold=float(self.thresholds[indices[best]]),
             precision=int(hits[best]) / int(called[best]),
             recall=int(hits[best]) / self.num_positive,
         )
 
     def _where_found(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Where anomalous items are found, and so F1 and precision can gain: true positives, all called, places."""
-        places = np.flatnonzero(np.diff(self.true_positives, prepend=0))
-        hits = self.true_positives[places]
-        return hits, hits + self.false_positives[places], places
+        """Where anomalous items are found, and so F1 and precision can gain: true positives, all called, indices."""
+        indices = np.flatnonzero(np.diff(self.true_positives, prepend=0))
+        hits = self.true_positives[indices]
+        return hits, hits + self.false_positives[indices], indices
 
     def _expect_positive(self, metric: str) -> None:
         if not self.num_positive:

@@ -64,7 +64,7 @@ def to_float16(values: np.ndarray) -> np.ndarray:
 
 
 def pattern_ranks(values: np.ndarray) -> np.ndarray:
-    """The place of each finite float16 value among `VALUES`, 0 the highest; int64 of the same shape."""
+    """The rank of each finite float16 value among `VALUES`, 0 the highest; int64 of the same shape."""
     return _RANKS[values.view(np.uint16)]
 
 

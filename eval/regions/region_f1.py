@@ -57,9 +57,9 @@ def region_curve(
     `values` (E,) are scores at which the number of components changes, `components` (E,) by how much; `hit_values` and
     `hits`, (F,) each, the same for hits.
     """
-    thresholds, places = np.unique(np.concatenate([values, hit_values]), return_inverse=True)
+    thresholds, ranks = np.unique(np.concatenate([values, hit_values]), return_inverse=True)
     steps = np.zeros((2, thresholds.size), dtype=np.int64)
-    np.add.at(steps[0], places[: values.size], components)
-    np.add.at(steps[1], places[values.size :], hits)
+    np.add.at(steps[0], ranks[: values.size], components)
+    np.add.at(steps[1], ranks[values.size :], hits)
     totals = np.cumsum(steps[:, ::-1], axis=1)
     return RegionCurve(thresholds[::-1], totals[0], totals[1], num_regions)

@@ -170,9 +170,9 @@ def _image_metrics(counts: ImageCounts, weights: np.ndarray) -> Draws:
     anomalous = np.array(counts.labels, dtype=bool)
     if not anomalous.any() or anomalous.all():
         return {}
-    values, places = np.unique(-np.array(counts.scores), return_inverse=True)
-    order = np.argsort(places, kind="stable")
-    starts = np.searchsorted(places[order], np.arange(values.size))
+    values, ranks = np.unique(-np.array(counts.scores), return_inverse=True)
+    order = np.argsort(ranks, kind="stable")
+    starts = np.searchsorted(ranks[order], np.arange(values.size))
     positives = np.add.reduceat((weights * anomalous)[:, order], starts, axis=1)
     negatives = np.add.reduceat((weights * ~anomalous)[:, order], starts, axis=1)
     return {

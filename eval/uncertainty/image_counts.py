@@ -58,9 +58,9 @@ def choose_groups(curves: ScoreCurves, num_groups: int = NUM_GROUPS) -> ValueGro
     groups, defects, normals = _groups(curves, num_groups)
     finite = np.isfinite(_PATTERNS)
     ranks = pattern_ranks(ranking.thresholds.astype(np.float16))
-    place = np.searchsorted(ranks, pattern_ranks(_PATTERNS[finite]))  # a value that does not occur: the next lower one
+    index = np.searchsorted(ranks, pattern_ranks(_PATTERNS[finite]))  # a value that does not occur: the next lower one
     of_pattern = np.zeros(_PATTERNS.size, dtype=np.uint16)
-    of_pattern[finite] = groups[np.minimum(place, groups.size - 1)]
+    of_pattern[finite] = groups[np.minimum(index, groups.size - 1)]
     return ValueGroups(of_pattern, np.stack([_share_below(defects, of, groups) for of in (defects, normals)]))
 
 
@@ -182,25 +182,25 @@ class ImageCounts:
         if image.mask is None:
             return {}, 0
         values = np.ascontiguousarray(to_float16(image.anomaly_map))
-        places, counts, num_regions = self.groups.of(values), {}, 0
-        counts["normals"] = self._by_group(places.ravel())
+        groups, counts, num_regions = self.groups.of(values), {}, 0
+        counts["normals"] = self._by_group(groups.ravel())
         if self.region_f1:
-            counts["components"] = self._changes(component_changes(values), places)
+            counts["components"] = self._changes(component_changes(values), groups)
         if image.label:
             labels, num_regions = label_regions(image.mask)
-            found, regions = places[image.mask], labels[image.mask]
+            found, regions = groups[image.mask], labels[image.mask]
             counts["defects"] = self._by_group(found)
             counts["normals"] = counts["normals"] - counts["defects"]
             counts["shares"] = _in_steps(self._by_group(found, 1 / np.bincount(regions)[regions]))
             if self.region_f1:
-                counts["hits"] = self._changes(hit_changes(values, labels, LEAST_IOU), places)
+                counts["hits"] = self._changes(hit_changes(values, labels, LEAST_IOU), groups)
         return counts, num_regions
 
-    def _by_group(self, places: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-        return np.bincount(places, weights=weights, minlength=len(self.groups))
+    def _by_group(self, groups: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        return np.bincount(groups, weights=weights, minlength=len(self.groups))
 
-    def _changes(self, changes: Changes, places: np.ndarray) -> np.ndarray:
-        return self._by_group(places.ravel()[changes.pixels], changes.steps).astype(np.int64)
+    def _changes(self, changes: Changes, groups: np.ndarray) -> np.ndarray:
+        return self._by_group(groups.ravel()[changes.pixels], changes.steps).astype(np.int64)
 
     def weighted(self, weights: np.ndarray) -> GroupSums:
         """What B draws hold, of which each has each image as often as `weights` (B, N) say: float64, whole numbers."""

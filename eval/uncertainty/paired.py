@@ -86,8 +86,8 @@ def adjust(differences: Mapping[str, Difference], level: float = 0.95) -> dict[s
     p_values = {name: each.p_value for name, each in differences.items() if each.p_value is not None}
     tested = sorted(p_values.items(), key=lambda named: named[1])
     adjusted, smallest = dict(differences), 0.0
-    for place, (name, p_value) in enumerate(tested):
-        smallest = max(smallest, min(1.0, p_value * (len(tested) - place)))
+    for rank, (name, p_value) in enumerate(tested):
+        smallest = max(smallest, min(1.0, p_value * (len(tested) - rank)))
         adjusted[name] = _judged(replace(differences[name], p_adjusted=smallest), level)
     return adjusted
 

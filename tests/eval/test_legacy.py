@@ -10,30 +10,15 @@ from hypothesis import strategies as st
 from eval import legacy
 from eval.errors import ScoringInputError
 from eval.legacy import legacy_pro, legacy_region_f1
+from eval.scorer import score_arrays
+from tests.support.plain_scores import parts
 
 Maps = list[np.ndarray]
 
 
-def walked_regions(binary: np.ndarray) -> list[np.ndarray]:
-    """The 8-connected regions of a binary map as bool maps, by walking from neighbour to neighbour."""
-    left = set(map(tuple, np.argwhere(binary).tolist()))
-    regions = []
-    while left:
-        region, edge = np.zeros(binary.shape, dtype=bool), [min(left)]
-        left -= set(edge)
-        while edge:
-            y, x = edge.pop()
-            region[y, x] = True
-            near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
-            left -= near
-            edge += near
-        regions.append(region)
-    return regions
-
-
 def with_holes_filled(region: np.ndarray) -> np.ndarray:
-    """A region and everything from where no 8-connected walk outside it leads beyond the border."""
-    outside = walked_regions(~np.pad(region, 1))
+    """A region and everything from which no 8-connected way outside it leads beyond the border."""
+    outside = parts(~np.pad(region, 1))
     return ~next(one for one in outside if one[0, 0])[1:-1, 1:-1]
 
 
@@ -42,7 +27,7 @@ def plain_pro(maps: Maps, masks: Maps, variant: str, limit: float = 0.3) -> floa
     low, high = min(m.min() for m in maps), max(m.max() for m in maps)
     step = (high - low) / 200
     thresholds = np.arange(low, high, step) if variant == "april_gan" else [high - i * step for i in range(200)]
-    regions = [walked_regions(mask) for mask in masks]
+    regions = [parts(mask) for mask in masks]
     searched = [[with_holes_filled(one) if variant == "saa" else one for one in some] for some in regions]
     points = []
     for threshold in thresholds:
@@ -74,10 +59,10 @@ def plain_region_f1(maps: Maps, masks: Maps) -> tuple[float, float, float, float
         hits, predicted, true = 0, 0, 0
         for anomaly_map, mask in zip(maps, masks, strict=True):
             called = anomaly_map > threshold
-            true += len(walked_regions(mask))
-            for component in walked_regions(called):
+            true += len(parts(mask))
+            for component in parts(called):
                 predicted += 1
-                boxes = [box_around(component, region) for region in walked_regions(mask)]
+                boxes = [box_around(component, region) for region in parts(mask)]
                 overlaps = [np.sum((called & mask)[box]) / np.sum((called | mask)[box]) for box in boxes]
                 hits += max(overlaps, default=0) >= 0.6
         if hits:
@@ -160,20 +145,8 @@ def smooth_category() -> tuple[Maps, Maps]:
     return maps, masks
 
 
-def exact_pro(maps: Maps, masks: Maps, limit: float = 0.3) -> float:
-    """PRO over every distinct score, interpolated at the limit: what the legacy one stands in for."""
-    thresholds = np.unique(np.concatenate([m.ravel() for m in maps]))
-    normal = np.sort(np.concatenate([m[~mask] for m, mask in zip(maps, masks, strict=True)]))
-    regions = [np.sort(m[one]) for m, mask in zip(maps, masks, strict=True) for one in walked_regions(mask)]
-
-    def share_at_or_above(values: np.ndarray) -> np.ndarray:
-        return 1 - np.searchsorted(values, thresholds[::-1]) / values.size
-
-    rates = np.append(0.0, share_at_or_above(normal))
-    overlaps = np.append(0.0, np.mean([share_at_or_above(region) for region in regions], axis=0))
-    inside = rates < limit
-    x, y = np.append(rates[inside], limit), np.append(overlaps[inside], np.interp(limit, rates, overlaps))
-    return float(np.trapezoid(y, x) / limit)
+def exact_pro(maps: Maps, masks: Maps) -> float:
+    return score_arrays(maps, masks, [0.0] * len(maps), region_f1=False).metrics["pro_seg"]
 
 
 def test_sharper_scores_of_the_same_ranking_change_the_legacy_pro_alone() -> None:

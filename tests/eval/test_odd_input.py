@@ -117,19 +117,6 @@ def test_constant_scores_rank_nothing(way: str, value: float, limit: float) -> N
 
 
 @pytest.mark.parametrize("way", ["scored", "scored_unrounded"])
-def test_a_region_of_one_pixel_weighs_as_much_as_any_other(way: str) -> None:
-    mask = np.zeros((5, 6), dtype=bool)
-    mask[0, 0] = mask[2:, 2:] = True
-    given = Category([np.where(mask, 2.0, 0.0).astype(np.float32)], [mask], [1.0], [1])
-    given.maps[0][0, 0] = -1
-    metrics = getattr(given, way)().metrics
-    assert (metrics["pro_seg"], metrics["f1_region"], metrics["recall_region"]) == pytest.approx((0.5, 2 / 3, 0.5))
-    given.maps[0] = np.where(mask, 2.0, 0.0)
-    metrics = getattr(given, way)().metrics
-    assert (metrics["pro_seg"], metrics["f1_region"]) == (1.0, 1.0)
-
-
-@pytest.mark.parametrize("way", ["scored", "scored_unrounded"])
 def test_one_image_of_one_pixel(way: str) -> None:
     one = np.array([[True]])
     result = getattr(Category([np.array([[3.5]])], [one], [1.0], [1]), way)()

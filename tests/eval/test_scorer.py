@@ -1,6 +1,6 @@
 """The scorer: planted truth, float16 against unrounded arrays, batches, parts and recall by defect type.
 
-What it does with input that is odd or wrong is in test_eval_odd_input.py.
+What it does with input that is odd or wrong is in test_odd_input.py.
 """
 
 import math
@@ -47,14 +47,6 @@ def test_planted_truth() -> None:
     assert result.metrics == pytest.approx(expected, abs=1e-12)
 
 
-def test_perfect_maps_score_one() -> None:
-    given = category()
-    given.maps = [mask.astype(np.float32) for mask in given.masks]
-    given.scores = [float(label) for label in given.labels]
-    metrics = given.scored().metrics
-    assert {metrics[m] for m in ALL_METRICS if "floor" not in m and m != "aupimo_seg"} == {1.0}
-
-
 def test_perfect_maps_of_many_pixels_have_an_aupimo_of_one() -> None:
     mask = np.zeros((250, 400), dtype=bool)
     mask[9:20, 9:20] = True
@@ -68,13 +60,6 @@ def scored_as_a_batch(*images):  # type: ignore[no-untyped-def]
     scorer = Scorer()
     scorer.update(*images)
     return scorer.compute()
-
-
-@pytest.mark.parametrize("levels", [2, 40, 2000])
-def test_equals_unrounded_scoring_where_float16_is_exact(levels: int) -> None:
-    given = category(levels=levels)
-    assert given.scored().metrics == pytest.approx(given.scored_unrounded().metrics, abs=1e-11)
-    assert given.scored().recall_by_type == given.scored_unrounded().recall_by_type
 
 
 @pytest.mark.parametrize("limit", [0.3, 0.05])
@@ -159,17 +144,6 @@ def test_batches_equal_single_images() -> None:
     assert ragged.compute() == given.scored()
 
 
-def test_label_follows_from_the_mask_and_no_mask_from_a_normal_label() -> None:
-    given = category()
-    whole = given.scored()
-    given.labels = [None] * 8
-    assert given.scored() == whole
-    assert given.scored_unrounded().num_anomalous == 4
-    given.labels = [False, True] * 4
-    given.masks[0::2] = [None] * 4
-    assert given.scored() == whole
-
-
 def test_image_scores_keep_their_float64_differences() -> None:
     given = category(images=2)
     given.scores = [1.0, math.nextafter(1.0, 2.0)]
@@ -197,10 +171,6 @@ def test_pro_limit_is_used() -> None:
     assert given.scored().metrics["pro_seg"] != pytest.approx(expected, abs=0.05)
     with pytest.raises(ScoringInputError, match=r"\(0\.05, True\), got \(0\.3, True\)"):
         scorer.merge(Scorer())
-    with pytest.raises(ScoringInputError, match="30"):
-        Scorer(pro_fpr_limit=30)
-    with pytest.raises(ScoringInputError, match="30"):
-        score_arrays(given.maps, given.masks, given.scores, pro_fpr_limit=30)
 
 
 def test_recall_by_type() -> None:

@@ -1,38 +1,10 @@
-"""The scorer against scikit-learn, on image scores and on pooled pixels, ties included."""
+"""The scorer against scikit-learn, on image scores and on pooled pixels; rankings alone: test_eval_property.py."""
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
 
-from eval.ranking.curves import auroc, average_precision, f1_max
 from eval.scorer import Scorer, score_arrays
-from tests.support.plain_scores import sklearn_f1_max
-
-
-def one_dimensional(kind: str, dtype: type) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(7)
-    labels = rng.random(4000) < (0.5 if kind == "balanced" else 0.01)
-    scores = rng.normal(size=4000) + labels
-    if kind == "few levels":
-        scores = np.round(scores * 3)
-    elif kind == "hot":
-        scores[17] = 6e4
-    elif kind == "squeezed":
-        scores = 1 / (1 + np.exp(-8 * scores))  # near 0 and 1, where float16 ties
-    return scores.astype(dtype), labels
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("kind", ["balanced", "rare", "few levels", "hot", "squeezed"])
-def test_curves(kind: str, dtype: type) -> None:
-    scores, labels = one_dimensional(kind, dtype)
-    wide = scores.astype(np.float64)
-    best = f1_max(scores, labels)
-    assert auroc(scores, labels) == pytest.approx(roc_auc_score(labels, wide), abs=1e-12)
-    assert average_precision(scores, labels) == pytest.approx(average_precision_score(labels, wide), abs=1e-12)
-    assert (best.value, best.threshold, best.precision, best.recall) == pytest.approx(
-        sklearn_f1_max(labels, wide), abs=1e-12
-    )
+from tests.support.plain_scores import ranking_metrics
 
 
 def maps_and_masks() -> tuple[np.ndarray, np.ndarray]:
@@ -46,24 +18,9 @@ def maps_and_masks() -> tuple[np.ndarray, np.ndarray]:
 
 
 def expected_metrics(maps: np.ndarray, masks: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    pixels, labels = maps.ravel().astype(np.float64), masks.ravel()
-    images = np.array([mask.any() for mask in masks])
-    f1_cls, f1_seg = sklearn_f1_max(images, scores), sklearn_f1_max(labels, pixels)
-    return {
-        "auroc_cls": roc_auc_score(images, scores),
-        "ap_cls": average_precision_score(images, scores),
-        "f1_cls": f1_cls[0],
-        "f1_cls_threshold": f1_cls[1],
-        "precision_cls": f1_cls[2],
-        "recall_cls": f1_cls[3],
-        "auroc_seg": roc_auc_score(labels, pixels),
-        "ap_seg": average_precision_score(labels, pixels),
-        "f1_seg": f1_seg[0],
-        "f1_seg_threshold": f1_seg[1],
-        "precision_seg": f1_seg[2],
-        "recall_seg": f1_seg[3],
-        "f1_harmonic": 2 / (1 / f1_cls[0] + 1 / f1_seg[0]),
-    }
+    images = ranking_metrics("cls", masks.any(axis=(1, 2)), scores)
+    metrics = images | ranking_metrics("seg", masks.ravel(), maps.ravel().astype(np.float64))
+    return metrics | {"f1_harmonic": 2 / (1 / metrics["f1_cls"] + 1 / metrics["f1_seg"])}
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

@@ -160,13 +160,13 @@ def sklearn_f1_max(labels: np.ndarray, scores: np.ndarray) -> Best:
 def plain_metrics(given: Category, limit: float = 0.3) -> dict[str, float | None]:
     """All metrics but AUPIMO; None where there is nothing to compare."""
     counted = given.completed()
-    metrics = _ranking("cls", np.array(counted.labels, dtype=bool), np.array(counted.scores))
-    pixels = {"pro_seg": None, **_ranking("seg", np.zeros(0, dtype=bool), np.zeros(0)), **_region(None)}
+    metrics = ranking_metrics("cls", np.array(counted.labels, dtype=bool), np.array(counted.scores))
+    pixels = {"pro_seg": None, **ranking_metrics("seg", np.zeros(0, dtype=bool), np.zeros(0)), **_region(None)}
     if all(mask is not None for mask in counted.masks) and counted.maps:
         labels = np.concatenate([mask.ravel() for mask in counted.masks])
         if labels.any() and not labels.all():
             pixels = {"pro_seg": plain_pro(counted.maps, counted.masks, limit)}
-            pixels |= _ranking("seg", labels, np.concatenate([one.ravel() for one in counted.maps]))
+            pixels |= ranking_metrics("seg", labels, np.concatenate([one.ravel() for one in counted.maps]))
             pixels |= _region(plain_region_f1(counted.maps, counted.masks))
     metrics |= pixels
     both = (metrics["f1_cls"], metrics["f1_seg"])
@@ -174,7 +174,8 @@ def plain_metrics(given: Category, limit: float = 0.3) -> dict[str, float | None
     return metrics
 
 
-def _ranking(level: str, labels: np.ndarray, scores: np.ndarray) -> dict[str, float | None]:
+def ranking_metrics(level: str, labels: np.ndarray, scores: np.ndarray) -> dict[str, float | None]:
+    """The metrics of a ranking by scikit-learn, their ids ending in `level`; None without both kinds."""
     best: tuple[float | None, ...] = (None,) * 4
     auroc = precision = floor = None
     if labels.any() and not labels.all():

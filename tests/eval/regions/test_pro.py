@@ -11,33 +11,18 @@ from eval.ranking.histogram import VALUES, ValueCounts, pattern_ranks
 from eval.regions.components import label_regions
 from eval.regions.pro import WHOLE, add_covered_shares, pro_curve, pro_from_counts
 from eval.scorer import Scorer, score_arrays
-
-
-def flood_regions(mask: np.ndarray) -> list[set[tuple[int, int]]]:
-    """The 8-connected regions of a mask, by walking from neighbour to neighbour."""
-    left = {(int(y), int(x)) for y, x in np.argwhere(mask)}
-    regions = []
-    while left:
-        region, edge = set(), [left.pop()]
-        while edge:
-            y, x = edge.pop()
-            region.add((y, x))
-            near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
-            left -= near
-            edge += near
-        regions.append(region)
-    return regions
+from tests.support.plain_scores import parts
 
 
 def slow_pro(maps: list[np.ndarray], masks: list[np.ndarray], limit: Fraction, thresholds: list | None = None) -> float:
     """PRO by its definition in rational arithmetic, at every distinct value unless thresholds are given."""
     thresholds = thresholds or sorted({float(v) for m in maps for v in m.ravel()}, reverse=True)
-    regions = [(m, region) for m, mask in zip(maps, masks, strict=True) for region in flood_regions(mask)]
+    regions = [(m, region) for m, mask in zip(maps, masks, strict=True) for region in parts(mask)]
     normal = [float(v) for m, mask in zip(maps, masks, strict=True) for v in m[~mask]]
     points = [(Fraction(0), Fraction(0))]
     for threshold in thresholds:
         rate = Fraction(sum(v >= threshold for v in normal), len(normal))
-        shares = [Fraction(sum(m[p] >= threshold for p in region), len(region)) for m, region in regions]
+        shares = [Fraction(int((m[region] >= threshold).sum()), int(region.sum())) for m, region in regions]
         points.append((rate, sum(shares, Fraction(0)) / len(regions)))
     area = Fraction(0)
     for (x0, y0), (x1, y1) in pairwise(points):
@@ -76,24 +61,6 @@ def random_category(seed: int, levels: int, images: int = 3) -> tuple[list[np.nd
     masks = [rng.random((9, 11)) < 0.15 for _ in range(images - 1)] + [np.zeros((9, 11), dtype=bool)]
     maps = [(rng.integers(0, levels, (9, 11)) + 2 * mask).astype(np.float16) for mask in masks]
     return maps, masks
-
-
-def test_diagonal_neighbours_are_one_region() -> None:
-    mask = np.array([[1, 0, 0, 0, 1], [0, 1, 0, 0, 1], [0, 0, 0, 0, 0], [1, 0, 0, 1, 0]], dtype=bool)
-    labels, num_regions = label_regions(mask)
-    assert num_regions == 4
-    assert labels.shape == mask.shape
-    assert labels[0, 0] == labels[1, 1] != labels[0, 4]
-    np.testing.assert_array_equal(labels > 0, mask)
-    assert label_regions(np.zeros((3, 3), dtype=bool))[1] == 0
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_regions_are_those_found_by_walking(seed: int) -> None:
-    mask = np.random.default_rng(seed).random((20, 20)) < 0.25
-    labels, num_regions = label_regions(mask)
-    ours = {frozenset(map(tuple, np.argwhere(labels == i).tolist())) for i in range(1, num_regions + 1)}
-    assert ours == {frozenset(region) for region in flood_regions(mask)}
 
 
 def test_every_region_weighs_the_same() -> None:
@@ -190,7 +157,7 @@ def test_parts_add_up_bit_for_bit_in_any_order() -> None:
     maps, masks = random_category(4, 30, images=8)
     parts = [shares_of(maps[i], masks[i]) for i in [3, 0, 7, 5, 1, 6, 2, 4]]
     merged, num_regions = sum(shares for shares, _ in parts), sum(number for _, number in parts)
-    assert num_regions == sum(len(flood_regions(mask)) for mask in masks)
+    assert num_regions == sum(len(parts(mask)) for mask in masks)
     labels = [label_regions(mask)[0][mask] for mask in masks]
     first = np.cumsum([0, *(int(one.max(initial=0)) for one in labels)])
     regions = np.concatenate([one + offset for one, offset in zip(labels, first, strict=False)])
@@ -203,12 +170,6 @@ def test_curve_runs_from_zero_to_one() -> None:
     rate, overlap = pro_curve(np.array([0, 1, 0, 3]), np.array([WHOLE, WHOLE // 2, WHOLE // 2, 0]), 2)
     np.testing.assert_allclose(rate, [0, 0, 0.25, 0.25, 1])
     np.testing.assert_allclose(overlap, [0, 0.5, 0.75, 1, 1])
-
-
-@pytest.mark.parametrize("limit", [0, -0.1, 1.01, 30, float("nan")])
-def test_limits_outside_the_rate_are_refused(limit: float) -> None:
-    with pytest.raises(ScoringInputError, match="false positive rate"):
-        pro(*random_category(0, 3), limit)
 
 
 def test_no_region_or_no_normal_pixel_is_refused() -> None:
