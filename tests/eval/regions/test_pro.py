@@ -155,8 +155,8 @@ def test_shares_of_one_region_may_come_in_any_order_of_equal_values() -> None:
 def test_parts_add_up_bit_for_bit_in_any_order() -> None:
     """All images at once, their regions numbered on, against the sum over single images."""
     maps, masks = random_category(4, 30, images=8)
-    parts = [shares_of(maps[i], masks[i]) for i in [3, 0, 7, 5, 1, 6, 2, 4]]
-    merged, num_regions = sum(shares for shares, _ in parts), sum(number for _, number in parts)
+    single = [shares_of(maps[i], masks[i]) for i in [3, 0, 7, 5, 1, 6, 2, 4]]
+    merged, num_regions = sum(shares for shares, _ in single), sum(number for _, number in single)
     assert num_regions == sum(len(parts(mask)) for mask in masks)
     labels = [label_regions(mask)[0][mask] for mask in masks]
     first = np.cumsum([0, *(int(one.max(initial=0)) for one in labels)])
