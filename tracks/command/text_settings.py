@@ -55,7 +55,12 @@ def _quoted(value: str) -> str:
         as_it_is = False
     if as_it_is:
         return value
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    return in_quotes(value)
+
+
+def in_quotes(text: str) -> str:
+    """Any text as a value that Hydra reads as just that."""
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
     return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
 
 

@@ -1,0 +1,139 @@
+"""`vandkit COMMAND --help`: every setting with its default and what it is, from the comments of conf/ and the schemas.
+
+Reads text alone, so that help comes at once: neither Hydra nor torch is imported.
+"""
+
+import ast
+import itertools
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+SCHEMAS = (Path(__file__).with_name("config.py"), CONF.parent / "train/adapters/config.py")
+"""Their attributes are followed by what they mean."""
+KEY = re.compile(r"(?P<indent> *)(?P<key>\w+):(?: +(?P<value>[^#\n]*?))?(?: +# *(?P<comment>.*))? *$")
+ENVIRONMENT = re.compile(r"\$\{(?:words:\$\{)?(?:oc\.env|env_words)[:.](\w+)[^}]*\}*")
+MORE = re.compile(r" {12,}# *(.*)")
+"""A comment that goes on in the next line."""
+NO_SETTINGS = ("defaults", "hydra")
+WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key, its default as it stands in the file, and what it is in words."""
+
+    key: str
+    default: str
+    what: str
+
+
+def explained(
+    command: str, what: str, config: str, takes: Sequence[str], aliases: Mapping[str, str], chosen: Sequence[str] = ()
+) -> str:
+    """The help of a command: usage, groups to choose from, settings; also those of a `model=...` among `chosen`."""
+    words = " ".join(f"[{key} ...]" if key == takes[-1] else f"[{key}]" for key in takes)
+    usage = f"usage: vandkit {command} {words}{' ' if words else ''}[key=value or --key value ...]"
+    lines = [f"{what[0].upper()}{what[1:]}.", "", usage, ""]
+    if aliases:
+        lines += ["Short forms: " + ", ".join(f"{key} for {long}" for key, long in aliases.items()), ""]
+    groups = dict(_groups(config))
+    if groups:
+        lines.append("Choices (each a file of conf/, or of a folder of your own with --config-dir):")
+        for group, default in groups.items():
+            names = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+            lines += _entry(f"{group}={default}", f"one of {', '.join(names)}")
+        lines.append("")
+    lines.append("Settings:")
+    lines += _entries(setting for setting in settings_of(config) if setting.key not in groups)
+    picked = groups | dict(word.split("=", 1) for word in chosen if word.split("=", 1)[0] in groups and "=" in word)
+    for group in ("model", "data"):
+        name = f"{group}/{picked.get(group)}"
+        if group in groups and (CONF / f"{name}.yaml").is_file():
+            own = [replace(setting, key=f"{group}.{setting.key}") for setting in settings_of(name)]
+            lines += ["", f"Settings of {group}={picked[group]}:", *_entries(own)]
+    lines += ["", "Several values for a key, with commas between them, and -m: every combination (Hydra's multirun)."]
+    return "\n".join(lines)
+
+
+def settings_of(config: str) -> list[Setting]:
+    """The settings of a file of conf/ and of the files that its defaults name, each once; the file's own values win."""
+    known: dict[str, Setting] = {}
+    documents = _schema_texts()
+    for setting in _settings_in(config):
+        before = known.get(setting.key)
+        words = setting.what or (before.what if before else "") or documents.get(setting.key, "")
+        known[setting.key] = Setting(setting.key, setting.default, words)
+    return list(known.values())
+
+
+def _settings_in(config: str) -> Iterator[Setting]:
+    path = CONF / f"{config}.yaml"
+    for name in _bases(config):
+        yield from _settings_in(name)
+    parents: list[tuple[int, str]] = []
+    last: Setting | None = None
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if last and (more := MORE.match(line)):
+            last = replace(last, what=f"{last.what} {more[1]}")
+            continue
+        if last:
+            yield last
+        last, found = None, KEY.match(line)
+        if not found:
+            continue
+        indent = len(found["indent"])
+        parents = [each for each in parents if each[0] < indent]
+        keys = [*(name for _, name in parents), found["key"]]
+        if not found["value"]:
+            parents.append((indent, found["key"]))
+        elif keys[0] not in NO_SETTINGS and not found["key"].startswith("_"):
+            value = ENVIRONMENT.sub("", found["value"]).strip()
+            last = Setting(".".join(keys), value, (found["comment"] or "").strip())
+    if last:
+        yield last
+
+
+def _bases(config: str) -> list[str]:
+    """The files of conf/ that one begins with."""
+    names = re.findall(r"^  - (\w+)$", (CONF / f"{config}.yaml").read_text(encoding="utf-8"), re.MULTILINE)
+    return [name for name in names if name not in ("quiet", "_self_") and (CONF / f"{name}.yaml").is_file()]
+
+
+def _groups(config: str) -> Iterator[tuple[str, str]]:
+    """The groups of conf/ that a command chooses from, with the default choice."""
+    for name in _bases(config):
+        yield from _groups(name)
+    text = (CONF / f"{config}.yaml").read_text(encoding="utf-8")
+    for group, default in re.findall(r"^  - (\w+): ([^#\n]+?) *(?:#.*)?$", text, re.MULTILINE):
+        if (CONF / group).is_dir():
+            yield group, default
+
+
+def _schema_texts() -> dict[str, str]:
+    """What the attributes of the schema classes mean, by name."""
+    texts: dict[str, str] = {}
+    for path in SCHEMAS:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            body = node.body if isinstance(node, ast.ClassDef) else []
+            for first, second in itertools.pairwise(body):
+                text = (
+                    second.value.value
+                    if isinstance(second, ast.Expr) and isinstance(second.value, ast.Constant)
+                    else None
+                )
+                if isinstance(first, ast.AnnAssign) and isinstance(first.target, ast.Name) and isinstance(text, str):
+                    texts.setdefault(first.target.id, " ".join(text.split()))
+    return texts
+
+
+def _entries(settings: Iterable[Setting]) -> list[str]:
+    return [line for setting in settings for line in _entry(f"{setting.key}={setting.default}", setting.what)]
+
+
+def _entry(head: str, text: str) -> list[str]:
+    body = textwrap.wrap(text, WIDTH - 8, initial_indent=" " * 8, subsequent_indent=" " * 8)
+    return [f"  {head}", *body]
