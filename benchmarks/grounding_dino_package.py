@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.saa.generator.base import Proposals
-from models.saa.generator.grounding_dino import build
+from models.saa.generator.grounding_dino import weights as build
 from models.saa.generator.grounding_dino.network import GroundingDino
 
 TOLERANCE = 1e-2

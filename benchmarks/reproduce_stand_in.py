@@ -36,7 +36,7 @@ MODELS = {"april_gan": ("clip_adapter",), "saa_report": ("saa", "saa_plus"), "sa
 """Of each paper's tables, the models that its random weights serve."""
 
 QUICK = (
-    "weights.saa.generator.short_side=320", "weights.saa.generator.joined_captions=true",
+    "weights.saa.generator.short_side=320",
     "weights.saa.generator.box_threshold=0.25", "weights.saa.precision=bfloat16",
     "model.saliency_map.several_size=256",
 )  # fmt: skip

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from benchmarks.grounding_dino_package import package_twin, quiet, unlike
 from benchmarks.machine import machine, write_results
-from models.saa.generator.base import GroundingDinoGenerator, Proposals
+from models.saa.generator.base import Proposals
 from models.saa.generator.grounding_dino import network as grounding_dino_network
-from models.saa.generator.grounding_dino.build import ARCHITECTURES, random_network
-from models.saa.generator.grounding_dino.captions import CaptionReader, spelling_reader
+from models.saa.generator.grounding_dino.generator import GroundingDinoGenerator
+from models.saa.generator.grounding_dino.inputs import CaptionReader, spelling_reader, to_pixels
 from models.saa.generator.grounding_dino.network import GroundingDino
-from models.saa.generator.grounding_dino.pixels import to_pixels
+from models.saa.generator.grounding_dino.weights import ARCHITECTURES, random_network
 
 PROMPTS = (
     "bottle", "defect on bottle", "damage on bottle", "flaw on bottle", "broken part. contamination. white broken",
@@ -123,7 +123,7 @@ class Sides:
         with ExitStack() as stack:
             for owner, name, stage in (
                 (self.network, "read", "text"), (self.network, "look", "backbone"),
-                (grounding_dino_network, "encode", "encoder"), (grounding_dino_network, "decode", "decoder"),
+                (grounding_dino_network, "enhance", "encoder"), (grounding_dino_network, "decode", "decoder"),
             ):  # fmt: skip
                 stack.enter_context(mock.patch.object(owner, name, clock.timed(stage, getattr(owner, name))))
             found = clock.timed("all", generator.propose)(self.image, prompts)
@@ -154,7 +154,7 @@ def compare(sides: Sides, numbers: Sequence[int], repeats: int) -> dict[str, Any
         passes = sum(seconds[stage] for seconds in alone[:number] for stage in ("encoder", "decoder", "rest"))
         floor = min(seconds["backbone"] for seconds in alone) + passes
         result[str(number)] = report(number, theirs, together[number][0], floor)
-    result["options"] = options(sides, prompts, separate, repeats)
+    result["bfloat16"] = half_precision(sides, prompts, separate, repeats)
     return result
 
 
@@ -183,15 +183,12 @@ def check(separate: Sequence[Proposals], found: Sequence[Found]) -> None:
     )
 
 
-def options(sides: Sides, prompts: Sequence[str], separate: Sequence[Proposals], repeats: int) -> dict[str, Any]:
-    """What joined captions and bfloat16 cost and change."""
-    result = {}
-    for name, settings in (("joined captions", {"joined_captions": True}), ("bfloat16", {"precision": "bfloat16"})):
-        seconds, found = least([sides.run_ours(prompts, **settings) for _ in range(repeats)])
-        effect = change(separate, found)
-        print(f"\n{name}, {len(prompts)} prompts: {seconds['all']:.2f} s; {effect}", flush=True)
-        result[name] = {"seconds": seconds, **effect}
-    return result
+def half_precision(sides: Sides, prompts: Sequence[str], whole: Sequence[Proposals], repeats: int) -> dict[str, Any]:
+    """What bfloat16 costs and changes."""
+    seconds, found = least([sides.run_ours(prompts, precision="bfloat16") for _ in range(repeats)])
+    effect = change(whole, found)
+    print(f"\nbfloat16, {len(prompts)} prompts: {seconds['all']:.2f} s; {effect}", flush=True)
+    return {"seconds": seconds, **effect}
 
 
 def change(before: Sequence[Proposals], after: Sequence[Proposals]) -> dict[str, float]:

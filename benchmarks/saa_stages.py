@@ -21,8 +21,7 @@ from segment_anything import SamPredictor
 from torch import Tensor
 
 from models.saa.confidence import anomaly_map, top_regions
-from models.saa.refiner.base import SamOutliner, SamRefiner
-from models.saa.refiner.sam.weights import load_sam
+from models.saa.refiner.sam.refiner import SamOutliner, SamRefiner, load_sam
 from models.saa.saliency.features import WideResNetFeatures, load_wide_resnet
 from models.saa.saliency.prompt import Saliency
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from models.base import AnomalyModel, Images, Prediction, check_categories, stacked
 from models.baselines.by_category import FEW_SHOT, ZERO_SHOT, checked, groups, refuse
 from models.baselines.clipseg_net import ClipSegNet
-from models.saa.language.prompts import LANGUAGES, Language, PromptBook
+from models.saa.language import LANGUAGES, Language, PromptBook
 
 
 class ClipSeg(AnomalyModel):

@@ -1,33 +1,83 @@
-"""Saliency and confidence prompts on regions, and the map they make: SAA+ Eq. 6 to 9.
+"""Saliency and confidence prompts on regions: which regions count, SAA+ Eq. 6 to 8.
 
-A region's score s becomes s exp(f m), m the mean saliency in its mask (Eq. 6, 7; f = 1); the K best make the map
-(Eq. 8, 9). Outlining a region costs most, so regions are outlined in descending s and no more of them than can
-matter: s exp(f max m) bounds what is still to come. The result is that of outlining all.
+A region's score s becomes s exp(f m), m the mean saliency in its mask (Eq. 6, 7; f = 1); the K best count (Eq. 8).
+Outlining a region costs most, so regions are outlined in descending s and no more of them than can matter:
+s exp(f max m) bounds what is still to come. The result is that of outlining all.
 
-Departs from the paper, each by a switch: the published code takes f = 3 (on a saliency of half the distance), and
-divides by 1 more than Eq. 9 does. Merging duplicates and the dense saliency below the regions are our own.
+Departs from the paper by a switch: the published code takes f = 3 (on a saliency of half the distance). Merging
+duplicates is our own.
 """
 
 import heapq
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from models.errors import ModelInputError
-from models.saa.packed_masks import PackedMask, unpack
+from models.errors import ModelInputError, checked
 
 Masks = Callable[[Tensor], Tensor]
 """(n, 4) boxes to (n, H, W) bool masks: an outliner's `masks`."""
-Rule = Callable[[Tensor], Tensor]
+KeepRegions = Callable[[Tensor], Tensor]
 """(n, H, W) bool masks to (n,) bool, which regions are kept. Sees each mask by itself."""
 
 MAX_ELEMENTS = 2**24
 """Largest stack of masks outlined at a time, in pixels."""
+AT_ONCE = 16
+"""Boxes outlined at a time, at the most."""
 SLACK = 1e-6
 """Relative; more than rounding can add to a score, so that a bound is never too low."""
+
+
+@dataclass(frozen=True, eq=False)
+class PackedMask:
+    """An (H, W) mask kept small: as bits, row by row, of the rectangle around what is set."""
+
+    rows: slice
+    columns: slice
+    bits: np.ndarray
+    area: int
+
+    @classmethod
+    def pack(cls, masks: Tensor) -> list[Self]:
+        """(N, H, W) bool masks of any device; only their rectangles leave it."""
+        packed = []
+        for mask, down, across in zip(masks, masks.any(dim=2).cpu(), masks.any(dim=1).cpu(), strict=True):
+            rows, columns = _extent(down), _extent(across)
+            cut = mask[rows, columns].cpu().numpy()
+            packed.append(cls(rows, columns, np.packbits(cut), int(cut.sum())))
+        return packed
+
+    @property
+    def rectangle(self) -> np.ndarray:
+        """(h, w) bool: the mask within its rectangle."""
+        height, width = self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+        return np.unpackbits(self.bits, count=height * width).view(bool).reshape(height, width)
+
+    def overlap(self, other: "PackedMask") -> float:
+        """Intersection over union with a mask of the same image; 0 where both are empty."""
+        rows, columns = (
+            slice(max(a.start, b.start), min(a.stop, b.stop))
+            for a, b in ((self.rows, other.rows), (self.columns, other.columns))
+        )
+        if rows.start >= rows.stop or columns.start >= columns.stop:
+            return 0.0
+        shared = int((self._part(rows, columns) & other._part(rows, columns)).sum())
+        return shared / (self.area + other.area - shared)
+
+    def _part(self, rows: slice, columns: slice) -> np.ndarray:
+        top, left = self.rows.start, self.columns.start
+        return self.rectangle[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+
+
+def _extent(used: Tensor) -> slice:
+    """(L,) bool: from the first to behind the last that is set; an empty slice where none is."""
+    found = used.nonzero().flatten()
+    return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +93,6 @@ class TopRegions:
     num_outlined: int
     """How many boxes had to be outlined to know."""
 
-    @property
-    def masks(self) -> Tensor:
-        """(k, H, W) bool on the CPU."""
-        return unpack(self.packed, self.size)
-
 
 @dataclass(frozen=True, eq=False)
 class _Region:
@@ -61,8 +106,7 @@ class _Region:
 
 def top_regions(
     masks: Masks, boxes: Tensor, scores: Tensor, size: tuple[int, int], *, saliency: Tensor | None = None,
-    factor: float = 1.0, top_k: int | None = 5, keep: Rule | None = None, merge_overlap: float | None = None,
-    lazy: bool = True, at_once: int = 16,
+    factor: float = 1.0, top_k: int | None = 5, keep: KeepRegions | None = None, merge_overlap: float | None = None,
 ) -> TopRegions:  # fmt: skip
     """The `top_k` regions of highest rescored confidence (Eq. 6 to 8).
 
@@ -78,15 +122,13 @@ def top_regions(
         merge_overlap: regions are gone through in descending rescored score, and one whose intersection over union
             with a region kept before it is this or more is its duplicate and dropped; then the first K count. What
             becomes of a region is settled by those ranked before it alone, so this is exact, lazily too. None for off.
-        lazy: whether to stop as soon as the result is certain.
-        at_once: boxes outlined at a time; fewer on large images.
 
     Raises:
         ModelInputError: negative or not finite scores or saliency, shapes that do not fit, a wrong option.
     """
-    _check(boxes, scores, size, saliency, factor, top_k, merge_overlap, at_once)
+    _check(boxes, scores, size, saliency, factor, top_k, merge_overlap)
     ranking = _Ranking(top_k, merge_overlap)
-    at_once = max(1, min(at_once, MAX_ELEMENTS // (size[0] * size[1])))
+    at_once = max(1, min(AT_ONCE, MAX_ELEMENTS // (size[0] * size[1])))
     given, order = torch.sort(scores.detach().cpu(), descending=True, stable=True)
     highest = float(saliency.max()) if saliency is not None else 0.0
     bounds = given.double() * math.exp(factor * highest) * (1 + SLACK)
@@ -97,7 +139,7 @@ def top_regions(
         kept = torch.ones(len(part), dtype=torch.bool) if keep is None else keep(outlined).cpu()
         ranking.add(rescored[kept], part[kept], PackedMask.pack(outlined[kept.to(outlined.device)]))
         num_outlined += len(part)
-        if lazy and num_outlined < len(boxes) and ranking.settle(float(bounds[num_outlined])):
+        if num_outlined < len(boxes) and ranking.settle(float(bounds[num_outlined])):
             break
     regions = ranking.finish()
     return TopRegions(
@@ -105,47 +147,6 @@ def top_regions(
         torch.tensor([region.score for region in regions], dtype=torch.float32, device=scores.device),
         torch.tensor([region.proposal for region in regions], dtype=torch.int64, device=scores.device), num_outlined,
     )  # fmt: skip
-
-
-def anomaly_map(regions: TopRegions, *, extra_weight: float = 0.0) -> Tensor:
-    """Eq. 9: at each pixel sum(r s) / (`extra_weight` + sum(r)) over the regions r that cover it, 0 elsewhere.
-
-    (H, W) float32 on the scores' device. `extra_weight` is 0 in the paper; with the published code's 1 a pixel under
-    one region has half its score, and agreement of more raises it.
-    """
-    total = torch.zeros(regions.size, dtype=torch.float64)
-    weight = torch.full(regions.size, extra_weight, dtype=torch.float64)
-    for mask, score in zip(regions.packed, regions.scores.tolist(), strict=True):
-        covered = torch.from_numpy(mask.rectangle).double()
-        total[mask.rows, mask.columns] += covered * score
-        weight[mask.rows, mask.columns] += covered
-    return torch.where(weight > 0, total / weight.clamp(min=1e-12), 0.0).float().to(regions.scores.device)
-
-
-def with_dense_saliency(region_map: Tensor, saliency: Tensor, *, highest: float, weight: float) -> Tensor:
-    """The region map plus `weight` x saliency / `highest`: ranks the pixels that no region, or the same one, covers.
-
-    No pixel without a region rises to one with a region: where the lowest region value of the image is below
-    2 `weight`, half that value takes its place. Nor do regions whose values differ by more than `weight` change
-    places. `highest` is the largest saliency there can be, so that the sum means the same in every image.
-
-    Args:
-        region_map: (H, W) >= 0.
-        saliency: (H, W), counted within [0, `highest`].
-        highest: above 0.
-        weight: in units of the region map, above 0.
-
-    Raises:
-        ModelInputError: shapes that do not fit, or numbers out of range.
-    """
-    if region_map.shape != saliency.shape or highest <= 0 or weight <= 0:
-        raise ModelInputError(
-            f"expected a region map and a saliency of one shape, and highest and weight above 0, got "
-            f"{tuple(region_map.shape)}, {tuple(saliency.shape)}, {highest} and {weight}"
-        )
-    covered = region_map[region_map > 0]
-    lowest = float(covered.min()) if len(covered) else math.inf
-    return region_map + min(weight, lowest / 2) * (saliency / highest).clamp(0, 1)
 
 
 class _Ranking:
@@ -199,15 +200,13 @@ def _rescored(masks: Tensor, scores: Tensor, saliency: Tensor | None, highest: f
 
 def _check(
     boxes: Tensor, scores: Tensor, size: tuple[int, int], saliency: Tensor | None, factor: float, top_k: int | None,
-    merge_overlap: float | None, at_once: int,
+    merge_overlap: float | None,
 ) -> None:  # fmt: skip
     if scores.shape != (len(boxes),) or not (scores.isfinite() & (scores >= 0)).all():
         raise ModelInputError(f"expected a finite score >= 0 for each of {len(boxes)} boxes, got {scores.tolist()[:5]}")
     if saliency is not None and (tuple(saliency.shape) != size or not (saliency.isfinite() & (saliency >= 0)).all()):
         raise ModelInputError(f"expected a finite saliency >= 0 of shape {size}, got {tuple(saliency.shape)}")
-    if factor < 0 or (top_k is not None and top_k < 1) or at_once < 1:
-        raise ModelInputError(
-            f"expected factor of at least 0, top_k and at_once of at least 1, got {factor}, {top_k} and {at_once}"
-        )
-    if merge_overlap is not None and not 0 < merge_overlap <= 1:
-        raise ModelInputError(f"expected merge_overlap above 0 and up to 1, or null, got {merge_overlap}")
+    checked("factor", factor, factor >= 0, "at least 0")
+    checked("top_k", top_k, top_k is None or top_k >= 1, "at least 1, or null")
+    share = merge_overlap is None or 0 < merge_overlap <= 1
+    checked("merge_overlap", merge_overlap, share, "above 0 and up to 1, or null")

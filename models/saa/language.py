@@ -17,7 +17,7 @@ LANGUAGES = get_args(Language)
 
 @dataclass(frozen=True)
 class Caption:
-    """One pass of the generator: its text, and the words that give a box away as the product itself ("" for none)."""
+    """One pass of the generator: its text, and the words by which a box is the product itself ("" for none)."""
 
     text: str
     filter: str = ""
@@ -25,7 +25,7 @@ class Caption:
 
 @dataclass(frozen=True)
 class ProductPrompt:
-    """What is known of one product beforehand; without an entry of its own, nothing.
+    """What is known of one product beforehand; nothing for a product without an entry.
 
     Args:
         name: what the general prompts call it; the category's name if empty.
@@ -34,7 +34,7 @@ class ProductPrompt:
         count: how many of the object are in a picture; 1 also where that is not known.
         top_k: how many regions a picture's map is made of (K of Eq. 8).
         area_share: theta_area, a region is smaller than this share of the object.
-        overlap: theta_IoU, how much a region has to do with the object, more than this.
+        overlap: theta_IoU, a region's intersection over union with the object is more than this.
         filter: a box whose words contain this is the object itself and is dropped; the same as `name` if empty.
         object_caption: how the published code calls the object, where that is not its name with a comma.
     """
@@ -55,6 +55,12 @@ class ProductPrompt:
         checked("top_k", self.top_k, isinstance(self.top_k, int) and self.top_k >= 1, "a whole number from 1")
         checked("area_share", self.area_share, self.area_share > 0, "above 0")
         checked("overlap", self.overlap, 0 <= self.overlap < 1, "at least 0 and below 1")
+
+    def asked_for(self, raw_names: bool) -> str:
+        """What the detector is asked for: the object's name, or what the published code sends, comma included."""
+        if not raw_names:
+            return self.object
+        return self.object_caption or f"{self.object.replace(' ', '_')},"
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,7 @@ class PromptBook:
 
 @dataclass(frozen=True)
 class PromptChoice:
-    """Several sources, of which the model takes for each image the one that the image itself speaks for.
+    """Several sources; for each image the model takes the one whose map agrees best with the image's saliency.
 
     `defects`, the user's own words, go to every source.
     """

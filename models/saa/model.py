@@ -5,15 +5,14 @@ Regularization (arXiv 2305.10724), and their report on the winning solution of t
 `rules="paper"` does what the equations say, "released" what their code does (models/saa/rules.py). Departs from both:
 
 * An image score that one image has by itself; theirs is the map's maximum, scaled over the whole test set.
-* Regions are outlined lazily, objects only where they are used, each text is encoded once: the same result, sooner.
+* Regions are outlined lazily, objects only where they are used, each caption is encoded once: the same result, sooner.
 * Options, off by default: duplicate regions merged, dense saliency under the regions, several sources of prompts.
-* Few-shot: the saliency of an image is measured against normal references in place of the image itself.
+* Few-shot: the saliency of an image is measured against normal references instead of the image itself.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,34 +20,35 @@ from torch import Tensor
 
 from models.base import AnomalyModel, Images, Prediction, check_categories
 from models.errors import checked
+from models.frozen import Frozen
 from models.images import KeepSize
 from models.references import MAX_REFERENCES, ManyReferences
-from models.saa.agreement import most_agreed
-from models.saa.confidence import TopRegions, anomaly_map, top_regions, with_dense_saliency
-from models.saa.first_time import FirstTime
-from models.saa.generator.base import Proposals, RegionGenerator
-from models.saa.image_score import image_score, score_label, top
-from models.saa.language.prompts import LANGUAGES, Caption, Language, ProductPrompt, PromptBook, PromptChoice
-from models.saa.language.queries import ask, object_caption
+from models.saa.confidence import TopRegions, top_regions
+from models.saa.generator.base import Proposals, RegionGenerator, ask
+from models.saa.language import LANGUAGES, Caption, Language, ProductPrompt, PromptBook, PromptChoice
+from models.saa.property import Scene
 from models.saa.refiner.base import RegionRefiner
+from models.saa.result import (
+    Assessment,
+    anomaly_map,
+    image_score,
+    most_agreed,
+    prediction,
+    score_label,
+    top,
+    with_dense_saliency,
+)
 from models.saa.rules import Rules
 from models.saa.saliency.prompt import Saliency
-from models.saa.scene import Scene
+
+log = logging.getLogger(__name__)
 
 LARGEST_EXPONENT = 10.0
 """Of Eq. 6 with references: maps are kept as float16, which ends at exp(11)."""
+NO_DIGITS = str.maketrans("", "", "0123456789")
 
 
-@dataclass(frozen=True, eq=False)
-class Assessment:
-    """What is said of one image: its map (S, S) and score, and the highest rescored confidence of a region."""
-
-    anomaly_map: Tensor
-    image_score: Tensor
-    confidence: Tensor
-
-
-class SAA(AnomalyModel):
+class SAA(AnomalyModel, Frozen):
     """The assembly; with all four prompts it is SAA+, without them SAA.
 
     Args:
@@ -66,7 +66,7 @@ class SAA(AnomalyModel):
         dense_saliency: weight of the saliency under the regions of the map; 0 as published.
         score_saliency: share of the saliency in the image score.
         few_shot_exponent: with references, the exponent of Eq. 6 for a region as salient as their own most salient
-            places. It takes the place of the rules' factor, since saliency is another measure then.
+            patches. It replaces the rules' factor, since saliency is another measure then.
         max_references: how many references are remembered; of more, evenly spread ones, and the others are only scored.
         map_size: side of the maps in pixels.
         image_threshold: image score from which an image is a defect; None where not known.
@@ -121,12 +121,8 @@ class SAA(AnomalyModel):
         self._many = ManyReferences(max_references)
         self._references: dict[str, list[Tensor]] = {}
         self._typical: dict[str, Tensor] = {}
-        self._notes = FirstTime(logging.getLogger(__name__))
+        self._warned: set[tuple[str, str]] = set()
         self.eval()
-
-    def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode, whatever is asked for."""
-        return super().train(False)
 
     @torch.no_grad()
     def fit(self, references: Images, category: str) -> None:
@@ -148,25 +144,29 @@ class SAA(AnomalyModel):
         check_categories(images, categories)
         for category in categories:
             self._check_fitted(category)
-        return _prediction([self._assess(image.cpu(), name) for image, name in zip(images, categories, strict=True)])
+        return prediction([self._assess(image.cpu(), name) for image, name in zip(images, categories, strict=True)])
 
     @torch.no_grad()
     def reference_prediction(self, category: str) -> Prediction:
-        """The references of a category, each measured against the others (a single one against itself elsewhere)."""
+        """The references of a category, each measured against the others (one alone against itself)."""
         self._check_fitted(category, always=True)
         maps = self.saliency_map.reference_maps(category)
         pairs = zip(self._references[category], maps, strict=True)
-        left_out = _prediction([self._assess(image, category, saliency) for image, saliency in pairs])
+        left_out = prediction([self._assess(image, category, saliency) for image, saliency in pairs])
         return self._many.with_others(self, category, left_out)
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
         """Labels of every number made with this model."""
-        off = [name for name, on in self._hybrid_prompts().items() if not on]
-        missing = "SAA" if len(off) == 4 else f"SAA+ without {', '.join(off)}" if off else "SAA+"
+        hybrid = {
+            "P^L language": self.language != "naive", "P^P property": self.property, "P^S saliency": self.saliency,
+            "P^C confidence": self.confidence,
+        }  # fmt: skip
+        off = [name for name, on in hybrid.items() if not on]
+        method = "SAA" if len(off) == 4 else f"SAA+ without {', '.join(off)}" if off else "SAA+"
         dense = f" + {self.dense_saliency:g} x saliency under them" if self.dense_saliency else ""
         return {
-            "method": missing,
+            "method": method,
             "rules": self.rules.label,
             "language": self.language,
             "prompts": self.prompts.label,
@@ -176,19 +176,12 @@ class SAA(AnomalyModel):
             "map_size": self.map_size,
             "image_score": score_label(self.score_saliency),
             "few_shot_exponent": f"{self.few_shot_exponent:g} for a region as salient as mu, the references' own top",
-            "few_shot_calibration": "each reference against the others; a single one against itself, without a window "
-            f"of {self.saliency_map.own_window:g} of the side around each place; {self._many.label}",
+            "few_shot_calibration": "each reference against the others; one alone against itself, patches closer than "
+            f"{self.saliency_map.own_window:g} of the side excluded; {self._many.label}",
             **self.generator.protocol,
             **self.refiner.protocol,
             **self.saliency_map.protocol,
         }
-
-    def _hybrid_prompts(self) -> dict[str, bool]:
-        """The papers' four, and which of them are on."""
-        return {
-            "P^L language": self.language != "naive", "P^P property": self.property, "P^S saliency": self.saliency,
-            "P^C confidence": self.confidence,
-        }  # fmt: skip
 
     def _assess(self, image: Tensor, category: str, saliency: Tensor | None = None) -> Assessment:
         """The papers' figure from left to right; `saliency` where it is known already."""
@@ -216,12 +209,13 @@ class SAA(AnomalyModel):
         to the model's.
         """
         named = self.property or self._several(product)
-        name = object_caption(product, self.rules.raw_names) if named else None
-        objects, found = ask(self.generator, image, name, wanted)
+        name = product.asked_for(self.rules.raw_names) if named else None
+        texts = [[caption.text for caption in source] for source in wanted]
+        objects, found = ask(self.generator, image, name, texts)
         objects = None if objects is None else objects.to(self.device)
         found = [[boxes.to(self.device) for boxes in each] for each in found]
         if objects is not None and len(objects.scores) == 0:
-            self._notes.say(category, "no object found, so the whole image counts as the object")
+            self._warn(category, "no object found, so the whole image counts as the object")
         outliner = self.refiner.outline(self._shown(image))
         return Scene((image.shape[1], image.shape[2]), outliner, objects, self.rules), found
 
@@ -230,12 +224,8 @@ class SAA(AnomalyModel):
         saliency: Tensor | None, category: str,
     ) -> TopRegions:  # fmt: skip
         """Boxes of one source of prompts to the regions that count."""
-        plausible = [
-            scene.plausible(boxes, caption.filter, product, self.property)
-            for caption, boxes in zip(captions, found, strict=True)
-        ]
-        boxes = torch.cat([each.boxes[kept] for each, kept in zip(found, plausible, strict=True)])
-        scores = torch.cat([each.scores[kept] for each, kept in zip(found, plausible, strict=True)])
+        filters = [caption.filter for caption in captions]
+        boxes, scores = scene.plausible(found, filters, product, self.property)
         regions = top_regions(
             scene.masks, boxes, scores, scene.size,
             saliency=saliency if self.saliency else None,
@@ -246,7 +236,7 @@ class SAA(AnomalyModel):
         )  # fmt: skip
         if len(regions.scores) == 0:
             proposed = sum(len(each.scores) for each in found)
-            self._notes.say(category, f"no region left of {proposed} boxes proposed; the map is without regions")
+            self._warn(category, f"no region left of {proposed} boxes proposed; the map is without regions")
         return regions
 
     def _saliency(self, scene: Scene, image: Tensor, category: str, product: ProductPrompt) -> Tensor | None:
@@ -259,9 +249,8 @@ class SAA(AnomalyModel):
         if not self._several(product):
             return self.saliency_map(shown)
         if (number := len(scene.object_boxes(product))) < 2:
-            self._notes.say(
-                category, f"{product.count} objects expected, {number} found: nothing to compare, saliency is 0"
-            )
+            what = f"{product.count} objects expected, {number} found: nothing to compare, saliency is 0"
+            self._warn(category, what)
             return torch.zeros(scene.size, device=self.device)
         return self.saliency_map(shown, scene.object_masks(product))
 
@@ -292,15 +281,13 @@ class SAA(AnomalyModel):
         """The image as the refiner and the saliency net see it."""
         return image.flip(0) if self.rules.bgr else image
 
+    def _warn(self, category: str, what: str) -> None:
+        """Log a WARNING once per category and kind (the words without numbers), DEBUG after that."""
+        kind = (category, what.translate(NO_DIGITS))
+        log.log(logging.DEBUG if kind in self._warned else logging.WARNING, "%s: %s", category, what)
+        self._warned.add(kind)
+
     def _check_fitted(self, category: str, always: bool = False) -> None:
         if category not in self._references and (self._references or always):
             known = ", ".join(self._references) or "none"
             raise KeyError(f"expected a category with references, got {category!r}; fitted: {known}; call `fit` for it")
-
-
-def _prediction(assessed: Sequence[Assessment]) -> Prediction:
-    maps = torch.stack([each.anomaly_map for each in assessed]).float()
-    scores, confidences = (
-        torch.stack([getattr(each, name) for each in assessed]).float() for name in ("image_score", "confidence")
-    )
-    return Prediction(maps, scores, {"region_confidence": confidences, "map_max": maps.amax(dim=(1, 2))})

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self, get_args, get_type_hints
 
-from models.errors import ModelInputError
-from models.saa.regions import Location, NameFilter
+from models.errors import ModelInputError, checked
+
+Location = Literal["iou", "off"]
+NameFilter = Literal["tokens", "substring", "off"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Rules:
         objects: the boxes that count as the object: the "best", with half of the best one's score or more, or the
             "capped", each less than 1/count of the image. The paper does not say.
         area_of: theta_area is applied to "regions" and the object's outline, or to "boxes" and its largest box.
-        location: theta_IoU is on "iou" with the object, on the share "inside" it, or "off"; on regions only.
+        location: theta_IoU is on "iou" with the object, or "off"; on regions only.
         several_objects: where the product's count is above 1, saliency compares each object with the others.
         exponent: factor on the mean saliency in the exponent of Eq. 6.
         denominator: added to the sum of regions in Eq. 9.
@@ -72,8 +74,7 @@ class Rules:
             ModelInputError: a name, switch or value that does not exist.
         """
         protocols = {"paper": cls.paper, "released": cls.released}
-        if name not in protocols:
-            raise ModelInputError(f"expected rules to be one of {', '.join(protocols)}, got {name!r}")
+        checked("rules", name, name in protocols, f"one of {', '.join(protocols)}")
         set_otherwise = {key: value for key, value in (switches or {}).items() if value is not None}
         known = [field.name for field in fields(cls) if field.name != "name"]
         if unknown := set(set_otherwise) - set(known):
@@ -102,5 +103,4 @@ class Rules:
                 good, expected = number and value >= 0, f"a{' whole' if kind is int else ''} number from 0"
             else:
                 continue
-            if not good:
-                raise ModelInputError(f"expected the switch {name} to be {expected}, got {value!r}")
+            checked(f"the switch {name}", value, good, expected)

@@ -20,14 +20,14 @@ from models.baselines.winclip import WinCLIP
 from models.clip_adapter.adapter import random_adapter
 from models.clip_adapter.context_adapter import ContextAdapter
 from models.clip_adapter.model import ClipAdapter
-from models.saa.generator.base import GroundingDinoGenerator
 from models.saa.generator.clip_boxes import ClipBoxGenerator
-from models.saa.language.prompts import PromptBook
+from models.saa.generator.grounding_dino.generator import GroundingDinoGenerator
+from models.saa.language import PromptBook
 from models.saa.model import SAA
-from models.saa.refiner.base import SamRefiner
 from models.saa.refiner.grabcut import GrabCutRefiner
+from models.saa.refiner.sam.refiner import SamRefiner
 from models.saa.rules import Rules
-from models.saa.saliency.clip_features import ClipFeatures
+from models.saa.saliency.features import ClipFeatures
 from models.saa.saliency.prompt import Saliency
 from tests.support.baseline_stand_ins import small_clipseg, small_patchcore
 from tests.support.clip_stand_ins import PROMPTS, small_backbone

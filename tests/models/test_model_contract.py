@@ -28,8 +28,8 @@ from models.clip.backbone import load_backbone
 from models.clip_adapter.context_adapter import ContextAdapter
 from models.errors import ModelInputError
 from models.references import Prepared
-from models.saa.generator.grounding_dino.build import ARCHITECTURES, random_network
-from models.saa.refiner.sam.weights import load_sam
+from models.saa.generator.grounding_dino.weights import ARCHITECTURES, random_network
+from models.saa.refiner.sam.refiner import load_sam
 from models.saa.saliency.features import load_wide_resnet
 from tests.support.baseline_stand_ins import BASELINES
 from tests.support.clip_stand_ins import small_model

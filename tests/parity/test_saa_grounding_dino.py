@@ -18,11 +18,10 @@ from torch.testing import assert_close
 
 from benchmarks.grounding_dino_package import package_twin, quiet
 from benchmarks.saa_detector import PROMPTS
-from models.saa.generator.base import GroundingDinoGenerator
-from models.saa.generator.grounding_dino.build import ARCHITECTURES, random_network
-from models.saa.generator.grounding_dino.captions import Caption, CaptionReader, normalised, spelling_reader
+from models.saa.generator.grounding_dino.generator import GroundingDinoGenerator
+from models.saa.generator.grounding_dino.inputs import Caption, CaptionReader, normalised, spelling_reader, to_pixels
 from models.saa.generator.grounding_dino.network import GroundingDino, together
-from models.saa.generator.grounding_dino.pixels import to_pixels
+from models.saa.generator.grounding_dino.weights import ARCHITECTURES, random_network
 from tests.parity.rounding import assert_no_farther
 
 pytestmark = pytest.mark.slow

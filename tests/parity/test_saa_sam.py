@@ -12,7 +12,7 @@ from segment_anything import SamPredictor
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
 
-from models.saa.refiner.base import SamRefiner
+from models.saa.refiner.sam.refiner import SamRefiner
 from tests.parity.rounding import assert_no_farther
 from tests.support.sam_stand_ins import boxes_in, picture, stir
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.saa.generator.base import Proposals
-from models.saa.language.prompts import PromptBook
+from models.saa.language import PromptBook
 from models.saa.model import SAA
 from models.saa.saliency.prompt import Saliency
 

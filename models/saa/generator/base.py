@@ -1,12 +1,45 @@
-"""What the generator is asked for on one image: every caption once, and the object."""
+"""Language to boxes, SAA+ Eq. 1: what a region generator is, and what it is asked for on one image."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
-from models.saa.generator.base import Proposals, RegionGenerator
-from models.saa.language.prompts import Caption, ProductPrompt
+
+@dataclass(frozen=True, eq=False)
+class Proposals:
+    """The boxes found for one caption.
+
+    `boxes` (N, 4) float32, (cx, cy, w, h) in fractions of the image, unclipped; `scores` (N,) float32 in [0, 1];
+    `phrases`, N strings: the words whose token probability exceeds the text threshold.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    phrases: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """N, the number of boxes."""
+        return len(self.scores)
+
+    def to(self, device: torch.device) -> "Proposals":
+        """The same on another device."""
+        return Proposals(self.boxes.to(device), self.scores.to(device), self.phrases)
+
+
+class RegionGenerator(Protocol):
+    """What turns captions into boxes."""
+
+    def propose(self, image: Tensor, captions: Sequence[str]) -> list[Proposals]:
+        """Boxes in a uint8 RGB image (3, H, W), one `Proposals` per caption in order."""
+        ...
+
+    @property
+    def protocol(self) -> dict[str, str | int | float | bool]:
+        """Labels that every number made with this generator must carry."""
+        ...
 
 
 @runtime_checkable
@@ -19,25 +52,18 @@ class ObjectFinder(Protocol):
 
 
 def ask(
-    generator: RegionGenerator, image: Tensor, named: str | None, wanted: Sequence[Sequence[Caption]]
+    generator: RegionGenerator, image: Tensor, named: str | None, wanted: Sequence[Sequence[str]]
 ) -> tuple[Proposals | None, list[list[Proposals]]]:
     """The boxes of the object that is `named`, and those of each caption of each source (Eq. 1), in one call.
 
-    A text that several sources share is one pass. Without a name nothing is asked for the object: None.
+    A caption that several sources share is one pass. Without a name nothing is asked for the object: None.
     """
-    texts = list(dict.fromkeys(caption.text for captions in wanted for caption in captions))
+    captions = list(dict.fromkeys(caption for source in wanted for caption in source))
     names = [] if named is None else [named]
     if isinstance(generator, ObjectFinder):
-        objects, found = generator.propose_objects(image, names), generator.propose(image, texts)
+        objects, found = generator.propose_objects(image, names), generator.propose(image, captions)
     else:
-        everything = generator.propose(image, [*names, *texts])
+        everything = generator.propose(image, [*names, *captions])
         objects, found = everything[: len(names)], everything[len(names) :]
-    by_text = dict(zip(texts, found, strict=True))
-    return (objects[0] if objects else None), [[by_text[caption.text] for caption in captions] for captions in wanted]
-
-
-def object_caption(product: ProductPrompt, raw_names: bool) -> str:
-    """What to call the object: its name, or what the published code sends for it, comma included (`raw_names`)."""
-    if not raw_names:
-        return product.object
-    return product.object_caption or f"{product.object.replace(' ', '_')},"
+    by_caption = dict(zip(captions, found, strict=True))
+    return (objects[0] if objects else None), [[by_caption[caption] for caption in source] for source in wanted]

@@ -1,4 +1,4 @@
-"""Where an object lies before its background, without words or weights: what differs from the border of the image."""
+"""Boxes without words or weights: around the blobs of a map, and around objects before their background."""
 
 import numpy as np
 import PIL.Image
@@ -16,11 +16,33 @@ MOST_BORDER_SPREAD = 0.4
 """With a border that differs from itself by more than this share of what the object does, it is a pattern."""
 LEAST_CONTRAST = 0.08
 """Least difference in brightness or colour, of a range of 1, between object and background."""
-LEAST_AREA = 0.01
+LEAST_BODY = 0.01
 """Smallest body as a share of the image."""
 LEAST_TOTAL = 0.1
 """What all bodies together cover at the least: less than that is no product, but a mark on a surface."""
+LEAST_RANGE = 1e-4
+"""A map that rises less above its median has no blob."""
+LEAST_BLOB = 1e-4
+"""Smallest blob as a share of the map."""
 EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
+
+
+def blob_boxes(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (N, 4) as (cx, cy, w, h) in fractions and mean values (N,) of a map's blobs, float32.
+
+    A blob is an 8-connected set of pixels above the map's median by `level` of what its maximum is above it.
+    """
+    middle, highest = float(np.median(values)), float(values.max())
+    above = values > middle + level * (highest - middle)
+    if highest - middle < LEAST_RANGE:
+        above[:] = False
+    labels, count = ndimage.label(above, EIGHT_NEIGHBOURS)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    kept = np.flatnonzero(sizes >= LEAST_BLOB * values.size)
+    means = np.asarray(ndimage.mean(values, labels, kept + 1), dtype=np.float32).reshape(-1)
+    extents = ndimage.find_objects(labels)
+    boxes = [_fractions(extents[index], values.shape) for index in kept]
+    return np.array(boxes, dtype=np.float32).reshape(-1, 4), means
 
 
 def foreground_boxes(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,16 +114,14 @@ def _component_boxes(foreground: np.ndarray) -> list[list[float]]:
     """Boxes of the bodies that are large enough, largest first."""
     opened = ndimage.binary_opening(np.pad(foreground, 1, mode="edge"), EIGHT_NEIGHBOURS)[1:-1, 1:-1]
     labels, _ = ndimage.label(ndimage.binary_fill_holes(opened), EIGHT_NEIGHBOURS)
-    bodies = [(int((labels[place] == n).sum()), place) for n, place in enumerate(ndimage.find_objects(labels), 1)]
-    large = sorted((body for body in bodies if body[0] >= LEAST_AREA * labels.size), key=lambda body: -body[0])
+    bodies = [(int((labels[extent] == n).sum()), extent) for n, extent in enumerate(ndimage.find_objects(labels), 1)]
+    large = sorted((body for body in bodies if body[0] >= LEAST_BODY * labels.size), key=lambda body: -body[0])
     if sum(pixels for pixels, _ in large) < LEAST_TOTAL * labels.size:
         return []
-    return [_fractions(rows, columns, labels.shape) for _, (rows, columns) in large]
+    return [_fractions(extent, labels.shape) for _, extent in large]
 
 
-def _fractions(rows: slice, columns: slice, shape: tuple[int, ...]) -> list[float]:
-    height, width = shape
-    return [
-        (columns.start + columns.stop) / 2 / width, (rows.start + rows.stop) / 2 / height,
-        (columns.stop - columns.start) / width, (rows.stop - rows.start) / height,
-    ]  # fmt: skip
+def _fractions(extent: tuple[slice, ...], shape: tuple[int, ...]) -> list[float]:
+    """(cx, cy, w, h) of (rows, columns) of an array, in fractions of it."""
+    (y0, y1), (x0, x1) = ((part.start / side, part.stop / side) for part, side in zip(extent, shape, strict=True))
+    return [(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0]

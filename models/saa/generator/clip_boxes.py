@@ -1,7 +1,7 @@
 """A region generator for small weights: boxes where a CLIP's patches are nearer to a defect's words than to "flawless".
 
-Not the paper's: it stands in for GroundingDINO (SAA+ Eq. 1) where only the small weights that ship are at hand, with
-the trained adapters of the other model family as its sight, and says so in the protocol label. Its boxes carry no
+Not the paper's: it replaces GroundingDINO (SAA+ Eq. 1) where only the small weights that ship are at hand. It reads
+patches through the trained adapters of the other model family, and says so in the protocol label. Its boxes carry no
 words, so the filter by name has nothing to read; and the small text tower tells good from bad and little else, so the
 boxes of one caption resemble those of the next.
 """
@@ -15,17 +15,16 @@ import numpy as np
 import PIL.Image
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
 from torch import Tensor
 from torchvision.ops import box_convert, nms
 
 from models.clip.backbone import ClipBackbone
 from models.clip_adapter.adapter import Adapter, stage_probabilities
 from models.clip_adapter.checkpoint import check_adapter_fits
-from models.errors import ModelInputError
+from models.errors import checked
 from models.frozen import Frozen
 from models.saa.generator.base import Proposals
-from models.saa.generator.foreground import foreground_boxes
+from models.saa.generator.blobs import blob_boxes, foreground_boxes
 
 NORMAL = ("flawless object", "perfect object", "object without defect")
 TEMPLATES = (
@@ -34,11 +33,6 @@ TEMPLATES = (
     "a cropped photo of the {}.",
     "there is a {} in the scene.",
 )
-EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
-LEAST_RANGE = 1e-4
-"""A map that rises less above its median has no blob."""
-LEAST_AREA = 1e-4
-"""Smallest blob as a share of the image."""
 
 
 @dataclass(frozen=True)
@@ -69,22 +63,15 @@ class ClipBoxGenerator(Frozen):
     ):  # fmt: skip
         super().__init__()
         check_adapter_fits(adapter, backbone)
-        if not scales or any(not isinstance(scale, int) or scale < 1 for scale in scales):
-            raise ModelInputError(f"expected scales to be whole numbers from 1, got {list(scales)}")
-        if not levels or any(not 0 < level < 1 for level in levels):
-            raise ModelInputError(f"expected levels between 0 and 1, got {list(levels)}")
-        if not 0 < box_overlap <= 1 or not 0 <= min_score < 1 or grid < 2 or grid % 2:
-            raise ModelInputError(
-                "expected box_overlap above 0 and up to 1, min_score from 0 and below 1, and an even grid, got "
-                f"{box_overlap}, {min_score} and {grid}"
-            )
         self.backbone = backbone
         self.adapter = adapter
-        self.scales = tuple(scales)
-        self.levels = tuple(levels)
-        self.box_overlap = box_overlap
-        self.min_score = min_score
-        self.grid = grid
+        whole = all(isinstance(scale, int) and scale >= 1 for scale in scales)
+        self.scales = checked("scales", tuple(scales), bool(scales) and whole, "whole numbers from 1")
+        shares = all(0 < level < 1 for level in levels)
+        self.levels = checked("levels", tuple(levels), bool(levels) and shares, "between 0 and 1")
+        self.box_overlap = checked("box_overlap", box_overlap, 0 < box_overlap <= 1, "above 0 and up to 1")
+        self.min_score = checked("min_score", min_score, 0 <= min_score < 1, "from 0 and below 1")
+        self.grid = checked("grid", grid, grid >= 2 and grid % 2 == 0, "an even number from 2")
         self._texts: dict[tuple[str, torch.device], Tensor] = {}
         self.eval()
 
@@ -103,10 +90,6 @@ class ClipBoxGenerator(Frozen):
         """
         boxes, scores = foreground_boxes(image)
         return [Proposals(boxes, scores, ("",) * len(boxes)) for _ in captions]
-
-    def similarity(self, image: Tensor, caption: str) -> list[Tensor]:
-        """The defect probability of each place, one square map in [0, 1] per scale."""
-        return [self._map(self._look(image, scale), caption) for scale in self.scales]
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
@@ -135,7 +118,7 @@ class ClipBoxGenerator(Frozen):
         return _Windows(scale, tuple(tokens), tuple(grids))
 
     def _map(self, windows: _Windows, caption: str) -> Tensor:
-        """Defect probability, (grid * scale)^2: mean over stages, and over the windows that see a place."""
+        """Defect probability, (grid * scale)^2: mean over stages, and over the windows that see a pixel."""
         stages = [
             stage_probabilities(tokens, self._text(caption, tokens.device), grid, self.grid)[:, 1]
             for tokens, grid in zip(windows.stages, windows.grids, strict=True)
@@ -144,22 +127,21 @@ class ClipBoxGenerator(Frozen):
         total = probabilities.new_zeros(2, self.grid * windows.scale, self.grid * windows.scale)
         starts = range(0, total.shape[1] - self.grid + 1, self.grid // 2)
         for probability, (y, x) in zip(probabilities, product(starts, starts), strict=True):
-            place = total[:, y : y + self.grid, x : x + self.grid]
-            place += torch.stack([probability, torch.ones_like(probability)])
+            window = total[:, y : y + self.grid, x : x + self.grid]
+            window += torch.stack([probability, torch.ones_like(probability)])
         return total[0] / total[1]
 
     def _text(self, caption: str, device: torch.device) -> Tensor:
         """(D, 2) columns of length 1, normal and anomalous, computed once per caption."""
         if (caption, device) not in self._texts:
             phrases = [phrase.strip() for phrase in caption.split(".") if phrase.strip()]
-            groups = (NORMAL, [f"object with {phrase}" for phrase in phrases] or ["damaged object"])
-            columns = [self._column(states) for states in groups]
+            columns = []
+            for states in (NORMAL, [f"object with {phrase}" for phrase in phrases] or ["damaged object"]):
+                sentences = [template.format(state) for state in states for template in TEMPLATES]
+                mean = F.normalize(self.backbone.encode_text(sentences), dim=-1).mean(dim=0)
+                columns.append(F.normalize(mean, dim=0))
             self._texts[caption, device] = torch.stack(columns, dim=1).to(device)
         return self._texts[caption, device]
-
-    def _column(self, states: Sequence[str]) -> Tensor:
-        sentences = [template.format(state) for state in states for template in TEMPLATES]
-        return F.normalize(F.normalize(self.backbone.encode_text(sentences), dim=-1).mean(dim=0), dim=0)
 
     def _proposals(self, maps: Sequence[Tensor], image: Tensor) -> Proposals:
         """The blobs of all scales, best first, of near-equal boxes the best."""
@@ -175,30 +157,6 @@ class ClipBoxGenerator(Frozen):
         super()._apply(fn, recurse)
         self._texts.clear()
         return self
-
-
-def blob_boxes(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (N, 4) as (cx, cy, w, h) in fractions and mean values (N,) of a map's blobs, float32.
-
-    A blob is an 8-connected set of places above the map's median by `level` of what its maximum is above it.
-    """
-    middle, highest = float(np.median(values)), float(values.max())
-    above = values > middle + level * (highest - middle)
-    if highest - middle < LEAST_RANGE:
-        above[:] = False
-    labels, count = ndimage.label(above, EIGHT_NEIGHBOURS)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    kept = np.flatnonzero(sizes >= LEAST_AREA * values.size)
-    means = np.asarray(ndimage.mean(values, labels, kept + 1), dtype=np.float32).reshape(-1)
-    places = ndimage.find_objects(labels)
-    boxes = [_fractions(places[index], values.shape) for index in kept]
-    return np.array(boxes, dtype=np.float32).reshape(-1, 4), means
-
-
-def _fractions(place: tuple[slice, ...], shape: tuple[int, ...]) -> list[float]:
-    """(cx, cy, w, h) of a place (rows, columns) in an array, in fractions of it."""
-    (y0, y1), (x0, x1) = ((part.start / side, part.stop / side) for part, side in zip(place, shape, strict=True))
-    return [(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0]
 
 
 def _crop(picture: PIL.Image.Image, x: float, y: float, share: float) -> PIL.Image.Image:

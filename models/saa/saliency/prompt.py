@@ -1,12 +1,12 @@
-"""The saliency prompt, SAA+ Eq. 5: how unlike the rest of its image each place is.
+"""The saliency prompt, SAA+ Eq. 5: how unlike the rest of its image each patch is.
 
-"paper": the mean of 1 - cosine to the N = 400 nearest places of the image, a place itself not counting.
-"released", as the published code has it: half of 1 - cosine, to the 400 farthest places; and where several instances
-of an object are expected, to the nearest place of any other instance, 0 outside all. Our own options: normalised
-stages, unsquashed input, smoothing, saliency within the object, and few-shot: half of 1 - cosine to the nearest place
-of normal references.
+"paper": the mean of 1 - cosine to the N = 400 nearest patches of the image, a patch itself not counting.
+"released", as the published code has it: half of 1 - cosine, to the 400 farthest patches; and where several instances
+of an object are expected, to the nearest patch of any other instance, 0 outside all. Our own: normalised stages, and
+few-shot: half of 1 - cosine to the nearest patch of normal references.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple, Self, get_args
 
@@ -16,20 +16,19 @@ from torch import Tensor, nn
 
 from models.base import moved
 from models.errors import ModelInputError, checked
-from models.images import Size, resize_bytes
+from models.images import nearest_rows, resize_bytes
 from models.saa.refiner.base import check_image
+from models.saa.saliency.distances import SCALE, Reference, ReferenceBank, distance_elsewhere, mean_distance
 from models.saa.saliency.features import FeatureNet
-from models.saa.saliency.neighbours import MAX_ELEMENTS, distance_elsewhere, mean_distance
-from models.saa.saliency.places import Grid, check_mask, inside, members, upsampled
-from models.saa.saliency.reference_bank import SCALE, Reference, ReferenceBank
 
-__all__ = ["FeatureNet", "Rule", "Saliency"]
+logger = logging.getLogger(__name__)
 
 Rule = Literal["paper", "released"]
 Neighbours = Literal["nearest", "farthest"]
-Precision = Literal["float32", "bfloat16"]
-BANK_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-LARGEST_STRIDE = 32
+Grid = tuple[int, int]
+"""(height, width) in patches."""
+LEAST_SIZE = 32
+"""Largest stride of a net in pixels."""
 
 
 class RuleSettings(NamedTuple):
@@ -58,74 +57,55 @@ class Saliency(nn.Module):
             only for a net whose own resizing does not average over what it leaves out (`antialias` is False).
         size: side in pixels of the net's input.
         several_size: the same where several instances are compared.
-        keep_aspect: give the input the image's proportions, at about the same number of pixels.
         normalise_stages: bring each stage's features to length 1 before they are joined.
-        smoothing: side in places (odd) of the window over which features are averaged first; 1 for not at all.
-        own_window: a single reference meets itself without a window of this share of the side.
-        bank_precision: in which references are kept: "float32", or "bfloat16" in half the memory.
-        max_elements: largest similarity matrix held at a time, in elements.
+        own_window: with one reference, patches closer than this fraction of the side are excluded where it is compared
+            with itself.
     """
 
     def __init__(
         self, net: FeatureNet, *, rule: Rule = "paper", num_neighbours: int = 400,
         neighbours: Neighbours | None = None, scale: float | None = None, opencv_resize: bool | None = None,
-        size: int = 256, several_size: int = 1024, keep_aspect: bool = False, normalise_stages: bool = False,
-        smoothing: int = 1, own_window: float = 0.15, bank_precision: Precision = "float32",
-        max_elements: int = MAX_ELEMENTS,
+        size: int = 256, several_size: int = 1024, normalise_stages: bool = False, own_window: float = 0.15,
     ):  # fmt: skip
         super().__init__()
-        checked("rule", rule, rule in RULES, " or ".join(RULES))
+        settings = RULES[checked("rule", rule, rule in RULES, " or ".join(RULES))]
         self.net = net
         self.rule = rule
         self.num_neighbours = checked("num_neighbours", num_neighbours, num_neighbours >= 1, "at least 1")
-        self.neighbours = neighbours or RULES[rule].neighbours
-        checked("neighbours", self.neighbours, self.neighbours in get_args(Neighbours), "nearest, farthest or null")
-        self.scale = RULES[rule].scale if scale is None else checked("scale", scale, scale > 0, "above 0")
-        wanted = RULES[rule].opencv_resize if opencv_resize is None else opencv_resize
+        known = neighbours is None or neighbours in get_args(Neighbours)
+        self.neighbours = checked("neighbours", neighbours, known, "nearest, farthest or null") or settings.neighbours
+        self.scale = settings.scale if scale is None else checked("scale", scale, scale > 0, "above 0")
+        wanted = settings.opencv_resize if opencv_resize is None else opencv_resize
         self.opencv_resize = wanted and getattr(net, "antialias", None) is False
-        self.size = checked("size", size, size >= LARGEST_STRIDE, f"at least {LARGEST_STRIDE}")
-        self.several_size = checked(
-            "several_size", several_size, several_size >= LARGEST_STRIDE, f"at least {LARGEST_STRIDE}"
-        )
-        self.keep_aspect = keep_aspect
+        self.size = checked("size", size, size >= LEAST_SIZE, f"at least {LEAST_SIZE}")
+        self.several_size = checked("several_size", several_size, several_size >= LEAST_SIZE, f"at least {LEAST_SIZE}")
         self.normalise_stages = normalise_stages
-        self.smoothing = checked("smoothing", smoothing, smoothing >= 1 and smoothing % 2 == 1, "odd, 1 or more")
         self.own_window = checked("own_window", own_window, 0 <= own_window < 1, "at least 0 and below 1")
-        self.bank_precision = checked(
-            "bank_precision", bank_precision, bank_precision in BANK_PRECISIONS, " or ".join(BANK_PRECISIONS)
-        )
-        self.max_elements = checked("max_elements", max_elements, max_elements >= 1, "at least 1")
         self._banks: dict[str, ReferenceBank] = {}
         self.register_buffer("_here", torch.empty(0), persistent=False)
 
     @property
     def highest(self) -> float:
-        """The saliency of a place that has nothing in common with the others (cosine 0)."""
+        """The saliency of a patch that has nothing in common with the others (cosine 0)."""
         return SCALE if self._banks else self.scale
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
         """Labels of every number made with this saliency."""
-        options = {
-            "stages normalised": self.normalise_stages, f"smoothing {self.smoothing}": self.smoothing > 1,
-            "image proportions kept": self.keep_aspect,
-        }  # fmt: skip
         distance = "1 - cosine" if self.scale == 1 else f"{self.scale:g} (1 - cosine)"
         return {
             **self.net.protocol,
             "saliency_resize": "8 bits, as OpenCV's INTER_LINEAR" if self.opencv_resize else "as the features say",
-            "saliency": f"mean of {distance} to the {self.num_neighbours} {self.neighbours} places (Eq. 5), input "
-            f"{self.size} px; several instances: to the nearest place of another one, input {self.several_size} px",
-            "saliency_options": ", ".join(name for name, on in options.items() if on) or "none",
-            "few_shot_saliency": f"{SCALE:g} (1 - cosine) to the nearest place of the references, kept as "
-            f"{self.bank_precision}",
+            "saliency": f"mean of {distance} to the {self.num_neighbours} {self.neighbours} patches (Eq. 5), input "
+            f"{self.size} px; several instances: to the nearest patch of another one, input {self.several_size} px",
+            "saliency_options": "stages normalised" if self.normalise_stages else "none",
+            "few_shot_saliency": f"{SCALE:g} (1 - cosine) to the nearest patch of the references",
         }
 
     @torch.no_grad()
     def forward(
-        self, image: Tensor, objects: Tensor | Iterable[Tensor] | None = None, *, within: Tensor | None = None,
-        category: str | None = None,
-    ) -> Tensor:  # fmt: skip
+        self, image: Tensor, objects: Tensor | Iterable[Tensor] | None = None, *, category: str | None = None
+    ) -> Tensor:
         """Saliency (H, W) float32 >= 0 of a (3, H, W) uint8 RGB image, on the device that this module is on.
 
         Args:
@@ -133,7 +113,6 @@ class Saliency(nn.Module):
             objects: (M, H, W) bool, the instances where several are expected: each is compared with the others. With
                 fewer than two there is nothing to compare, and the saliency is 0. An iterable of such stacks is gone
                 through once, so that not all masks need to be held at full size.
-            within: (H, W) bool, the object that alone is looked at: 0 outside, and only its places are neighbours.
             category: whose references to compare with, in place of the image itself.
 
         Raises:
@@ -141,14 +120,15 @@ class Saliency(nn.Module):
             ModelInputError: anything but such an image, or masks of another size.
         """
         check_image(image)
-        check_mask("within", within, 2, image)
         if category is not None and self._banks:
-            values, grid = self._unlike_references(image, self._bank(category), within)
+            tokens, grid = self._tokens(image, self.size)
+            values = self._bank(category).distance(tokens.contiguous())
         elif objects is not None:
             values, grid = self._unlike_other_objects(image, objects)
         else:
-            values, grid = self._unlike_the_rest(image, within)
-        return upsampled(values, grid, image.shape[1:])
+            tokens, grid = self._tokens(image, self.size)
+            values = self.scale * mean_distance(tokens.contiguous(), self.num_neighbours, self.neighbours == "farthest")
+        return _upsampled(values, grid, image.shape[1:])
 
     @torch.no_grad()
     def fit(self, references: Sequence[Tensor], category: str) -> None:
@@ -163,66 +143,35 @@ class Saliency(nn.Module):
         for image in references:
             check_image(image)
             tokens, grid = self._tokens(image, self.size)
-            tokens = tokens.to(BANK_PRECISIONS[self.bank_precision])
             known.append(Reference(tokens, grid, (image.shape[1], image.shape[2])))
-        self._banks[category] = ReferenceBank(known, own_window=self.own_window, max_elements=self.max_elements)
+        self._banks[category] = ReferenceBank(known, self.own_window)
 
     @torch.no_grad()
     def reference_maps(self, category: str) -> list[Tensor]:
         """The saliency (H, W) of each reference of a category as if it were not among them.
 
-        A single one is compared with itself, without a window around each place.
+        A single one is compared with itself, patches near each patch excluded.
         """
         left_out = self._bank(category).left_out()
-        return [upsampled(distance, reference.grid, reference.size) for distance, reference in left_out]
-
-    def _unlike_the_rest(self, image: Tensor, within: Tensor | None) -> tuple[Tensor, Grid]:
-        """Eq. 5 over the image, or over the part of it that `within` names."""
-        tokens, grid = self._tokens(image, self.size)
-        looked_at = inside(within, grid, tokens.device)
-        farthest = self.neighbours == "farthest"
-        values = tokens.new_zeros(len(tokens))
-        values[looked_at] = self.scale * mean_distance(
-            tokens[looked_at], self.num_neighbours, farthest, self.max_elements
-        )
-        return values, grid
+        return [_upsampled(distance, reference.grid, reference.size) for distance, reference in left_out]
 
     def _unlike_other_objects(self, image: Tensor, objects: Tensor | Iterable[Tensor]) -> tuple[Tensor, Grid]:
-        """Each instance against the nearest place of the others; the highest where instances overlap."""
+        """Each instance against the nearest patch of the others; the highest where instances overlap."""
         tokens, grid = self._tokens(image, self.several_size)
-        seen = members([objects] if isinstance(objects, Tensor) else objects, grid, image).to(tokens.device)
+        seen = _members([objects] if isinstance(objects, Tensor) else objects, grid, image).to(tokens.device)
         values = tokens.new_zeros(len(tokens))
         if len(seen) >= 2:
             used = seen.any(dim=0)
-            values[used] = self.scale * distance_elsewhere(tokens[used], seen[:, used], self.max_elements)
-        return values, grid
-
-    def _unlike_references(self, image: Tensor, bank: ReferenceBank, within: Tensor | None) -> tuple[Tensor, Grid]:
-        tokens, grid = self._tokens(image, self.size)
-        looked_at = inside(within, grid, tokens.device)
-        values = tokens.new_zeros(len(tokens))
-        values[looked_at] = bank.distance(tokens[looked_at])
+            values[used] = self.scale * distance_elsewhere(tokens[used], seen[:, used])
         return values, grid
 
     def _tokens(self, image: Tensor, size: int) -> tuple[Tensor, Grid]:
-        """The places of an image as rows (P, C) of length 1, and their grid."""
-        input_size = self._input_size(image, size)
-        target = (input_size, input_size) if isinstance(input_size, int) else input_size
+        """The patches of an image as rows (P, C) of length 1, and their grid."""
         pixels = image[None].to(self._here.device)  # type: ignore[arg-type]
-        maps = self.net.features(resize_bytes(pixels, target) if self.opencv_resize else pixels, input_size)
+        maps = self.net.features(resize_bytes(pixels, (size, size)) if self.opencv_resize else pixels, size)
         if self.normalise_stages:
             maps = torch.cat([F.normalize(stage, dim=1) for stage in maps.split(list(self.net.stage_widths), 1)], dim=1)
-        if self.smoothing > 1:
-            padding = self.smoothing // 2
-            maps = F.avg_pool2d(maps, self.smoothing, stride=1, padding=padding, count_include_pad=False)
         return F.normalize(maps[0].flatten(1).t(), dim=1), (maps.shape[2], maps.shape[3])
-
-    def _input_size(self, image: Tensor, size: int) -> Size:
-        if not self.keep_aspect:
-            return size
-        ratio = (image.shape[1] / image.shape[2]) ** 0.5
-        height, width = (max(1, round(side / LARGEST_STRIDE)) * LARGEST_STRIDE for side in (size * ratio, size / ratio))
-        return height, width
 
     def _bank(self, category: str) -> ReferenceBank:
         if category not in self._banks:
@@ -236,3 +185,38 @@ class Saliency(nn.Module):
         for bank in self._banks.values():
             bank.move(lambda tensor: moved(tensor, fn))
         return self
+
+
+def shrunk(masks: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(M, H, W) masks at a grid (M, h, w): of each cell the pixel at its top left, as OpenCV's nearest resize."""
+    rows, columns = (
+        torch.from_numpy(nearest_rows(count, length)).to(masks.device)
+        for count, length in zip(grid, masks.shape[1:], strict=True)
+    )
+    return masks[:, rows][:, :, columns]
+
+
+def _upsampled(values: Tensor, grid: tuple[int, int], size: Sequence[int]) -> Tensor:
+    """(P,) values of a grid's patches to (H, W) pixels, bilinear."""
+    maps = values.view(1, 1, *grid)
+    return F.interpolate(maps, (size[0], size[1]), mode="bilinear", align_corners=False)[0, 0]
+
+
+def _members(objects: Iterable[Tensor], grid: Grid, image: Tensor) -> Tensor:
+    """(M, P) bool: the patches of each instance that is large enough to have one."""
+    parts = [torch.zeros(0, *grid, dtype=torch.bool, device=image.device)]
+    for part in objects:
+        if part.ndim != 3 or part.shape[1:] != image.shape[1:] or part.dtype != torch.bool:
+            raise ModelInputError(
+                f"expected objects to be bool masks (M, H, W) of the image's size {tuple(image.shape[1:])}, got "
+                f"{tuple(part.shape)} of {part.dtype}"
+            )
+        parts.append(shrunk(part, grid).to(image.device))
+    found = torch.cat(parts).flatten(1)
+    seen = found[found.any(dim=1)]
+    if len(seen) < len(found):
+        vanished = len(found) - len(seen)
+        logger.warning("saliency of several instances: %d of %d are too small to see", vanished, len(found))
+    if len(seen) < 2:
+        logger.warning("saliency of several instances: %d found, nothing to compare, so it is 0", len(seen))
+    return seen

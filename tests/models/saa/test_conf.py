@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 import tracks.command.config
 import tracks.predict  # noqa: F401  (registers the resolver of PROMPT)
 from models.errors import ModelInputError
-from models.saa.language.prompts import PromptChoice
+from models.saa.language import PromptChoice
 from models.saa.model import SAA
 from models.saa.rules import Rules
 from models.saa.saliency.prompt import Saliency

@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models.saa.packed_masks import PackedMask, unpack
 
 from models.errors import ModelInputError
 from models.saa.confidence import TopRegions, anomaly_map, top_regions, with_dense_saliency
-from models.saa.packed_masks import PackedMask, unpack
 
 SIZE = (9, 13)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from models.saa.generator.foreground import foreground_boxes
+from models.saa.generator.blobs import foreground_boxes
 
 SIZES = [(120, 160), (300, 400), (400, 90)]
 

@@ -12,27 +12,33 @@ import PIL.Image
 import pytest
 import torch
 import torch.nn.functional as F
+from models.saa.generator.grounding_dino.attention import Words, attend, enhance_words, fuse
 from torch import Tensor
 from torch.testing import assert_close
 
 from benchmarks.grounding_dino_package import package_twin, quiet
 from models.errors import ModelInputError
-from models.saa.generator.base import GroundingDinoGenerator, Proposals
+from models.saa.generator.base import Proposals
 from models.saa.generator.grounding_dino import sampling as grounding_dino_sampling
-from models.saa.generator.grounding_dino.attention import Words, attend, enhance_words, fuse
-from models.saa.generator.grounding_dino.build import ARCHITECTURES, build_network, random_network
-from models.saa.generator.grounding_dino.captions import (
+from models.saa.generator.grounding_dino.generator import GroundingDinoGenerator
+from models.saa.generator.grounding_dino.inputs import (
     MAX_TOKENS,
     CaptionReader,
     join,
     load_reader,
     normalised,
+    resized_shape,
     spelling_reader,
+    to_pixels,
 )
 from models.saa.generator.grounding_dino.network import GroundingDino, together
-from models.saa.generator.grounding_dino.pixels import resized_shape, to_pixels
 from models.saa.generator.grounding_dino.sampling import FeatureLevels, attend_to_points, split_projection, to_table
-from models.saa.generator.grounding_dino.weights import load_grounding_dino
+from models.saa.generator.grounding_dino.weights import (
+    ARCHITECTURES,
+    build_network,
+    load_grounding_dino,
+    random_network,
+)
 from models.weights.registry import catalogue
 
 ROOT = Path(__file__).resolve().parents[3]

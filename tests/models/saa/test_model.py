@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from models.base import Prediction
 from models.errors import ModelInputError
-from models.saa.language.prompts import PromptBook, PromptChoice
+from models.saa.language import PromptBook, PromptChoice
 from models.saa.model import SAA
 from models.saa.rules import Rules
 from tests.support.clip_stand_ins import PROMPTS

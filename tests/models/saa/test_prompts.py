@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 import tracks.command.config
 import tracks.predict  # noqa: F401  (registers the resolver of PROMPT)
 from models.errors import ModelInputError
-from models.saa.language.prompts import Caption, ProductPrompt, PromptBook, PromptChoice
+from models.saa.language import Caption, ProductPrompt, PromptBook, PromptChoice
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 GENERAL = ("defect on {}", "damage on {}", "flaw on {}")

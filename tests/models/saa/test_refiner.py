@@ -5,14 +5,12 @@ import resource
 import numpy as np
 import pytest
 import torch
+from models.saa.refiner.contrast import ContrastRefiner
 from segment_anything import SamPredictor, sam_model_registry
 
 from models.errors import ModelInputError
-from models.saa.refiner.base import SamRefiner
-from models.saa.refiner.box_window import cut_window
-from models.saa.refiner.contrast import ContrastRefiner
-from models.saa.refiner.grabcut import GrabCutRefiner
-from models.saa.refiner.sam.weights import load_sam
+from models.saa.refiner.grabcut import GrabCutRefiner, cut_window
+from models.saa.refiner.sam.refiner import SamRefiner, load_sam
 from tests.support.sam_stand_ins import boxes_in, picture, small_sam
 
 SIZES = [(48, 64), (64, 64), (90, 50), (40, 400), (300, 400), (1, 7)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from models.saa.regions import (
+from models.saa.property import (
     box_areas,
     fitting_regions,
     mask_areas,

@@ -1,7 +1,6 @@
 """Eq. 5 and the published code's saliency against plain re-derivations; few-shot; features; what must never fail."""
 
 import logging
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,11 +11,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from models.errors import ModelInputError
-from models.images import Preprocess, resized
-from models.saa.saliency.clip_features import ClipFeatures
-from models.saa.saliency.features import load_wide_resnet
-from models.saa.saliency.places import shrunk
-from models.saa.saliency.prompt import Saliency
+from models.features import Preprocess
+from models.saa.saliency.features import ClipFeatures, load_wide_resnet, resized
+from models.saa.saliency.prompt import Saliency, shrunk
 from tests.support.clip_stand_ins import small_backbone
 from tests.support.sam_stand_ins import picture
 
@@ -394,9 +391,8 @@ def test_files_that_are_not_the_weights_are_refused(tmp_path):
 
 
 def test_no_hub_is_asked_unless_named(monkeypatch):
-    asked, net = [], torch.nn.ReLU()
-    net.feature_info = SimpleNamespace(reduction=lambda: [4, 8, 16])
-    monkeypatch.setattr(timm, "create_model", lambda *_, pretrained, **__: asked.append(pretrained) or net)
+    asked = []
+    monkeypatch.setattr(timm, "create_model", lambda *_, pretrained, **__: asked.append(pretrained) or torch.nn.ReLU())
     load_wide_resnet("random:0")
     load_wide_resnet("timm")
     assert asked == [False, True]

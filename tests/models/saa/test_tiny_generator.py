@@ -9,8 +9,9 @@ from models.clip.backbone import load_backbone
 from models.clip_adapter.adapter import random_adapter
 from models.clip_adapter.checkpoint import trained_adapter
 from models.errors import ModelInputError
-from models.saa.generator.clip_boxes import ClipBoxGenerator, blob_boxes
-from models.saa.regions import to_pixels
+from models.saa.generator.blobs import blob_boxes
+from models.saa.generator.clip_boxes import ClipBoxGenerator
+from models.saa.property import to_pixels
 from tests.support.clip_stand_ins import small_backbone
 from tracks.datasets.synthetic import Synthetic
 

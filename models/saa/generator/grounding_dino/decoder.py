@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.saa.generator.grounding_dino.attention import attend, sine_encoding
-from models.saa.generator.grounding_dino.encoder import feed_forward
+from models.saa.generator.grounding_dino.encoder import attend, feed_forward, sine_encoding
 from models.saa.generator.grounding_dino.sampling import (
     FeatureLevels,
     attend_to_points,
@@ -82,12 +81,12 @@ def _decoder_layer(
 ) -> Tensor:  # fmt: skip
     """Queries attend to each other, to the words, to points of the image, and pass the feed-forward net."""
     x, y, width, height = reference.unbind(-1)
-    place = mlp(decoder.ref_point_head, _box_encoding(torch.stack([y, x, width, height], dim=-1), queries))
-    placed = queries + place
+    position = mlp(decoder.ref_point_head, _box_encoding(torch.stack([y, x, width, height], dim=-1), queries))
+    placed = queries + position
     queries = layer.norm2(queries + attend(layer.self_attn, placed, placed, queries, None))
-    told = attend(layer.ca_text, queries + place, words, words, used[:, None])
+    told = attend(layer.ca_text, queries + position, words, words, used[:, None])
     queries = layer.catext_norm(queries + told)
-    projected = F.linear(queries + place, *split_projection(layer.cross_attn))
+    projected = F.linear(queries + position, *split_projection(layer.cross_attn))
     spread = reference[..., 2:] * (0.5 / levels.points)
     seen = attend_to_points(projected, reference[..., :2], spread, table, levels)
     queries = layer.norm1(queries + layer.cross_attn.output_proj(seen))

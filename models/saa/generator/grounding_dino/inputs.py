@@ -1,17 +1,20 @@
-"""Captions as GroundingDINO reads them: word pieces, which of them see each other, and phrases back from tokens."""
+"""What GroundingDINO reads: an image resized and normalised, and captions as word pieces that see their own phrase."""
 
 import logging
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import torch
 from torch import Tensor
 
 from models.errors import ModelInputError
+from models.images import IMAGENET_MEAN, IMAGENET_STD
 
 MAX_TOKENS = 256
 VOCABULARY = "vocab.txt"
@@ -20,17 +23,51 @@ SPECIAL = ("[CLS]", "[SEP]", ".", "?")
 log = logging.getLogger(__name__)
 
 
+def resized_shape(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
+    """(height, width) with the short side as asked, or smaller where the long one would exceed `long_side`.
+
+    The longer side is rounded down, the shorter to nearest, as the package groundingdino-py does; never below 1.
+    """
+    short, long = sorted((height, width))
+    side = short_side
+    if long / short * side > long_side:
+        side = max(1, round(long_side * short / long))
+    if side == short:
+        return height, width
+    longer = int(side * long / short)
+    return (longer, side) if height > width else (side, longer)
+
+
+def to_pixels(image: Tensor, short_side: int, long_side: int) -> Tensor:
+    """A uint8 RGB image (3, H, W) to (3, h, w) float32 on the CPU, by PIL's bilinear resize and ImageNet's statistics.
+
+    Raises:
+        ModelInputError: another shape or type.
+    """
+    if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8 or image.numel() == 0:
+        raise ModelInputError(
+            f"expected an RGB image as a uint8 tensor (3, H, W), got {tuple(image.shape)} of {image.dtype}; repeat a "
+            "grey image three times, and give values from 0 to 255"
+        )
+    height, width = resized_shape(image.shape[1], image.shape[2], short_side, long_side)
+    picture = PIL.Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+    array = np.array(picture.resize((width, height), PIL.Image.Resampling.BILINEAR))
+    pixels = torch.from_numpy(array).permute(2, 0, 1).to(torch.float32).div_(255)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return pixels.sub_(mean).div_(std).contiguous()
+
+
 @dataclass(frozen=True, eq=False)
-class Caption:
+class CaptionTokens:
     """A caption of T tokens, on the CPU.
 
-    `places` (T,) counts each token within its phrase, from 0; `phrases` (T, T) is True where tokens share a phrase;
+    `positions` (T,) counts each token within its phrase, from 0; `phrases` (T, T) is True where tokens share a phrase;
     `words` (T,) is True for tokens of words, False for [CLS], [SEP], "." and "?".
     """
 
     text: str
     ids: tuple[int, ...]
-    places: Tensor
+    positions: Tensor
     phrases: Tensor
     words: Tensor
 
@@ -62,7 +99,7 @@ class CaptionReader:
         """How many word pieces the vocabulary has."""
         return len(self.tokenizer)
 
-    def read(self, text: str) -> Caption:
+    def read(self, text: str) -> CaptionTokens:
         """A normalised caption, cut to `MAX_TOKENS` tokens with a warning, as the model cuts it.
 
         A phrase is what lies between two special tokens, with the one that ends it; [CLS] and [SEP] stand alone.
@@ -71,42 +108,21 @@ class CaptionReader:
         special = torch.isin(ids, self._special)
         phrase = special.cumsum(0) - special.long()
         first = torch.searchsorted(phrase, phrase)
-        places = torch.arange(len(ids)) - first
+        positions = torch.arange(len(ids)) - first
         if len(ids) > MAX_TOKENS:
             log.warning("caption of %d tokens cut to %d: %.60s ...", len(ids), MAX_TOKENS, text)
         kept = slice(0, MAX_TOKENS)
         phrase = phrase[kept]
-        return Caption(
-            text, tuple(ids[kept].tolist()), places[kept], phrase[:, None] == phrase[None, :], ~special[kept]
-        )
+        same = phrase[:, None] == phrase[None, :]
+        return CaptionTokens(text, tuple(ids[kept].tolist()), positions[kept], same, ~special[kept])
 
-    def count(self, text: str) -> int:
-        """Tokens of a normalised caption, without [CLS] and [SEP]."""
-        return len(self.tokenizer(text, verbose=False, add_special_tokens=False)["input_ids"])
-
-    def phrases(self, caption: Caption, chosen: Tensor) -> tuple[str, ...]:
+    def phrases(self, caption: CaptionTokens, chosen: Tensor) -> tuple[str, ...]:
         """What the chosen tokens (N, T) of each of N boxes spell, without full stops."""
         ids = torch.tensor(caption.ids)
         return tuple(self._phrase(tuple(ids[row].tolist())) for row in chosen.cpu())
 
     def _decode(self, ids: tuple[int, ...]) -> str:
         return str(self.tokenizer.decode(list(ids))).replace(".", "")
-
-
-def join(reader: CaptionReader, texts: Sequence[str]) -> list[tuple[str, list[slice]]]:
-    """Put normalised captions one after the other into as few joined captions as hold them.
-
-    Returns each joined caption with the tokens that each of its captions occupies in it, in order.
-    """
-    joined: list[tuple[str, list[slice]]] = []
-    for text in texts:
-        length = reader.count(text)
-        end = joined[-1][1][-1].stop if joined else MAX_TOKENS
-        if end + length + 1 > MAX_TOKENS:  # and [SEP]
-            joined.append((text, [slice(1, 1 + length)]))
-        else:
-            joined[-1] = (f"{joined[-1][0]} {text}", [*joined[-1][1], slice(end, end + length)])
-    return joined
 
 
 def load_reader(path: Path) -> CaptionReader:

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from models.frozen import Frozen
-from models.saa.generator.grounding_dino.attention import Words, sine_encoding
-from models.saa.generator.grounding_dino.captions import Caption
 from models.saa.generator.grounding_dino.decoder import choose_queries, decode
-from models.saa.generator.grounding_dino.encoder import ImageTokens, encode
+from models.saa.generator.grounding_dino.encoder import ImageTokens, Words, enhance, sine_encoding
+from models.saa.generator.grounding_dino.inputs import CaptionTokens
 from models.saa.generator.grounding_dino.sampling import FeatureLevels
 
 IMAGE_TEMPERATURE = 20
@@ -74,14 +73,14 @@ class GroundingDino(Frozen):
         return ImageTokens(tokens.to(pixels.dtype).contiguous(), torch.cat(positions), levels)
 
     @torch.no_grad()
-    def read(self, caption: Caption) -> Tensor:
+    def read(self, caption: CaptionTokens) -> Tensor:
         """The text encoder's features (T, C) of a caption's tokens, each phrase on its own."""
         ids = torch.tensor([caption.ids], device=self.device)
         output = self.bert(
             input_ids=ids,
             attention_mask=caption.phrases[None].to(self.device),
             token_type_ids=torch.zeros_like(ids),
-            position_ids=caption.places[None].to(self.device),
+            position_ids=caption.positions[None].to(self.device),
         )
         return self.feat_map(output.last_hidden_state)[0]
 
@@ -91,27 +90,27 @@ class GroundingDino(Frozen):
 
         Q is the number of queries, best guess first; logits of padding are -inf.
         """
-        memory, features = encode(self.transformer.encoder, image, words)
+        memory, features = enhance(self.transformer.encoder, image, words)
         chosen = choose_queries(self.transformer, memory, image.levels, features, words.used)
         return decode(self.transformer.decoder, *chosen, memory, image.levels, features, words.used)
 
 
-def together(captions: Sequence[Caption], features: Sequence[Tensor]) -> Words:
+def together(captions: Sequence[CaptionTokens], features: Sequence[Tensor]) -> Words:
     """Captions with their features (T_i, C), padded to the longest."""
     longest = max(len(caption.ids) for caption in captions)
     shape = (len(captions), longest)
     device, width = features[0].device, features[0].shape[1]
     padded = features[0].new_zeros(*shape, width)
-    places = torch.zeros(shape, dtype=torch.long)
+    positions = torch.zeros(shape, dtype=torch.long)
     used = torch.zeros(shape, dtype=torch.bool)
     phrases = torch.eye(longest, dtype=torch.bool).repeat(len(captions), 1, 1)
     for i, (caption, feature) in enumerate(zip(captions, features, strict=True)):
         length = len(caption.ids)
         padded[i, :length] = feature
-        places[i, :length] = caption.places
+        positions[i, :length] = caption.positions
         used[i, :length] = True
         phrases[i, :length, :length] = caption.phrases
-    return Words(padded, sine_encoding(places.to(device), width), used.to(device), phrases.to(device))
+    return Words(padded, sine_encoding(positions.to(device), width), used.to(device), phrases.to(device))
 
 
 def _grid_encoding(stage: Tensor) -> Tensor:

@@ -22,10 +22,10 @@ CPU_ROWS = 4096
 class FeatureLevels:
     """Where the S tokens of an image lie: level by level, in each of them row by row.
 
-    `centres` (S, 2) are the tokens' own places (x, y) in fractions of the image and `sizes` (levels, 2) the (width,
+    `centres` (S, 2) are the tokens' own positions (x, y) in fractions of the image and `sizes` (levels, 2) the (width,
     height) of the levels in tokens. In the table of `to_table` each level has a border of zeros, one token wide, so
     that a corner outside the level needs no test. The further tensors hold one number per (head, level, point), in
-    this order, or one per level; places in the table are counted in rows of one head.
+    this order, or one per level; positions in the table are counted in rows of one head.
     """
 
     shapes: tuple[tuple[int, int], ...]
@@ -126,18 +126,18 @@ def attend_to_points(
     x, y, weights = projected.to(table.dtype).tensor_split(3, dim=-1)
     split = (levels.heads, len(levels.shapes), levels.points)
     start = (reference[:, :, None] * levels.sizes - 0.5)[:, :, None, :, None]  # (B, R, 1, levels, 1, 2)
-    places = []
+    positions = []
     for axis, offsets in enumerate((x, y)):
-        place = offsets.unflatten(-1, split)
+        position = offsets.unflatten(-1, split)
         if spread is not None:
-            place = place * (spread[:, :, None, axis] * levels.sizes[:, axis])[:, :, None, :, None]
-        places.append((place + start[..., axis]).flatten(2))
+            position = position * (spread[:, :, None, axis] * levels.sizes[:, axis])[:, :, None, :, None]
+        positions.append((position + start[..., axis]).flatten(2))
     shares = weights.unflatten(-1, (levels.heads, -1)).softmax(dim=-1).flatten(2)
-    return _sum_of_corners(places[0], places[1], shares, table, levels)
+    return _sum_of_corners(positions[0], positions[1], shares, table, levels)
 
 
 def _sum_of_corners(x: Tensor, y: Tensor, shares: Tensor, table: Tensor, levels: FeatureLevels) -> Tensor:
-    """Bilinear values at the places x, y (B, R, N) in tokens (overwritten), summed per head with weights `shares`."""
+    """Bilinear values at positions x, y (B, R, N) in tokens (overwritten), summed per head with weights `shares`."""
     captions, rows, _ = x.shape
     x.clamp_(x.new_tensor(-1.0), levels.width)  # outside is the border of zeros
     y.clamp_(y.new_tensor(-1.0), levels.height)
@@ -155,8 +155,8 @@ def _sum_of_corners(x: Tensor, y: Tensor, shares: Tensor, table: Tensor, levels:
     per_bag = (-1, x.shape[2] // levels.heads)
     flat = table.view(-1, table.shape[2] // levels.heads)
 
-    def bags(places: Tensor, weights: Tensor) -> Tensor:
-        return F.embedding_bag(places.view(per_bag), flat, mode="sum", per_sample_weights=weights.view(per_bag))
+    def bags(positions: Tensor, weights: Tensor) -> Tensor:
+        return F.embedding_bag(positions.view(per_bag), flat, mode="sum", per_sample_weights=weights.view(per_bag))
 
     total = bags(index, upper.sub_(upper_right))
     total += bags(index + levels.heads, upper_right)

@@ -5,17 +5,17 @@ preprocessing and weights; its encoder and decoder in fewer operations (`refiner
 """
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import PIL.Image
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling import Sam
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.errors import ModelInputError
-from models.frozen import Frozen, autocast, check_precision
+from models.precision import autocast, check_precision
 from models.saa.refiner.sam.decoder import BoxDecoder, ImageTokens
 from models.saa.refiner.sam.encoder import encode
 
@@ -44,7 +44,7 @@ class RegionRefiner(Protocol):
         ...
 
 
-class SamRefiner(Frozen):
+class SamRefiner(nn.Module):
     """Segment Anything: one mask per box, where its logit is above 0; the predicted quality is not used.
 
     Args:
@@ -71,6 +71,10 @@ class SamRefiner(Frozen):
         self.max_elements = max_elements
         self._decoder = BoxDecoder(sam)
         self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever is asked for."""
+        return super().train(False)
 
     @property
     def image_size(self) -> int:

@@ -1,0 +1,47 @@
+"""Boxes to outlines, SAA+ Eq. 2: what an anomaly region refiner is."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from models.errors import ModelInputError
+
+
+class Outliner(Protocol):
+    """Outlines boxes of one image, whose encoding it holds."""
+
+    def masks(self, boxes: Tensor) -> Tensor:
+        """(N, 4) boxes (x0, y0, x1, y1) in pixels of the image to (N, H, W) bool on the boxes' device."""
+        ...
+
+
+class RegionRefiner(Protocol):
+    """Makes an `Outliner` for an image."""
+
+    def outline(self, image: Tensor) -> Outliner:
+        """An outliner of a (3, H, W) uint8 image. Nothing is encoded before the first box is asked for."""
+        ...
+
+    @property
+    def protocol(self) -> dict[str, str | int | float | bool]:
+        """Labels that every number made with this refiner must carry."""
+        ...
+
+
+def check_image(image: Tensor) -> None:
+    """Refuse anything but one (3, H, W) uint8 image of some area."""
+    if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8 or not image.numel():
+        raise ModelInputError(
+            f"expected one uint8 RGB image of shape (3, H, W), got {tuple(image.shape)} of {image.dtype}; make it with "
+            "the model's own `preprocess`"
+        )
+
+
+def check_boxes(boxes: Tensor) -> None:
+    """Refuse anything but finite (N, 4) boxes."""
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or not boxes.isfinite().all():
+        raise ModelInputError(
+            f"expected finite boxes (x0, y0, x1, y1) of shape (N, 4), got {tuple(boxes.shape)}"
+            f"{'' if boxes.isfinite().all() else ' with NaN or infinity among them; the weights may be damaged'}"
+        )
