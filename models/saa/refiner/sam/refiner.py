@@ -1,50 +1,33 @@
-"""The anomaly region refiner, SAA+ Eq. 2: boxes to outlines, by Segment Anything.
+"""Segment Anything as the region refiner (SAA+ Eq. 2).
 
 A. Kirillov et al.: Segment Anything (arXiv 2304.02643), with the published `segment-anything` library: its own
-preprocessing and weights; its encoder and decoder in fewer operations (`refiner/sam/`).
+preprocessing and weights, from a file only; its encoder and decoder in fewer operations (network.py).
 """
 
 from collections.abc import Iterator
-from typing import Protocol, Self
+from typing import Literal
 
 import numpy as np
 import PIL.Image
 import torch
 import torch.nn.functional as F
+from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.errors import ModelInputError
-from models.precision import autocast, check_precision
-from models.saa.refiner.sam.decoder import BoxDecoder, ImageTokens
-from models.saa.refiner.sam.encoder import encode
+from models.errors import ModelInputError, checked
+from models.frozen import Frozen, autocast, check_precision, random_seed, seeded
+from models.saa.refiner.base import check_boxes, check_image
+from models.saa.refiner.sam.network import BoxDecoder, SharedTokens, encode_image
+from models.weights.registry import find_weights
+from models.weights.state import read_state
 
+NAMES = ("vit_b", "vit_l", "vit_h")
 MAX_ELEMENTS = 2**24
-"""Largest stack of full-size logits held at a time: 64 MiB of float32."""
+"""Largest stack of full-size logits held at a time, one mask at the least: 64 MiB of float32."""
 
 
-class Outliner(Protocol):
-    """Outlines boxes of one image, whose encoding it holds."""
-
-    def masks(self, boxes: Tensor) -> Tensor:
-        """(N, 4) boxes (x0, y0, x1, y1) in pixels of the image to (N, H, W) bool on the boxes' device."""
-        ...
-
-
-class RegionRefiner(Protocol):
-    """Makes an `Outliner` for an image."""
-
-    def outline(self, image: Tensor) -> Outliner:
-        """An outliner of a (3, H, W) uint8 image. Nothing is encoded before the first box is asked for."""
-        ...
-
-    @property
-    def protocol(self) -> dict[str, str | int | float | bool]:
-        """Labels that every number made with this refiner must carry."""
-        ...
-
-
-class SamRefiner(nn.Module):
+class SamRefiner(Frozen):
     """Segment Anything: one mask per box, where its logit is above 0; the predicted quality is not used.
 
     Args:
@@ -53,28 +36,21 @@ class SamRefiner(nn.Module):
         weights: the label of the weights.
         precision: "float32", or "bfloat16" or "float16" for autocast in encoder and decoder.
         boxes_at_once: decoded in one step; by default 2 on a CPU, where a small step stays in its cache, else 64.
-        max_elements: largest stack of full-size logits held at a time, in elements (a single one at the least).
     """
 
     def __init__(
         self, sam: Sam, *, name: str = "custom", weights: str = "unnamed", precision: str = "float32",
-        boxes_at_once: int | None = None, max_elements: int = MAX_ELEMENTS,
+        boxes_at_once: int | None = None,
     ):  # fmt: skip
         super().__init__()
-        if boxes_at_once is not None and boxes_at_once < 1:
-            raise ModelInputError(f"expected boxes_at_once to be at least 1 or null, got {boxes_at_once}")
         self.sam = sam.requires_grad_(False)
         self.name = name
         self.weights = weights
         self.precision = check_precision(precision)
-        self.boxes_at_once = boxes_at_once
-        self.max_elements = max_elements
+        some = boxes_at_once is None or boxes_at_once >= 1
+        self.boxes_at_once = checked("boxes_at_once", boxes_at_once, some, "at least 1, or null")
         self._decoder = BoxDecoder(sam)
         self.eval()
-
-    def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode, whatever is asked for."""
-        return super().train(False)
 
     @property
     def image_size(self) -> int:
@@ -101,30 +77,27 @@ class SamRefiner(nn.Module):
         return SamOutliner(self, image)
 
     @torch.no_grad()
-    def encode(self, image: Tensor) -> ImageTokens:
+    def encode(self, image: Tensor) -> SharedTokens:
         """The encoder's one pass over an image: long side resized to the model's, bilinear by PIL, then padded."""
         height, width = self.input_size(image)
         picture = PIL.Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
         resized = np.asarray(picture.resize((width, height), PIL.Image.Resampling.BILINEAR))
         pixels = torch.from_numpy(resized.copy()).permute(2, 0, 1)[None].to(self.sam.device)
-        with self._autocast():
-            embedding = encode(self.sam.image_encoder, self.sam.preprocess(pixels))
+        with autocast(self.sam.device, self.precision):
+            embedding = encode_image(self.sam.image_encoder, self.sam.preprocess(pixels))
             return self._decoder.image_tokens(embedding)
 
     @torch.no_grad()
-    def decode(self, tokens: ImageTokens, boxes: Tensor) -> Tensor:
+    def decode(self, tokens: SharedTokens, boxes: Tensor) -> Tensor:
         """Low-resolution logits (n, h, w) float32 of n boxes in pixels of the model input, a step at a time."""
         at_once = self.boxes_at_once or (2 if self.sam.device.type == "cpu" else 64)
-        with self._autocast():
+        with autocast(self.sam.device, self.precision):
             return torch.cat([self._decoder.logits(tokens, part).float() for part in boxes.split(at_once)])
 
     def input_size(self, image: Tensor) -> tuple[int, int]:
         """(height, width) of an image with its long side resized to the model's, one pixel at the least."""
         scale = self.image_size / max(image.shape[1:])
         return max(1, int(image.shape[1] * scale + 0.5)), max(1, int(image.shape[2] * scale + 0.5))
-
-    def _autocast(self) -> torch.autocast:
-        return autocast(self.sam.device, self.precision)
 
 
 class SamOutliner:
@@ -133,7 +106,7 @@ class SamOutliner:
     def __init__(self, refiner: SamRefiner, image: Tensor):
         self._refiner = refiner
         self._image = image
-        self._tokens: ImageTokens | None = None
+        self._tokens: SharedTokens | None = None
 
     def masks(self, boxes: Tensor) -> Tensor:
         """(N, H, W) bool on the boxes' device: the region in each (x0, y0, x1, y1) box, in pixels, not clipped.
@@ -157,11 +130,11 @@ class SamOutliner:
         """The masks' logits at the size of the image, (n, H, W) float32, a few at a time and in order."""
         check_boxes(boxes)
         largest = max(self._refiner.image_size**2, self._image[0].numel())
-        for part in boxes.split(max(1, min(64, self._refiner.max_elements // largest))):
+        for part in boxes.split(max(1, min(64, MAX_ELEMENTS // largest))):
             if len(part):
                 yield self._at_full_size(self._refiner.decode(self._encoded(), self._in_input(part)))
 
-    def _encoded(self) -> ImageTokens:
+    def _encoded(self) -> SharedTokens:
         if self._tokens is None:
             self._tokens = self._refiner.encode(self._image)
         return self._tokens
@@ -181,19 +154,44 @@ class SamOutliner:
         return F.interpolate(cut, tuple(self._image.shape[1:]), mode="bilinear", align_corners=False)[:, 0]
 
 
-def check_image(image: Tensor) -> None:
-    """Refuse anything but one (3, H, W) uint8 image of some area."""
-    if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8 or not image.numel():
-        raise ModelInputError(
-            f"expected one uint8 RGB image of shape (3, H, W), got {tuple(image.shape)} of {image.dtype}; make it with "
-            "the model's own `preprocess`"
-        )
+def load_sam(
+    name: Literal["vit_b", "vit_l", "vit_h"], *, weights: str, precision: str = "float32",
+    boxes_at_once: int | None = None,
+) -> SamRefiner:  # fmt: skip
+    """The refiner with Segment Anything ViT-B, L or H, on the CPU.
+
+    Args:
+        name: of the architecture.
+        weights: a path, a name of the weights catalogue (sam_vit_b, sam_vit_l, sam_vit_h), or "random:SEED".
+        precision: "float32", or "bfloat16" or "float16" for autocast.
+        boxes_at_once: as for `SamRefiner`.
+
+    Raises:
+        ModelInputError: an unknown architecture; a missing, damaged or foreign file.
+    """
+    checked("the architecture of SAM", name, name in NAMES, f"one of {', '.join(NAMES)}")
+    if (seed := random_seed(weights)) is None:
+        sam = _loaded(name, weights)
+    else:
+        with seeded(seed):
+            sam = sam_model_registry[name]()
+    return SamRefiner(sam, name=name, weights=weights, precision=precision, boxes_at_once=boxes_at_once)
 
 
-def check_boxes(boxes: Tensor) -> None:
-    """Refuse anything but finite (N, 4) boxes."""
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or not boxes.isfinite().all():
+def _loaded(name: str, weights: str) -> Sam:
+    """Built without storage, then given the file's tensors: nothing is initialised in vain."""
+    path = find_weights(weights)
+    with torch.device("meta"):
+        sam = sam_model_registry[name]()
+    state = read_state(path, f"the weights of SAM {name}")
+    try:
+        sam.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelInputError(
-            f"expected finite boxes (x0, y0, x1, y1) of shape (N, 4), got {tuple(boxes.shape)}"
-            f"{'' if boxes.isfinite().all() else ' with NaN or infinity among them; the weights may be damaged'}"
-        )
+            f"expected {path} to hold the weights of SAM {name}, got a file that does not fit ({reason}); name the "
+            "architecture that belongs to the file, or fetch it again"
+        ) from error
+    sam.pixel_mean = torch.tensor([123.675, 116.28, 103.53]).view(-1, 1, 1)  # not in the file
+    sam.pixel_std = torch.tensor([58.395, 57.12, 57.375]).view(-1, 1, 1)
+    return sam.eval()
