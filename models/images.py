@@ -68,6 +68,19 @@ def check_batch(images: Tensor, image_size: int) -> None:
         )
 
 
+def check_image(image: Tensor) -> None:
+    """Refuse anything but one (3, H, W) uint8 image of some area.
+
+    Raises:
+        ModelInputError: another shape or type.
+    """
+    if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8 or not image.numel():
+        raise ModelInputError(
+            f"expected one uint8 RGB image of shape (3, H, W), got {tuple(image.shape)} of {image.dtype}; make it with "
+            "the model's own `preprocess`"
+        )
+
+
 def resized(images: Tensor, size: Size, *, antialias: bool) -> Tensor:
     """(B, 3, h, w) uint8 to the size, bilinear: float32 of whole numbers 0 to 255, as an 8 bit resize gives them."""
     target = (size, size) if isinstance(size, int) else size

@@ -142,14 +142,13 @@ class SAA(AnomalyModel, Frozen):
             ModelInputError: not one category per image, or no prompt for a category.
         """
         check_categories(images, categories)
-        for category in categories:
-            self._check_fitted(category)
+        for category in categories if self._references else ():
+            self.saliency_map.bank(category)
         return prediction([self._assess(image.cpu(), name) for image, name in zip(images, categories, strict=True)])
 
     @torch.no_grad()
     def reference_prediction(self, category: str) -> Prediction:
         """The references of a category, each measured against the others (one alone against itself)."""
-        self._check_fitted(category, always=True)
         maps = self.saliency_map.reference_maps(category)
         pairs = zip(self._references[category], maps, strict=True)
         left_out = prediction([self._assess(image, category, saliency) for image, saliency in pairs])
@@ -286,8 +285,3 @@ class SAA(AnomalyModel, Frozen):
         kind = (category, what.translate(NO_DIGITS))
         log.log(logging.DEBUG if kind in self._warned else logging.WARNING, "%s: %s", category, what)
         self._warned.add(kind)
-
-    def _check_fitted(self, category: str, always: bool = False) -> None:
-        if category not in self._references and (self._references or always):
-            known = ", ".join(self._references) or "none"
-            raise KeyError(f"expected a category with references, got {category!r}; fitted: {known}; call `fit` for it")

@@ -139,9 +139,7 @@ TURNED = {
         Saliency, {"net": ClipFeatures(RESNET, antialias=False), "size": 32, "several_size": 64},
         {
             "net": ClipFeatures(VIT), "opencv_resize": True, "rule": "released", "num_neighbours": 10,
-            "neighbours": "farthest", "scale": 0.25, "size": 64,
-            "several_size": 96, "keep_aspect": True, "normalise_stages": True, "smoothing": 3,
-            "bank_precision": "bfloat16",
+            "neighbours": "farthest", "scale": 0.25, "size": 64, "several_size": 96, "normalise_stages": True,
         },
     ),
     "features of a CLIP": Turned(
@@ -158,7 +156,7 @@ TURNED = {
         GroundingDinoGenerator, {"network": torch.nn.Identity(), "reader": None},
         {
             "weights": "mine", "box_threshold": 0.2, "text_threshold": 0.2, "score": "phrase_tokens",
-            "short_side": 400, "long_side": 1000, "joined_captions": True, "precision": "bfloat16",
+            "short_side": 400, "long_side": 1000, "precision": "bfloat16",
         },
     ),
     "outlines of SAM": Turned(

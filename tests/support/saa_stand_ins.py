@@ -1,20 +1,44 @@
 """Parts of SAA that need no weights and whose answers can be worked out by hand."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.saa.confidence import TopRegions
 from models.saa.generator.base import Proposals
 from models.saa.language import PromptBook
 from models.saa.model import SAA
 from models.saa.saliency.prompt import Saliency
 
+SIZE = (9, 13)
 GENERAL = ("defect on {}", "flaw on {}")
 BOOK = PromptBook(source="test prompts", general=GENERAL)
+
+
+def rectangles(count: int, seed: int) -> Tensor:
+    """(N, H, W) random rectangles of `SIZE`, a few of them empty and a few alike."""
+    rng = np.random.default_rng(seed)
+    masks = torch.zeros(count, *SIZE, dtype=torch.bool)
+    for i in range(count):
+        if i and rng.random() < 0.25:
+            masks[i] = masks[rng.integers(i)]
+        elif rng.random() < 0.9:
+            top, left = rng.integers(0, 8), rng.integers(0, 12)
+            masks[i, top : top + rng.integers(1, 9), left : left + rng.integers(1, 12)] = True
+    return masks
+
+
+def whole(regions: TopRegions) -> Tensor:
+    """(k, H, W) bool: the regions' masks at full size."""
+    masks = torch.zeros(len(regions.packed), *regions.size, dtype=torch.bool)
+    for mask, packed in zip(masks, regions.packed, strict=True):
+        mask[packed.rows, packed.columns] = torch.from_numpy(packed.rectangle)
+    return masks
 
 
 def proposals(*rows: Sequence[float], phrases: Sequence[str] | None = None) -> Proposals:
@@ -39,8 +63,8 @@ class GridGenerator:
         grey = image.float().mean(dim=0) / 255
         means = F.adaptive_avg_pool2d(grey[None], cells)[0]
         scores = (2 * (means - grey.mean()).abs()).clamp(0, 1).flatten()
-        places = (torch.arange(cells, device=image.device) + 0.5) / cells
-        centres = torch.cartesian_prod(places, places).flip(1)
+        middles = (torch.arange(cells, device=image.device) + 0.5) / cells
+        centres = torch.cartesian_prod(middles, middles).flip(1)
         boxes = torch.cat([centres, torch.full_like(centres, 0.9 / cells)], dim=1)
         kept = scores >= self.least
         return Proposals(boxes[kept], scores[kept], ("",) * int(kept.sum()))
@@ -114,7 +138,7 @@ class ColourFeatures:
 def small_saa(
     generator: Any = None, refiner: Any = None, prompts: Any = BOOK, rules: str = "paper", **options: Any
 ) -> SAA:
-    """An SAA+ of stand-ins; its saliency looks at 8 x 8 places."""
+    """An SAA+ of stand-ins; its saliency looks at 8 x 8 patches."""
     saliency = Saliency(ColourFeatures(), rule=rules, size=32, several_size=64, num_neighbours=10)
     return SAA(
         generator or GridGenerator(),
@@ -124,7 +148,3 @@ def small_saa(
         rules=rules,
         **{"map_size": 40, **options},
     ).eval()
-
-
-def builder(**options: Any) -> Callable[[], SAA]:
-    return lambda: small_saa(**options)

@@ -2,7 +2,6 @@
 
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from models.errors import ModelInputError
@@ -27,15 +26,6 @@ class RegionRefiner(Protocol):
     def protocol(self) -> dict[str, str | int | float | bool]:
         """Labels that every number made with this refiner must carry."""
         ...
-
-
-def check_image(image: Tensor) -> None:
-    """Refuse anything but one (3, H, W) uint8 image of some area."""
-    if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8 or not image.numel():
-        raise ModelInputError(
-            f"expected one uint8 RGB image of shape (3, H, W), got {tuple(image.shape)} of {image.dtype}; make it with "
-            "the model's own `preprocess`"
-        )
 
 
 def check_boxes(boxes: Tensor) -> None:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from models.errors import checked
-from models.saa.refiner.base import check_boxes, check_image
+from models.images import check_image
+from models.saa.refiner.base import check_boxes
 
 COMPONENTS = 5
 """Colours in OpenCV's model of the foreground, and of the background: it needs as many pixels of each."""

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from models.base import moved
 from models.errors import ModelInputError, checked
-from models.images import nearest_rows, resize_bytes
-from models.saa.refiner.base import check_image
+from models.images import check_image, nearest_rows, resize_bytes
 from models.saa.saliency.distances import SCALE, Reference, ReferenceBank, distance_elsewhere, mean_distance
 from models.saa.saliency.features import FeatureNet
 
@@ -122,7 +121,7 @@ class Saliency(nn.Module):
         check_image(image)
         if category is not None and self._banks:
             tokens, grid = self._tokens(image, self.size)
-            values = self._bank(category).distance(tokens.contiguous())
+            values = self.bank(category).distance(tokens.contiguous())
         elif objects is not None:
             values, grid = self._unlike_other_objects(image, objects)
         else:
@@ -152,7 +151,7 @@ class Saliency(nn.Module):
 
         A single one is compared with itself, patches near each patch excluded.
         """
-        left_out = self._bank(category).left_out()
+        left_out = self.bank(category).left_out()
         return [_upsampled(distance, reference.grid, reference.size) for distance, reference in left_out]
 
     def _unlike_other_objects(self, image: Tensor, objects: Tensor | Iterable[Tensor]) -> tuple[Tensor, Grid]:
@@ -173,7 +172,12 @@ class Saliency(nn.Module):
             maps = torch.cat([F.normalize(stage, dim=1) for stage in maps.split(list(self.net.stage_widths), 1)], dim=1)
         return F.normalize(maps[0].flatten(1).t(), dim=1), (maps.shape[2], maps.shape[3])
 
-    def _bank(self, category: str) -> ReferenceBank:
+    def bank(self, category: str) -> ReferenceBank:
+        """What is remembered of a category.
+
+        Raises:
+            KeyError: nothing is; lists the categories of which something is.
+        """
         if category not in self._banks:
             known = ", ".join(self._banks) or "none"
             raise KeyError(f"expected a category with references, got {category!r}; fitted: {known}; call `fit` for it")

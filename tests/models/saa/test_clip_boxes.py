@@ -9,7 +9,7 @@ from models.clip.backbone import load_backbone
 from models.clip_adapter.adapter import random_adapter
 from models.clip_adapter.checkpoint import trained_adapter
 from models.errors import ModelInputError
-from models.saa.generator.blobs import blob_boxes
+from models.saa.generator.blobs import blob_boxes, foreground_boxes
 from models.saa.generator.clip_boxes import ClipBoxGenerator
 from models.saa.property import to_pixels
 from tests.support.clip_stand_ins import small_backbone
@@ -26,6 +26,11 @@ def small(**options) -> ClipBoxGenerator:
 @pytest.fixture(scope="module")
 def shipped() -> ClipBoxGenerator:
     return ClipBoxGenerator(load_backbone("tiny", weights="tiny_clip"), trained_adapter("tiny_adapter", []))
+
+
+def maps_of(generator, image, caption):
+    """The defect probability of each pixel of a map, one square map per scale."""
+    return [generator._map(generator._look(image, scale), caption) for scale in generator.scales]
 
 
 def noise(size=(60, 80), seed=0):
@@ -72,12 +77,12 @@ def test_one_proposal_list_per_caption_in_order_and_in_range(scales):
         assert ((corners > -1e-6) & (corners < 1 + 1e-6)).all()
         assert (each.scores.diff() <= 0).all()
     assert_close(found[0].boxes, found[2].boxes)
-    assert [len(each.shape) for each in generator.similarity(noise(), "scratch")] == [2] * len(scales)
+    assert [len(each.shape) for each in maps_of(generator, noise(), "scratch")] == [2] * len(scales)
 
 
 def test_another_caption_is_another_map():
     generator = small()
-    one, other = (generator.similarity(noise(), text)[0] for text in ("scratch", "wrong colour"))
+    one, other = (maps_of(generator, noise(), text)[0] for text in ("scratch", "wrong colour"))
     assert (one - other).abs().max() > 1e-4
 
 
@@ -85,12 +90,12 @@ def test_windows_of_a_finer_scale_are_put_together_in_place():
     """A map of half windows shows each quarter of the image as the window on it sees it."""
     generator = small(scales=(2,))
     image = noise((96, 96))
-    whole = generator.similarity(image, "scratch")[0]
+    whole = maps_of(generator, image, "scratch")[0]
     single = small(scales=(1,))
-    corner = single.similarity(image[:, :48, :48], "scratch")[0]
+    corner = maps_of(single, image[:, :48, :48], "scratch")[0]
     assert whole.shape == (64, 64)
     assert_close(whole[:16, :16], corner[:16, :16])  # seen by this window alone
-    assert_close(whole[-16:, -16:], single.similarity(image[:, 48:, 48:], "scratch")[0][-16:, -16:])
+    assert_close(whole[-16:, -16:], maps_of(single, image[:, 48:, 48:], "scratch")[0][-16:, -16:])
 
 
 def test_one_pass_of_the_encoder_serves_all_captions(monkeypatch):
@@ -182,3 +187,52 @@ def test_a_wrong_option_is_refused(options, message):
 
 def test_training_mode_is_refused_silently():
     assert not small().train().backbone.training
+
+
+# Objects before their background.
+
+SIZES = [(120, 160), (300, 400), (400, 90)]
+
+
+def before_a_ground(size, *bodies, seed=0, slope=0.0):
+    """A grey, noisy (3, H, W) picture with a sloping light and bodies at (x0, y0, x1, y1) in fractions."""
+    rng = np.random.default_rng(seed)
+    pixels = 90 + 6 * rng.standard_normal((*size, 3)) + slope * np.linspace(0, 1, size[1])[None, :, None]
+    for x0, y0, x1, y1 in bodies:
+        rows, columns = slice(round(y0 * size[0]), round(y1 * size[0])), slice(round(x0 * size[1]), round(x1 * size[1]))
+        pixels[rows, columns] += 80
+    return torch.from_numpy(pixels.clip(0, 255).astype(np.uint8)).permute(2, 0, 1).contiguous()
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("slope", [0.0, 60.0])
+def test_a_planted_body_is_boxed(size, slope):
+    boxes, scores = foreground_boxes(before_a_ground(size, (0.2, 0.3, 0.6, 0.9), slope=slope))
+    assert_close(boxes, torch.tensor([[0.4, 0.6, 0.4, 0.6]]), atol=0.03, rtol=0)
+    assert scores.shape == (1,)
+    assert 0.5 < scores[0] <= 1
+
+
+def test_several_bodies_largest_first():
+    boxes, scores = foreground_boxes(before_a_ground((200, 200), (0.1, 0.1, 0.3, 0.3), (0.5, 0.5, 0.9, 0.8)))
+    assert_close(boxes, torch.tensor([[0.7, 0.65, 0.4, 0.3], [0.2, 0.2, 0.2, 0.2]]), atol=0.03, rtol=0)
+    assert scores.shape == (2,)
+
+
+def test_a_surface_has_no_object():
+    for seed in range(3):
+        assert len(foreground_boxes(before_a_ground((150, 150), seed=seed, slope=40.0))[0]) == 0
+
+
+def test_a_pattern_that_reaches_the_border_is_a_surface():
+    stripes = [(0.1 * k, 0.0, 0.1 * k + 0.05, 1.0) for k in range(10)]
+    assert len(foreground_boxes(before_a_ground((160, 160), *stripes))[0]) == 0
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (3, 2), (40, 400), (9, 9)])
+@pytest.mark.parametrize("value", [0, 77, 255])
+def test_a_constant_picture_of_any_size_has_no_object(size, value):
+    boxes, scores = foreground_boxes(torch.full((3, *size), value, dtype=torch.uint8))
+    assert boxes.shape == (0, 4)
+    assert scores.shape == (0,)
+    assert boxes.dtype == scores.dtype == torch.float32

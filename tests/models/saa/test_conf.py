@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -71,12 +70,6 @@ def test_one_word_sets_the_protocol_and_others_its_switches():
     assert built("model=saa_plus").rules == Rules.paper()
 
 
-@pytest.mark.parametrize("word", ["language=general", "property=false", "saliency=false", "confidence=false"])
-def test_each_prompt_is_switched_off_by_one_word(word):
-    name, _, value = word.partition("=")
-    assert getattr(built("model=saa_plus", f"model.{word}"), name) == (value if name == "language" else False)
-
-
 def test_what_ships_assesses_an_image_and_says_what_it_is():
     model = built("model=saa_plus")
     image = torch.randint(0, 256, (3, 90, 120), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -136,15 +129,6 @@ def test_experiments_are_the_published_code_and_weights(name):
     assert len(cfg.model.prompts.products) == 29
     assert name.endswith(cfg.data._target_.split(".")[2])
     assert cfg.data.mask_above == 0
-
-
-def test_ablations_compose_as_a_sweep_would():
-    for language in ("both", "general", "specific", "naive"):
-        assert composed("model=saa_plus", f"model.language={language}", command="sweep").model.language == language
-
-
-def test_the_label_free_prompts_are_the_default():
-    assert yaml.safe_load((CONF / "prompts/for_saa_plus.yaml").read_text())["defaults"] == ["saa_general"]
 
 
 def test_prompts_of_this_family_are_refused_by_the_other():

@@ -154,11 +154,6 @@ def test_the_model_picks_its_own_prompts_and_the_command_line_others():
         assert clip._target_ == "models.clip.text.PromptEnsemble"
 
 
-def test_every_model_has_prompts_of_its_own():
-    models = {path.stem for path in (CONF / "model").glob("*.yaml")}
-    assert models <= {path.stem.removeprefix("for_") for path in (CONF / "prompts").glob("for_*.yaml")}
-
-
 def test_a_product_of_ones_own_on_the_command_line():
     own = "+prompts.products.steel_bracket={object: steel bracket, captions: [[deep scratch, dent], [rust]], count: 2}"
     product = chosen("prompts=saa_general", own)

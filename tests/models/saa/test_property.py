@@ -4,15 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from models.saa.property import (
-    box_areas,
-    fitting_regions,
-    mask_areas,
-    names_object,
-    object_box_area,
-    small_boxes,
-    to_pixels,
-)
+from models.saa.property import fitting_regions, names_object, object_box_area, small_boxes, to_pixels
 
 
 def rectangle(x0, y0, x1, y1, size=(40, 60)):
@@ -25,11 +17,6 @@ def test_boxes_to_pixels_of_an_oblong_image_and_not_clipped():
     boxes = torch.tensor([[0.5, 0.5, 0.5, 0.2], [0.0, 1.0, 0.2, 0.2]])
     expected = torch.tensor([[15.0, 16.0, 45.0, 24.0], [-6.0, 36.0, 6.0, 44.0]])
     assert_close(to_pixels(boxes, (40, 60)), expected)
-
-
-def test_areas_are_shares_of_the_image():
-    assert_close(box_areas(torch.tensor([[0.1, 0.1, 0.5, 0.2]])), torch.tensor([0.1]))
-    assert_close(mask_areas(torch.stack([rectangle(0, 0, 60, 20), rectangle(0, 0, 0, 0)])), torch.tensor([0.5, 0.0]))
 
 
 def test_the_limit_itself_is_too_large_and_no_area_too_small():
@@ -58,12 +45,12 @@ def slow_filter(masks, objects, area_share, overlap, location):
             kept.append(False)
             continue
         shared = len(pixels & object_pixels)
-        share = {"iou": shared / len(pixels | object_pixels), "inside": shared / len(pixels), "off": 1.0}[location]
+        share = shared / len(pixels | object_pixels) if location == "iou" else 1.0
         kept.append(share > overlap)
     return kept
 
 
-@pytest.mark.parametrize("location", ["iou", "inside", "off"])
+@pytest.mark.parametrize("location", ["iou", "off"])
 @pytest.mark.parametrize("overlap", [0.0, 0.1, 0.5])
 @pytest.mark.parametrize("objects", [0, 1, 3])
 def test_the_filter_equals_the_slow_one(location, overlap, objects):
@@ -93,7 +80,6 @@ def test_planted_regions():
         return [name for name, keep in zip(regions, chosen.tolist(), strict=True) if keep]
 
     assert kept("iou", 0.0) == ["chip inside", "across the edge"]
-    assert kept("inside", 0.6) == ["chip inside"]
     assert kept("off", 0.0) == ["chip inside", "speck beside", "across the edge"]
     assert kept("iou", 0.03) == ["across the edge"], "an IoU with the whole object grows with the region"
     assert kept("off", 0.0, share=0.05) == ["chip inside", "speck beside"]

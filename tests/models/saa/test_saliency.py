@@ -1,6 +1,7 @@
 """Eq. 5 and the published code's saliency against plain re-derivations; few-shot; features; what must never fail."""
 
 import logging
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,8 +12,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from models.errors import ModelInputError
-from models.features import Preprocess
-from models.saa.saliency.features import ClipFeatures, load_wide_resnet, resized
+from models.images import Preprocess, resized
+from models.saa.saliency import distances
+from models.saa.saliency.features import ClipFeatures, load_wide_resnet
 from models.saa.saliency.prompt import Saliency, shrunk
 from tests.support.clip_stand_ins import small_backbone
 from tests.support.sam_stand_ins import picture
@@ -56,13 +58,13 @@ def slow_single(rows, count, farthest, scale):
 
 
 def slow_several(rows, members):
-    """The published code's way: an instance's own features are zeroed, then each place meets all other instances."""
+    """The published code's way: an instance's own features are zeroed, then each patch meets all other instances."""
     out = np.zeros(len(rows))
     for own in range(len(members)):
         left = np.where(members[own][:, None], 0, rows)
         others = np.concatenate([left[members[other]] for other in range(len(members)) if other != own])
-        for place in np.flatnonzero(members[own]):
-            out[place] = max(out[place], 0.5 * (1 - max(others @ rows[place])))
+        for patch in np.flatnonzero(members[own]):
+            out[patch] = max(out[patch], 0.5 * (1 - max(others @ rows[patch])))
     return out
 
 
@@ -73,11 +75,11 @@ def at_grid(saliency, image, **arguments):
 
 
 @pytest.mark.parametrize(("rule", "farthest", "scale"), [("paper", False, 1.0), ("released", True, 0.5)])
-@pytest.mark.parametrize("count", [1, 10, 61, 62, 400])
-@pytest.mark.parametrize("max_elements", [1, 500, 2**24])
-def test_single_instance_is_the_mean_over_the_sorted_distances(rule, farthest, scale, count, max_elements):
+@pytest.mark.parametrize(("count", "max_elements"), [(1, 1), (10, 500), (61, 2**24), (62, 2**24), (400, 500)])
+def test_single_instance_is_the_mean_over_the_sorted_distances(rule, farthest, scale, count, max_elements, monkeypatch):
+    monkeypatch.setattr(distances, "MAX_ELEMENTS", max_elements)
     net, image = GivenFeatures(), picture(*GRID)
-    got = at_grid(Saliency(net, rule=rule, num_neighbours=count, max_elements=max_elements), image)
+    got = at_grid(Saliency(net, rule=rule, num_neighbours=count), image)
     np.testing.assert_allclose(got, slow_single(rows_of(net, image), count, farthest, scale), atol=1e-6)
 
 
@@ -107,12 +109,13 @@ SEVERAL = {
 
 
 @pytest.mark.parametrize("masks", SEVERAL.values(), ids=SEVERAL)
-@pytest.mark.parametrize("max_elements", [1, 30, 200, 2**24])
-def test_several_instances_are_compared_with_each_other(masks, max_elements):
+@pytest.mark.parametrize("max_elements", [1, 200, 2**24])
+def test_several_instances_are_compared_with_each_other(masks, max_elements, monkeypatch):
+    monkeypatch.setattr(distances, "MAX_ELEMENTS", max_elements)
     net, image = GivenFeatures(), picture(*GRID)
-    got = at_grid(Saliency(net, rule="released", max_elements=max_elements), image, objects=masks)
+    got = at_grid(Saliency(net, rule="released"), image, objects=masks)
     np.testing.assert_allclose(got, slow_several(rows_of(net, image), masks.flatten(1).numpy()), atol=1e-6)
-    in_parts = at_grid(Saliency(net, rule="released", max_elements=max_elements), image, objects=iter(masks.split(2)))
+    in_parts = at_grid(Saliency(net, rule="released"), image, objects=iter(masks.split(2)))
     assert np.array_equal(in_parts, got)
     assert (got[~masks.any(dim=0).flatten().numpy()] == 0).all()
 
@@ -125,16 +128,7 @@ def test_several_instances_are_seen_at_a_larger_size():
     assert net.sizes == [64, 128]
 
 
-def test_within_an_object_only_its_places_are_neighbours():
-    net, image, within = GivenFeatures(), picture(*GRID), blocks((1, 2, 6, 8))[0]
-    inside = within.flatten().numpy()
-    expected = np.zeros(len(inside))
-    expected[inside] = slow_single(rows_of(net, image)[inside], 5, False, 1.0)
-    got = at_grid(Saliency(net, num_neighbours=5), image, within=within)
-    np.testing.assert_allclose(got, expected, atol=1e-6)
-
-
-def test_an_odd_patch_is_the_most_salient_and_stays_in_its_place():
+def test_an_odd_patch_is_the_most_salient_where_it_lies():
     class Stripes:
         stage_widths, protocol = (2,), {}
 
@@ -152,28 +146,15 @@ def test_an_odd_patch_is_the_most_salient_and_stays_in_its_place():
         assert got[20, 250] < 0.5 * got.max()
 
 
-def test_stages_can_be_normalised_and_features_smoothed():
+def test_stages_can_be_normalised():
     net, image = GivenFeatures(), picture(*GRID)
     raw = net.features(image[None], 0)
     stages = torch.cat([F.normalize(raw[:, :4], dim=1), F.normalize(raw[:, 4:], dim=1)], dim=1)
-    smooth = torch.zeros_like(stages)
-    for y in range(GRID[0]):
-        for x in range(GRID[1]):
-            smooth[0, :, y, x] = stages[0, :, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].mean(dim=(1, 2))
-    rows = F.normalize(smooth[0].double().flatten(1).t(), dim=1).numpy()
-    saliency = Saliency(net, num_neighbours=7, normalise_stages=True, smoothing=3)
+    rows = F.normalize(stages[0].double().flatten(1).t(), dim=1).numpy()
+    saliency = Saliency(net, num_neighbours=7, normalise_stages=True)
     np.testing.assert_allclose(at_grid(saliency, image), slow_single(rows, 7, False, 1.0), atol=1e-6)
-    assert "normalised" in str(saliency.protocol["saliency_options"])
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"), [((90, 90), (256, 256)), ((40, 400), (96, 800)), ((300, 150), (352, 192))]
-)
-def test_the_input_can_keep_the_proportions_of_the_image(size, expected):
-    net = GivenFeatures()
-    Saliency(net, keep_aspect=True)(picture(*size))
-    Saliency(net)(picture(*size))
-    assert net.sizes == [expected, 256]
+    assert saliency.protocol["saliency_options"] == "stages normalised"
+    assert Saliency(net).protocol["saliency_options"] == "none"
 
 
 @pytest.mark.parametrize("grid", [(7, 9), (64, 64), (1, 1)])
@@ -192,7 +173,7 @@ REFERENCES = [picture(*GRID, seed=seed) for seed in range(3)]
 
 def test_references_replace_the_image_itself():
     net, image = GivenFeatures(), picture(*GRID, seed=9)
-    saliency = Saliency(net, rule="released", max_elements=100)
+    saliency = Saliency(net, rule="released")
     before = at_grid(saliency, image)
     saliency.fit(REFERENCES, "nut")
     rows, bank = rows_of(net, image), np.concatenate([rows_of(net, each) for each in REFERENCES])
@@ -200,15 +181,6 @@ def test_references_replace_the_image_itself():
     np.testing.assert_allclose(at_grid(saliency, image, category="nut"), expected, atol=1e-6)
     np.testing.assert_allclose(at_grid(saliency, REFERENCES[1], category="nut"), 0, atol=1e-6)
     assert np.array_equal(at_grid(saliency, image), before)
-
-
-def test_references_are_looked_at_within_the_object_too():
-    saliency, within = Saliency(GivenFeatures()), blocks((1, 2, 6, 8))[0]
-    saliency.fit(REFERENCES, "nut")
-    image = picture(*GRID, seed=9)
-    everywhere = at_grid(saliency, image, category="nut")
-    got = at_grid(saliency, image, category="nut", within=within)
-    np.testing.assert_allclose(got, np.where(within.flatten(), everywhere, 0), atol=1e-6)
 
 
 def test_each_reference_is_scored_as_if_it_were_not_among_them():
@@ -220,7 +192,7 @@ def test_each_reference_is_scored_as_if_it_were_not_among_them():
         torch.testing.assert_close(got, other(REFERENCES[number], category="nut"))
 
 
-def test_a_single_reference_meets_itself_outside_a_window():
+def test_one_reference_is_compared_with_its_own_patches_farther_away():
     net, image = GivenFeatures(), picture(*GRID)
     saliency = Saliency(net, own_window=0.3)  # radius round(0.3 * 7 / 2) = 1
     saliency.fit([image], "nut")
@@ -233,7 +205,7 @@ def test_a_single_reference_meets_itself_outside_a_window():
 
 def test_references_of_unlike_sizes_and_categories_by_themselves(wide_resnet):
     images = [picture(30, 40), picture(40, 30, seed=1), picture(8, 80, seed=2)]
-    saliency = Saliency(wide_resnet, size=64, keep_aspect=True)
+    saliency = Saliency(wide_resnet, size=64)
     saliency.fit(images, "nut")
     before = saliency(images[0], category="nut")
     saliency.fit([picture(20, 20, seed=5)], "bolt")
@@ -244,16 +216,13 @@ def test_references_of_unlike_sizes_and_categories_by_themselves(wide_resnet):
     torch.testing.assert_close(saliency(images[0], category="bolt"), torch.zeros(30, 40), atol=1e-5, rtol=0)
 
 
-def test_references_may_be_kept_in_half_the_memory_and_move_with_the_model():
-    exact, half = Saliency(GivenFeatures()), Saliency(GivenFeatures(), bank_precision="bfloat16")
-    for saliency in (exact, half):
-        saliency.fit(REFERENCES, "nut")
-        saliency.to(torch.float32).cpu()
-    image = picture(*GRID, seed=9)
-    got, expected = half(image, category="nut"), exact(image, category="nut")
-    assert not torch.equal(got, expected)
-    torch.testing.assert_close(got, expected, atol=5e-3, rtol=0)
-    assert half._banks["nut"].references[0].tokens.dtype == torch.bfloat16
+def test_references_move_with_the_model():
+    saliency, image = Saliency(GivenFeatures()), picture(*GRID, seed=9)
+    saliency.fit(REFERENCES, "nut")
+    before = saliency(image, category="nut")
+    assert torch.equal(saliency.double().cpu()(image, category="nut"), before)
+    saliency.to("meta")
+    assert saliency._banks["nut"].references[0].tokens.is_meta
 
 
 def test_unknown_categories_are_named_once_there_are_references():
@@ -277,7 +246,7 @@ def test_any_image_gives_finite_saliency_of_its_size(rule, size, level):
     saliency = Saliency(ClipFeatures(small_backbone("resnet")), rule=rule, size=64, several_size=64)
     half = torch.zeros(2, *size, dtype=torch.bool)
     half[0, :, : size[1] // 2], half[1, :, size[1] // 2 :] = True, True
-    for got in (saliency(image), saliency(image, objects=half), saliency(image, within=half[1])):
+    for got in (saliency(image), saliency(image, objects=half)):
         assert got.shape == size
         assert got.isfinite().all()
         assert (got >= 0).all()
@@ -307,22 +276,13 @@ def test_instances_too_small_to_see_are_left_out_with_a_log_line(caplog):
     assert torch.equal(saliency(image, objects=masks[1:]), torch.zeros_like(got))
 
 
-def test_an_object_too_small_to_see_means_the_whole_image(caplog):
-    image, within = picture(70, 90), torch.zeros(70, 90, dtype=torch.bool)
-    within[1, 1] = True
-    saliency = Saliency(GivenFeatures())
-    with caplog.at_level(logging.WARNING):
-        assert torch.equal(saliency(image, within=within), saliency(image))
-    assert "too small" in caplog.text
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ({"image": torch.zeros(3, 9, 9)}, "uint8 RGB image"),
         ({"image": picture(9, 9), "objects": torch.ones(2, 8, 8, dtype=torch.bool)}, "objects"),
         ({"image": picture(9, 9), "objects": torch.ones(2, 9, 9)}, "objects"),
-        ({"image": picture(9, 9), "within": torch.ones(1, 9, 9, dtype=torch.bool)}, "within"),
+        ({"image": picture(9, 9), "objects": torch.ones(9, 9, dtype=torch.bool)}, "objects"),
     ],
     ids=["float", "size", "dtype", "axes"],
 )
@@ -335,7 +295,7 @@ def test_wrong_images_and_masks_are_refused(arguments, words):
     "options",
     [
         {"rule": "other"}, {"num_neighbours": 0}, {"neighbours": "all"}, {"scale": 0.0}, {"size": 16},
-        {"several_size": 16}, {"smoothing": 2}, {"own_window": 1.0}, {"bank_precision": "int8"}, {"max_elements": 0},
+        {"several_size": 16}, {"own_window": 1.0},
     ],
     ids=str,
 )  # fmt: skip
@@ -391,8 +351,9 @@ def test_files_that_are_not_the_weights_are_refused(tmp_path):
 
 
 def test_no_hub_is_asked_unless_named(monkeypatch):
-    asked = []
-    monkeypatch.setattr(timm, "create_model", lambda *_, pretrained, **__: asked.append(pretrained) or torch.nn.ReLU())
+    asked, net = [], torch.nn.ReLU()
+    net.feature_info = SimpleNamespace(reduction=lambda: [4, 8, 16])
+    monkeypatch.setattr(timm, "create_model", lambda *_, pretrained, **__: asked.append(pretrained) or net)
     load_wide_resnet("random:0")
     load_wide_resnet("timm")
     assert asked == [False, True]
@@ -414,7 +375,7 @@ def test_clip_features_are_the_towers_stages(kind):
 
 def test_clip_resnets_read_any_size_and_vits_their_own():
     resnet, vit = ClipFeatures(small_backbone("resnet"), stages=(1, 2)), ClipFeatures(small_backbone("vit"))
-    assert resnet.features(picture(30, 50)[None], (64, 128)).shape == (1, sum(resnet.stage_widths), 16, 32)
+    assert resnet.features(picture(30, 50)[None], 64).shape == (1, sum(resnet.stage_widths), 16, 16)
     assert vit.features(picture(30, 50)[None], 256).shape[2:] == (6, 6)
     assert "always at 48 px" in str(vit.protocol["saliency_features"])
     with pytest.raises(ModelInputError, match="stages"):

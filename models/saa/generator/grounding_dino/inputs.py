@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.errors import ModelInputError
-from models.images import IMAGENET_MEAN, IMAGENET_STD
+from models.images import IMAGENET_MEAN, IMAGENET_STD, check_image
 
 MAX_TOKENS = 256
 VOCABULARY = "vocab.txt"
@@ -44,11 +44,7 @@ def to_pixels(image: Tensor, short_side: int, long_side: int) -> Tensor:
     Raises:
         ModelInputError: another shape or type.
     """
-    if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8 or image.numel() == 0:
-        raise ModelInputError(
-            f"expected an RGB image as a uint8 tensor (3, H, W), got {tuple(image.shape)} of {image.dtype}; repeat a "
-            "grey image three times, and give values from 0 to 255"
-        )
+    check_image(image)
     height, width = resized_shape(image.shape[1], image.shape[2], short_side, long_side)
     picture = PIL.Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
     array = np.array(picture.resize((width, height), PIL.Image.Resampling.BILINEAR))

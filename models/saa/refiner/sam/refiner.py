@@ -17,7 +17,8 @@ from torch import Tensor
 
 from models.errors import ModelInputError, checked
 from models.frozen import Frozen, autocast, check_precision, random_seed, seeded
-from models.saa.refiner.base import check_boxes, check_image
+from models.images import check_image
+from models.saa.refiner.base import check_boxes
 from models.saa.refiner.sam.network import BoxDecoder, SharedTokens, encode_image
 from models.weights.registry import find_weights
 from models.weights.state import read_state
