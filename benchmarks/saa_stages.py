@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from segment_anything import SamPredictor
 from torch import Tensor
 
-from models.saa.confidence import anomaly_map, top_regions
+from models.saa.confidence import top_regions
 from models.saa.refiner.sam.refiner import SamOutliner, SamRefiner, load_sam
+from models.saa.result import anomaly_map
 from models.saa.saliency.features import WideResNetFeatures, load_wide_resnet
 from models.saa.saliency.prompt import Saliency
 

@@ -19,7 +19,13 @@ from torch.testing import assert_close
 from benchmarks.grounding_dino_package import package_twin, quiet
 from benchmarks.saa_detector import PROMPTS
 from models.saa.generator.grounding_dino.generator import GroundingDinoGenerator
-from models.saa.generator.grounding_dino.inputs import Caption, CaptionReader, normalised, spelling_reader, to_pixels
+from models.saa.generator.grounding_dino.inputs import (
+    CaptionReader,
+    CaptionTokens,
+    normalised,
+    spelling_reader,
+    to_pixels,
+)
 from models.saa.generator.grounding_dino.network import GroundingDino, together
 from models.saa.generator.grounding_dino.weights import ARCHITECTURES, random_network
 from tests.parity.rounding import assert_no_farther
@@ -29,7 +35,7 @@ CAPTIONS = [PROMPTS[1], PROMPTS[4], PROMPTS[6]]  # 5, 11 and 5 tokens, of one an
 SIDES = {"short_side": 192, "long_side": 320}  # 24 x 36 tokens and three smaller levels: more than there are queries
 THRESHOLD = 0.2
 TOLERANCE = 1e-5
-"""Of float64; the package computes places in float32 whatever its dtype, which leaves 1e-6."""
+"""Of float64; the package computes positions in float32 whatever its dtype, which leaves 1e-6."""
 
 Found = list[dict[str, Tensor]]
 
@@ -67,7 +73,7 @@ def reader() -> CaptionReader:
 
 
 @pytest.fixture(scope="module")
-def captions(reader: CaptionReader) -> list[Caption]:
+def captions(reader: CaptionReader) -> list[CaptionTokens]:
     return [reader.read(normalised(caption)) for caption in CAPTIONS]
 
 
@@ -77,7 +83,7 @@ def image() -> Tensor:
 
 
 def run_both(
-    dtype: torch.dtype, reader: CaptionReader, captions: list[Caption], image: Tensor, ranks: list[Tensor]
+    dtype: torch.dtype, reader: CaptionReader, captions: list[CaptionTokens], image: Tensor, ranks: list[Tensor]
 ) -> Both:
     network = random_network(ARCHITECTURES["swint_ogc"], 0).to(dtype)
     with quiet():
@@ -115,12 +121,12 @@ def seen_in(twin: nn.Module, pixels: Tensor, text: str, length: int) -> dict[str
 
 
 @pytest.fixture(scope="module")
-def exact(reader: CaptionReader, captions: list[Caption], image: Tensor) -> Both:
+def exact(reader: CaptionReader, captions: list[CaptionTokens], image: Tensor) -> Both:
     return run_both(torch.float64, reader, captions, image, [])
 
 
 @pytest.fixture(scope="module")
-def rounded(exact: Both, reader: CaptionReader, captions: list[Caption], image: Tensor) -> dict[str, Found]:
+def rounded(exact: Both, reader: CaptionReader, captions: list[CaptionTokens], image: Tensor) -> dict[str, Found]:
     both = run_both(torch.float32, reader, captions, image, exact.ranks)  # the networks themselves are not kept
     return {"together": both.together, "alone": both.alone, "package": both.package}
 
@@ -166,7 +172,7 @@ def test_float32_is_no_farther_from_float64_than_the_package_s(
 
 
 def test_a_batch_of_different_captions_goes_wrong_in_the_package(
-    exact: Both, captions: list[Caption], image: Tensor
+    exact: Both, captions: list[CaptionTokens], image: Tensor
 ) -> None:
     """Version 0.4.0 gives each caption's heads the masks of other captions; why ours does not call it with a batch."""
     pixels = to_pixels(image, **SIDES).double()

@@ -39,7 +39,7 @@ def rows_of(net, image, size, rule="released"):
 
 
 @pytest.mark.parametrize(("rule", "scale"), [("paper", 1.0), ("released", 0.5)])
-def test_single_instance_over_4096_places(net, rule, scale):
+def test_single_instance_over_4096_patches(net, rule, scale):
     image = picture(64, 64)  # of the grid's size, which upsampling leaves alone
     rows = rows_of(net, image, 256, rule)
     assert len(rows) == 4096
@@ -50,7 +50,7 @@ def test_single_instance_over_4096_places(net, rule, scale):
     np.testing.assert_allclose(got, expected, atol=1e-7)
 
 
-def test_several_instances_over_16384_places(net):
+def test_several_instances_over_16384_patches(net):
     """The published code's way: an instance's own features are zeroed in a copy, then it meets all others."""
     image, objects = picture(128, 128), torch.zeros(3, 128, 128, dtype=torch.bool)
     objects[0, 5:40, 10:60], objects[1, 70:110, 60:95], objects[2, 30:60, 50:80] = True, True, True

@@ -68,7 +68,7 @@ def rounded():
 @pytest.fixture(scope="module")
 def exact(rounded):
     sam = rounded[0].double()
-    sam.prompt_encoder.pe_layer.float()  # the library knows places in float32 alone
+    sam.prompt_encoder.pe_layer.float()  # the library knows positions in float32 alone
     return computed(sam)
 
 

@@ -10,7 +10,6 @@ import PIL.Image
 import pytest
 import torch
 import torch.nn.functional as F
-from models.saa.generator.grounding_dino.attention import Words, enhance_words, fuse
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -18,6 +17,7 @@ from benchmarks.grounding_dino_package import package_twin, quiet
 from models.errors import ModelInputError
 from models.saa.generator.base import Proposals
 from models.saa.generator.grounding_dino import sampling as grounding_dino_sampling
+from models.saa.generator.grounding_dino.encoder import Words, enhance_words, fuse
 from models.saa.generator.grounding_dino.generator import GroundingDinoGenerator
 from models.saa.generator.grounding_dino.inputs import (
     MAX_TOKENS,
@@ -115,11 +115,11 @@ def test_phrases_and_positions_are_the_package_s(reader: CaptionReader) -> None:
     for text in [normalised(caption) for caption in CAPTIONS]:
         tokens = reader.tokenizer([text], padding="longest", return_tensors="pt")
         special = reader.tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]", ".", "?"])
-        phrases, places, _ = generate_masks_with_special_tokens_and_transfer_map(tokens, special, reader.tokenizer)
+        phrases, positions, _ = generate_masks_with_special_tokens_and_transfer_map(tokens, special, reader.tokenizer)
         caption = reader.read(text)
         assert list(caption.ids) == tokens["input_ids"][0].tolist()
         assert_close(caption.phrases, phrases[0])
-        assert_close(caption.positions, places[0])
+        assert_close(caption.positions, positions[0])
 
 
 def test_a_long_caption_is_cut_and_says_so(reader: CaptionReader, caplog: pytest.LogCaptureFixture) -> None:

