@@ -50,9 +50,9 @@ class Saliency(nn.Module):
         net: gives the features.
         rule: "paper" or "released".
         num_neighbours: N of Eq. 5; all others where there are fewer.
-        neighbours: "nearest" or "farthest" in place of the rule's.
-        scale: of the distance, in place of the rule's: 1 for 1 - cosine, 0.5 for half of it.
-        opencv_resize: whether the input is resized and rounded as OpenCV does it with bytes, in place of the rule's;
+        neighbours: "nearest" or "farthest" instead of the rule's.
+        scale: of the distance, instead of the rule's: 1 for 1 - cosine, 0.5 for half of it.
+        opencv_resize: whether the input is resized and rounded as OpenCV does it with bytes, instead of the rule's;
             only for a net whose own resizing does not average over what it leaves out (`antialias` is False).
         size: side in pixels of the net's input.
         several_size: the same where several instances are compared.
@@ -71,8 +71,8 @@ class Saliency(nn.Module):
         self.net = net
         self.rule = rule
         self.num_neighbours = checked("num_neighbours", num_neighbours, num_neighbours >= 1, "at least 1")
-        known = neighbours is None or neighbours in get_args(Neighbours)
-        self.neighbours = checked("neighbours", neighbours, known, "nearest, farthest or null") or settings.neighbours
+        self.neighbours = neighbours or settings.neighbours
+        checked("neighbours", self.neighbours, self.neighbours in get_args(Neighbours), "nearest, farthest or null")
         self.scale = settings.scale if scale is None else checked("scale", scale, scale > 0, "above 0")
         wanted = settings.opencv_resize if opencv_resize is None else opencv_resize
         self.opencv_resize = wanted and getattr(net, "antialias", None) is False
@@ -112,7 +112,7 @@ class Saliency(nn.Module):
             objects: (M, H, W) bool, the instances where several are expected: each is compared with the others. With
                 fewer than two there is nothing to compare, and the saliency is 0. An iterable of such stacks is gone
                 through once, so that not all masks need to be held at full size.
-            category: whose references to compare with, in place of the image itself.
+            category: whose references to compare with, instead of the image itself.
 
         Raises:
             KeyError: a category without references, once any category has some.

@@ -129,11 +129,11 @@ def test_the_protocol_names_the_refiner(refiner):
 
 
 def test_three_thousand_boxes_need_little_memory():
-    image, boxes = picture(1000, 1333), boxes_in(1000, 1333, 3000)  # 4 GB of masks, were they all held
+    image, boxes = picture(700, 900), boxes_in(700, 900, 3000)  # 2 GB of masks, were they all held
     outliner = SamRefiner(small_sam(), boxes_at_once=64).outline(image)
     next(iter(outliner.chunks(boxes)))
     before, area, count = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0, 0
-    for _, masks in zip(range(12), outliner.chunks(boxes), strict=False):
+    for _, masks in zip(range(6), outliner.chunks(boxes), strict=False):
         area, count = area + int(masks.sum()), count + len(masks)
     assert area > 0
     assert count >= 100
@@ -204,9 +204,8 @@ def overlap(a, b):
     return (a & b).sum() / (a | b).sum()
 
 
-@pytest.mark.parametrize("grown", [1.2, 1.5, 1.8])
-@pytest.mark.parametrize("radius", [6, 25, 90])
-def test_a_planted_disc_is_outlined(grown, radius):
+@pytest.mark.parametrize(("radius", "grown"), [(6, 1.5), (25, 1.2), (25, 1.8), (90, 1.5)])
+def test_a_planted_disc_is_outlined(radius, grown):
     region = disc(300, 400, (140, 190), radius)
     reach = radius * grown
     box = torch.tensor([[190 - reach, 140 - reach, 190 + reach, 140 + reach]])

@@ -58,7 +58,7 @@ def slow_single(rows, count, farthest, scale):
 
 
 def slow_several(rows, members):
-    """The published code's way: an instance's own features are zeroed, then each patch meets all other instances."""
+    """The published code's way: an instance's own features are zeroed, then it is compared with all others."""
     out = np.zeros(len(rows))
     for own in range(len(members)):
         left = np.where(members[own][:, None], 0, rows)
@@ -140,9 +140,9 @@ def test_an_odd_patch_is_the_most_salient_where_it_lies():
 
     for rule in ("paper", "released"):
         got = Saliency(Stripes(), rule=rule, num_neighbours=20)(picture(160, 320))
-        place = divmod(int(got.argmax()), 320)
-        assert 100 <= place[0] < 120
-        assert 40 <= place[1] < 80
+        row, column = divmod(int(got.argmax()), 320)
+        assert 100 <= row < 120
+        assert 40 <= column < 80
         assert got[20, 250] < 0.5 * got.max()
 
 
@@ -197,9 +197,9 @@ def test_one_reference_is_compared_with_its_own_patches_farther_away():
     saliency = Saliency(net, own_window=0.3)  # radius round(0.3 * 7 / 2) = 1
     saliency.fit([image], "nut")
     rows = rows_of(net, image)
-    place = [divmod(i, GRID[1]) for i in range(len(rows))]
+    patch = [divmod(i, GRID[1]) for i in range(len(rows))]
     for i, value in enumerate(saliency.reference_maps("nut")[0].flatten().tolist()):
-        far = [j for j, p in enumerate(place) if max(abs(p[0] - place[i][0]), abs(p[1] - place[i][1])) > 1]
+        far = [j for j, p in enumerate(patch) if max(abs(p[0] - patch[i][0]), abs(p[1] - patch[i][1])) > 1]
         assert value == pytest.approx(0.5 * (1 - max(rows[far] @ rows[i])), abs=1e-6)
 
 
@@ -239,8 +239,8 @@ def test_unknown_categories_are_named_once_there_are_references():
 
 
 @pytest.mark.parametrize("rule", ["paper", "released"])
-@pytest.mark.parametrize("size", [(1, 1), (1, 7), (40, 400), (60, 60)])
-@pytest.mark.parametrize("level", [0, 128, 255, "noise"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (40, 400)])
+@pytest.mark.parametrize("level", [0, "noise"])
 def test_any_image_gives_finite_saliency_of_its_size(rule, size, level):
     image = picture(*size) if level == "noise" else torch.full((3, *size), level, dtype=torch.uint8)
     saliency = Saliency(ClipFeatures(small_backbone("resnet")), rule=rule, size=64, several_size=64)

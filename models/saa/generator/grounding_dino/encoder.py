@@ -124,10 +124,10 @@ def enhance_words(layer: Any, features: Tensor, words: Words) -> Tensor:
 def fuse(block: Any, image: Tensor, features: Tensor, used: Tensor) -> Tensor:
     """Attention both ways between image tokens (B, S, C), overwritten, and words (B, T, C); returns the new words.
 
-    Every projection of an image token meets only the caption's few words: its product with a key, q·k = v (W_q' k),
-    and the sums of values that it gives or receives. So the projections are applied to the words (T rows) instead
-    of the image (S rows, some 2,000 times as many); the sums are the same up to float rounding. The package's
-    clamp of scores more than 50,000 below the highest is left out.
+    Every projection of an image token is used with the caption's few words alone: its product with a key,
+    q·k = v (W_q' k), and the sums of values that it gives or receives. So the projections are applied to the words
+    (T rows) instead of the image (S rows, some 2,000 times as many); the sums are the same up to float rounding. The
+    package's clamp of scores more than 50,000 below the highest is left out.
     """
     attention, heads = block.attn, block.attn.num_heads
     words = block.layer_norm_l(features)
