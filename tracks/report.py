@@ -12,7 +12,7 @@ from tracks.command.cli import command, explain, run_main
 from tracks.command.given_runs import open_run
 from tracks.report_page.choice import Choice
 from tracks.report_page.page import PageOptions, render_page, write_page
-from tracks.report_page.photos import Photos
+from tracks.report_page.pictures import Photos
 from tracks.run.store import PredictionStore
 
 OUR_DATA_SETS = "tracks.datasets."
@@ -56,7 +56,7 @@ def _targets(node: Any) -> Iterator[str]:
 def report(cfg: DictConfig) -> Path:
     """`write_report` with the settings of conf/report.yaml."""
     store = open_run(cfg.run)
-    options = PageOptions(Choice(cfg.misses, cfg.false_alarms), cfg.picture_side, cfg.workers)
+    options = PageOptions(Choice(cfg.misses, cfg.false_alarms, cfg.hits), cfg.picture_side, cfg.workers)
     photos = open_photos(store.settings, cfg.root or None, cfg.trust)
     return write_report(store, Path(cfg.out).expanduser() if cfg.out else None, options, photos)
 

@@ -10,7 +10,7 @@ from tests.support.report_stand_ins import OPTIONS, ReportDataset, finished_run
 from tracks.datasets.synthetic import Synthetic
 from tracks.errors import TrackInputError
 from tracks.report import open_photos, report, write_report
-from tracks.report_page.photos import Photos
+from tracks.report_page.pictures import Photos
 from tracks.run.store import PredictionStore
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -31,7 +31,7 @@ def configured(monkeypatch, run, out="", *overrides):
 
 
 def test_the_page_stands_in_the_run_folder_and_its_size_is_told(store, monkeypatch, capsys):
-    path = report(configured(monkeypatch, store.folder, "", "misses=1", "false_alarms=0"))
+    path = report(configured(monkeypatch, store.folder, "", "misses=1", "false_alarms=0", "hits=0"))
     assert path == store.folder / "report.html"
     assert f"files: {path} ({path.stat().st_size:,} bytes)" in capsys.readouterr().out
     assert path.read_text().count('class="pick"') == 3  # one miss of two categories, one unlabelled image

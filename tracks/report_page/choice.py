@@ -1,11 +1,23 @@
-"""Which images a report shows of a category: the worst misses and the worst false alarms."""
+"""Which images a report shows of a category: the worst misses, the worst false alarms, and the clearest finds."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED
 from tracks.errors import TrackInputError
+from tracks.report_page.html import percent, significant
 from tracks.run.store import Row
+
+VERDICTS: Mapping[tuple[int | None, str | None], tuple[str, str]] = {
+    (1, GOOD): ("missed", "bad"),
+    (1, DEFECT): ("found", "good"),
+    (1, UNDECIDED): ("undecided", ""),
+    (0, DEFECT): ("false alarm", "bad"),
+    (0, GOOD): ("no alarm", "good"),
+    (0, UNDECIDED): ("undecided", ""),
+}
+"""What the verdict of a threshold means by the label of an image, and the style of that word."""
 
 
 @dataclass(frozen=True)
@@ -18,9 +30,10 @@ class Choice:
 
     misses: int = 3
     false_alarms: int = 3
+    hits: int = 2
 
     def __post_init__(self) -> None:
-        for key, count in (("misses", self.misses), ("false_alarms", self.false_alarms)):
+        for key, count in vars(self).items():
             if not isinstance(count, int) or count < 0:
                 raise TrackInputError(f"expected {key} as a number of images from 0 on, got {count}")
 
@@ -38,13 +51,30 @@ class Pick:
     above_f1_max: bool | None
     pixel_recall: float | None
 
+    @property
+    def tag(self) -> tuple[str, str] | None:
+        """What the verdict of the run's own threshold means, and the style of that word; None if it means nothing."""
+        return VERDICTS.get((self.row.label, self.verdict))
+
+    @property
+    def facts(self) -> str:
+        """The rest of its caption."""
+        said = [self.why, f"image score {significant(self.row.image_score)}"]
+        if self.above_f1_max is not None and self.row.label is not None:
+            verdict = DEFECT if self.above_f1_max else GOOD
+            said.append(f"by the F1-max threshold {VERDICTS[self.row.label, verdict][0]}")
+        if self.pixel_recall is not None:
+            said.append(f"{percent(self.pixel_recall)}\u00a0% of its defect pixels found")
+        return " · ".join(said)
+
 
 @dataclass(frozen=True)
 class Picks:
-    """The images of a category, worst first; `unlabelled` ones only where nothing is labelled."""
+    """The images of a category, worst first (hits: best first); `unlabelled` ones only where nothing is labelled."""
 
     misses: Sequence[Pick]
     false_alarms: Sequence[Pick]
+    hits: Sequence[Pick]
     unlabelled: Sequence[Pick]
 
 
@@ -53,7 +83,8 @@ def choose(
     verdicts: Mapping[str, str] = MappingProxyType({}),
 ) -> Picks:  # fmt: skip
     """The images to show: misses taken in turn from the lowest image scores and from the lowest pixel recalls, false
-    alarms from the highest image scores of normal images. Ties go by name.
+    alarms from the highest image scores of normal images, hits from those of anomalous ones that are no misses. Ties go
+    by name.
 
     By the name of an image, `recall` is that of its pixels and `verdicts` what the run's own threshold says of it;
     `threshold` is that of F1-max.
@@ -67,13 +98,17 @@ def choose(
     anomalous = [row for row in rows if row.label == 1]
     by_score = sorted(anomalous, key=lambda row: (row.image_score, row.name))
     by_recall = sorted((row for row in anomalous if row.name in recall), key=lambda row: (recall[row.name], row.name))
-    misses = _in_turn(_numbered(by_score, "lowest image score"), _numbered(by_recall, "lowest pixel recall"))
+    in_turn = _in_turn(_numbered(by_score, "lowest image score"), _numbered(by_recall, "lowest pixel recall"))
+    missed = in_turn[: choice.misses]
+    shown = {row.name for row, _ in missed}
     alarms = _numbered(_highest(row for row in rows if row.label == 0), "highest score of a normal image")
+    hits = _numbered(_highest(row for row in anomalous if row.name not in shown), "highest score of an anomalous image")
     nothing_known = all(row.label is None for row in rows)
     unknown = _numbered(_highest(rows), "highest image score") if nothing_known else []
     return Picks(
-        [pick(ranked) for ranked in misses[: choice.misses]],
+        [pick(ranked) for ranked in missed],
         [pick(ranked) for ranked in alarms[: choice.false_alarms]],
+        [pick(ranked) for ranked in hits[: choice.hits]],
         [pick(ranked) for ranked in unknown[: choice.misses + choice.false_alarms]],
     )
 

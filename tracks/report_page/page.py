@@ -1,27 +1,27 @@
-"""The page, from the top: what was run, headline numbers, tables, categories, protocol, cost. No script, no network."""
+"""The page of a run, from its store: what page.html is filled with. No script, no network."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from markupsafe import Markup
+from tqdm import tqdm
 
 from eval.tables import mean_over_categories, track_score
 from tracks.decide.decision import decisions
 from tracks.errors import TrackInputError
-from tracks.report_page.category_section import category_section, picture_groups
+from tracks.report_page import tables
+from tracks.report_page.charts import HEIGHT, WIDTH, category_charts
 from tracks.report_page.choice import Choice
-from tracks.report_page.cost import cost_facts
-from tracks.report_page.decision_table import decision_table
-from tracks.report_page.html import Child, Html, element, percent, plural
-from tracks.report_page.intervals import interval
-from tracks.report_page.legend import curve_legend, map_legend, style_sheet
-from tracks.report_page.photos import Photos
-from tracks.report_page.pictures import Style
+from tracks.report_page.html import FOLDER, percent, plural, templates
+from tracks.report_page.pictures import Photos, Picture, Style, colours, read_picture
 from tracks.report_page.record import RunRecord, read_record, unlike
-from tracks.report_page.scored_run import ScoredRun, gather
-from tracks.report_page.tables import key_table, results_table, thresholds_table
+from tracks.report_page.scored_run import ScoredCategory, ScoredRun, gather
 from tracks.run.store import PredictionStore
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+COLOUR_STOPS = 16
+FACTS = ("track", "model", "weights", "data", "shots", "seed")
 HEADLINES = (
     ("score", "track score", "mean over categories of the harmonic mean of both F1-max"),
     ("auroc_cls", "AUROC of images", "chance is 50"),
@@ -56,22 +56,29 @@ def render_page(store: PredictionStore, photos: Photos, options: PageOptions) ->
     """
     record = read_record(store)
     run = gather(store, options.choice, record.image_score, options.processes)
-    categories = _categories(store, run, photos, options.picture_side)
-    body = [
-        _header(record, run),
-        element("main", _notices(record, run, photos), _headlines(record, run), _results(store, record, run),
-                categories, _protocol(record, run), _cost(record), _run(record)),
-        element("footer", "Made by vandkit from the run's prediction store. The page needs no network and no script."),
-    ]  # fmt: skip
-    head = [
-        element("meta", charset="utf-8"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        element("meta", name="color-scheme", content="light dark"),
-        element("title", f"{record.title}, seed {record['seed']}"),
-        element("style", style_sheet()),
-    ]
-    return "<!DOCTYPE html>\n" + element("html", element("head", head), element("body", body), lang="en") + "\n"
+    sections = list(_sections(store, run, photos, options.picture_side))
+    images = sum(category.scores.num_images for category in run.categories)
+    span = run.scale.high - run.scale.low
+    settings = {key: value for key, value in record.settings.items() if key not in ("protocol", "categories")}
+    return (
+        templates()
+        .get_template("page.html")
+        .render(
+            vars(tables),
+            record=record,
+            run=run,
+            style_sheet=_style_sheet(),
+            facts={key: str(record[key]) for key in FACTS}
+            | {"scored": f"{plural(images, 'image')}, {plural(len(run.categories), 'category')}"},
+            notices=_notices(record, run, photos),
+            headlines=_headlines(record, run),
+            decision=decisions(store),
+            tick=100 * (run.scale.quiet - run.scale.low) / span if span > 0 else 0.0,
+            sections=sections,
+            map_sizes=_map_sizes(run),
+            settings={"folder": record.folder, **settings},
+        )
+    )
 
 
 def write_page(path: Path, page: str) -> int:
@@ -80,113 +87,79 @@ def write_page(path: Path, page: str) -> int:
     return path.write_bytes(page.encode(errors="backslashreplace"))
 
 
-def _header(record: RunRecord, run: ScoredRun) -> Html:
-    images = sum(category.scores.num_images for category in run.categories)
-    facts: Mapping[str, Child] = {
-        "track": str(record["track"]),
-        "model": str(record["model"]),
-        "weights": str(record["weights"]),
-        "data": str(record["data"]),
-        "shots": str(record["shots"]),
-        "seed": str(record["seed"]),
-        "scored": f"{plural(images, 'image')}, {plural(len(run.categories), 'category')}",
-    }
-    pairs = [element("div", element("dt", key), element("dd", value)) for key, value in facts.items()]
-    links = [("results", "Results"), ("categories", "Categories"), ("protocol", "Protocol"), ("cost", "Cost")]
-    return element(
-        "header",
-        element("p", "Anomaly detection report", class_="eyebrow"),
-        element("h1", record.title),
-        element("dl", pairs, class_="facts"),
-        element("nav", [element("a", text, href=f"#{id_}") for id_, text in links], aria_label="Sections"),
-    )
+def _sections(store: PredictionStore, run: ScoredRun, photos: Photos, side: int) -> Iterator[Markup]:
+    """Every category in the order of the tables."""
+    template = templates().get_template("category.html")
+    for number, category in enumerate(run.categories, start=1):
+        style = Style(run.scale, category.scores.metrics.get("f1_seg_threshold"), side)
+        thresholds = category.threshold, category.own_threshold
+        charts = category_charts(category.curves, category.rows, run.pro_limit, thresholds, f"chart-{number}")
+        groups = _picture_groups(category, store, photos, style)
+        yield Markup(
+            template.render(
+                vars(tables), category=category, number=number, charts=charts, chart_size=(WIDTH, HEIGHT), groups=groups
+            )
+        )
 
 
-def _notices(record: RunRecord, run: ScoredRun, photos: Photos) -> Html | None:
-    """What must not be overlooked; None if there is nothing of the kind."""
+def _picture_groups(
+    category: ScoredCategory, store: PredictionStore, photos: Photos, style: Style
+) -> list[tuple[str, str, list[Picture]]]:
+    """The images to show of a category: a heading, a sentence and the pictures of each group."""
+    picks = category.picks
+    groups = [
+        ("Worst misses", tables.tally(category, 1), picks.misses),
+        ("Worst false alarms", tables.tally(category, 0), picks.false_alarms),
+        ("Clearest finds", "The anomalous images with the highest scores.", picks.hits),
+    ]
+    if picks.unlabelled:
+        groups = [("Highest scores", "No image of this category is labelled.", picks.unlabelled)]
+    drawn = []
+    for heading, said, chosen in groups if picks.hits or picks.unlabelled else groups[:2]:
+        bar = tqdm(chosen, desc=f"{category.name}: pictures", unit="image", leave=False)
+        drawn.append((heading, said, [read_picture(pick, store, photos, style) for pick in bar]))
+    return drawn
+
+
+def _notices(record: RunRecord, run: ScoredRun, photos: Photos) -> list[str]:
+    """What must not be overlooked."""
     items = [*record.cautions, *photos.remarks]
     if record.results and (found := unlike(record.results, run.tables)):
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         items.append(
             f"Scored anew from the store, this page does not agree with results.json: {'; '.join(found[:3])}{more}."
         )
-    if not items:
-        return None
-    return element("aside", element("h2", "Read this first"), element("ul", [element("li", i) for i in items]))
+    return items
 
 
-def _headlines(record: RunRecord, run: ScoredRun) -> Html:
-    """The means over categories in large type, floors and intervals below them."""
+def _headlines(record: RunRecord, run: ScoredRun) -> list[tuple[str, float | None, str]]:
+    """The means over categories, with floors and intervals in the words below them."""
     means = {**mean_over_categories(run.tables), "score": track_score(run.tables)}
     cards = []
     for metric, name, remark in HEADLINES:
-        floor = means.get(f"{metric}_floor")
-        ends = interval(record.results, None, metric)
+        floor, ends = means.get(f"{metric}_floor"), record.interval(metric)
         below = [
             f"interval {percent(ends[0])} to {percent(ends[1])}" if ends else "",
             f"floor {percent(floor)}" if floor is not None else "",
             remark,
         ]
-        text = "; ".join(part for part in below if part)
-        cards.append(
-            element("div", element("dt", name), element("dd", percent(means.get(metric)), element("small", text)))
-        )
-    return element("dl", cards, class_="headlines", aria_label="Means over categories, percent")
+        cards.append((name, means.get(metric), "; ".join(part for part in below if part)))
+    return cards
 
 
-def _results(store: PredictionStore, record: RunRecord, run: ScoredRun) -> Html:
-    explained = (
-        "F1-max is the best F1 over all thresholds, chosen with the labels of the test images. It cannot fall below "
-        "its floor, the F1 of calling everything anomalous. The mean is the plain mean over categories."
-    )
-    return element(
-        "section",
-        element("h2", "Results", id="results"),
-        results_table(run, record.results),
-        element("p", explained, class_="note"),
-        thresholds_table(run),
-        decision_table(decisions(store)),
-    )
-
-
-def _categories(store: PredictionStore, run: ScoredRun, photos: Photos, side: int) -> Html:
-    """Every category in the order of the tables, after what their charts and pictures have in common."""
-    sections, pictures = [], 0
-    for number, category in enumerate(run.categories, start=1):
-        style = Style(run.scale, category.scores.metrics.get("f1_seg_threshold"), side)
-        groups, count = picture_groups(category, store, photos, style, pictures + 1)
-        pictures += count
-        sections.append(category_section(category, number, run.pro_limit, groups))
-    legends = element("div", curve_legend(), map_legend(run.scale), class_="legends")
-    return element("section", element("h2", "Categories", id="categories"), legends, sections)
-
-
-def _protocol(record: RunRecord, run: ScoredRun) -> Html:
+def _map_sizes(run: ScoredRun) -> str:
     sizes = {category.name: category.map_sizes for category in run.categories}
-    one_size = len({(row.height, row.width) for category in run.categories for row in category.rows}) <= 1
+    if len({(row.height, row.width) for category in run.categories for row in category.rows}) <= 1:
+        return f"All maps are of one size, {next(iter(sizes.values()), '')}."
     listed = "; ".join(f"{name}: {size or 'none'}" for name, size in sizes.items())
-    text = (
-        f"All maps are of one size, {next(iter(sizes.values()), '')}."
-        if one_size
-        else f"Maps differ in size. {listed}."
-    )
-    return element(
-        "section",
-        element("h2", "Protocol", id="protocol"),
-        element("p", "Numbers are comparable only where all of this is the same. ", text),
-        key_table("The label that every number here carries", "protocol", record.protocol, record.otherwise),
-    )
+    return f"Maps differ in size. {listed}."
 
 
-def _cost(record: RunRecord) -> Html:
-    table = key_table("What the run cost", "cost", cost_facts(record.results))
-    return element("section", element("h2", "Cost", id="cost"), table)
+def _style_sheet() -> Markup:
+    """The CSS of the page, the colours of the maps included.
 
-
-def _run(record: RunRecord) -> Html:
-    """Everything else that run.json says, folded away."""
-    shown = {"folder": record.folder} | {
-        key: value for key, value in record.settings.items() if key not in ("protocol", "categories")
-    }
-    table = key_table("What run.json says", "run", shown)
-    return element("section", element("details", element("summary", "All settings of the run"), table))
+    It is our own file and holds neither `<` nor `&`, so it stands in the page as it is.
+    """
+    stops = colours()[np.linspace(0, 255, COLOUR_STOPS).round().astype(int)]
+    scale = ",".join(f"#{bytes(stop).hex()}" for stop in stops)
+    return Markup(f"{(FOLDER / 'style.css').read_text('utf-8')}.scale{{background:linear-gradient(to right,{scale})}}")

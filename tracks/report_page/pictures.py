@@ -1,45 +1,29 @@
-"""One image of a report in three pictures side by side: the photo, the outlines on it, the anomaly map."""
+"""The pictures of an image that a report shows: the photo, the outlines on it, the anomaly map."""
 
 import base64
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
+import cv2
 import numpy as np
 import PIL.Image
 from matplotlib import colormaps
 
-from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED
+from tracks.datasets.sample import Dataset, Sample
+from tracks.errors import TrackInputError
 from tracks.report_page.choice import Pick
-from tracks.report_page.html import Child, Html, breakable, element, percent, significant
-from tracks.report_page.outline import outline_path
+from tracks.report_page.html import percent, significant
 from tracks.run.overlay import HeatScale
+from tracks.run.store import PredictionStore, Row
 
 COLOUR_MAP = "inferno"
 """Its lightness only rises, so that brighter is more anomalous, also in print and for those who see fewer colours.
 (The overlays' turbo is as dark at its hot end as at its cold one; there a cold pixel is the photo itself.)"""
 ENCODINGS = (("webp", {"quality": 76, "method": 6}), ("jpeg", {"quality": 78, "optimize": True}))
-EMPTY = (128, 128, 128)
-
-
-VERDICTS: dict[tuple[str, str | None], tuple[str, str]] = {
-    ("miss", GOOD): ("missed", "tag bad"),
-    ("miss", DEFECT): ("found", "tag good"),
-    ("miss", UNDECIDED): ("undecided", "tag"),
-    ("alarm", DEFECT): ("false alarm", "tag bad"),
-    ("alarm", GOOD): ("no alarm", "tag good"),
-    ("alarm", UNDECIDED): ("undecided", "tag"),
-}
-"""What the verdict of the run's own threshold means for an anomalous and for a normal image."""
-
-
-@dataclass(frozen=True, eq=False)
-class Shown:
-    """What is known of an image to show: (H, W) map and mask, the photo, None where there is none."""
-
-    anomaly_map: np.ndarray
-    mask: np.ndarray | None
-    photo: PIL.Image.Image | None
+LONGEST_PATH = 6000
+"""Characters; a mask with a longer outline is taken to a grid half as fine, until it fits."""
 
 
 @dataclass(frozen=True)
@@ -51,27 +35,97 @@ class Style:
     side: int
 
 
-def picture_row(pick: Pick, shown: Shown, style: Style, number: int, kind: str) -> Html:
-    """A card with a caption and three pictures; `number` makes the ids of the page unique."""
-    width, height = _fit(shown.photo.size if shown.photo else shown.anomaly_map.shape[::-1], style.side)
-    photo, outlines = f"photo-{number}", f"outlines-{number}"
-    name = pick.row.name
-    panels: list[Child] = []
-    if shown.photo is not None:
-        small = shown.photo.convert("RGB").resize((width, height), PIL.Image.Resampling.LANCZOS)
-        panels.append(_panel("photo", f"Photo {name}", (width, height), _image(small, (width, height), photo)))
-        backdrop = element("use", href=f"#{photo}")
-    else:
-        backdrop = element("rect", width=width, height=height, class_="nothing")
-    defect = _outline(shown.mask, (width, height), "defect")
-    called = None if style.threshold is None else shown.anomaly_map.astype(np.float32) >= style.threshold
-    drawn = [backdrop, _keep(defect, outlines), _outline(called, (width, height), "called")]
-    panels.append(_panel("outlines", _spoken_outlines(name, shown.mask, called), (width, height), drawn))
-    heat = _image(heat_picture(shown.anomaly_map, style), (width, height))
-    top = significant(float(shown.anomaly_map.max()))
-    over = element("use", href=f"#{outlines}") if defect else None
-    panels.append(_panel("map", f"Anomaly map of {name}, maximum {top}", (width, height), [heat, over]))
-    return element("figure", _caption(pick, kind), element("div", panels, class_="panels"), class_="pick")
+@dataclass(frozen=True)
+class Outline:
+    """The `d` of a path through the middles of pixels, and how wide and high one is in the picture."""
+
+    path: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image to show, in pixels of the page: photo (None without one) and map as data URIs, outlines, their words.
+
+    `defect` outlines the mask, `called` the pixels at or above the threshold; None where there are none.
+    """
+
+    pick: Pick
+    width: int
+    height: int
+    photo: str | None
+    heat: str
+    defect: Outline | None
+    called: Outline | None
+    spoken_outlines: str
+    spoken_map: str
+
+
+class Photos:
+    """Finds the photo of a row by its name in the data set; `remarks` says which were not found, and why."""
+
+    def __init__(self, dataset: Dataset | None, why_none: str = "") -> None:
+        self.dataset = dataset
+        self.why_none = why_none
+        self._missing: dict[str, list[str]] = {}
+        self._samples = lru_cache(maxsize=1)(self._list)
+
+    def find(self, row: Row) -> PIL.Image.Image | None:
+        """The photo in RGB, None where it cannot be had or has changed since it was predicted."""
+        if self.dataset is None:
+            return None
+        try:
+            sample = self._samples(row.category).get(row.name)
+            if sample is not None and sample.fingerprint == row.fingerprint:
+                return sample.load_image()
+            self._lack("no longer in the data set" if sample is None else "changed since they were predicted")
+        except (TrackInputError, OSError) as error:
+            self._lack("not readable", f" (the first: {error})")
+        return None
+
+    @property
+    def remarks(self) -> list[str]:
+        """Sentences about the photos that are not shown."""
+        if self.dataset is None:
+            return [f"The photos are not shown, only maps and masks: {self.why_none}."]
+        return [f"{len(told)} of the photos to show: {what}{told[0]}." for what, told in self._missing.items()]
+
+    def _list(self, category: str) -> Mapping[str, Sample]:
+        assert self.dataset is not None
+        return {sample.name: sample for sample in self.dataset.test(category)}
+
+    def _lack(self, what: str, detail: str = "") -> None:
+        self._missing.setdefault(what, []).append(detail)
+
+
+def read_picture(pick: Pick, store: PredictionStore, photos: Photos, style: Style) -> Picture:
+    """The pictures of one image of a run."""
+    return draw_picture(pick, store.read_map(pick.row), store.read_mask(pick.row), photos.find(pick.row), style)
+
+
+def draw_picture(
+    pick: Pick, anomaly_map: np.ndarray, mask: np.ndarray | None, photo: PIL.Image.Image | None, style: Style
+) -> Picture:
+    """The pictures of an image by its map (H, W), its bool mask (H, W) and its photo of any size."""
+    size = _fit(photo.size if photo else anomaly_map.shape[::-1], style.side)
+    small = photo.convert("RGB").resize(size, PIL.Image.Resampling.LANCZOS) if photo else None
+    called = None if style.threshold is None else anomaly_map.astype(np.float32) >= style.threshold
+    parts = []
+    if mask is not None:
+        parts.append(f"the defect covers {percent(float(mask.mean()))} percent" if mask.any() else "no defect")
+    if called is not None:
+        parts.append(f"{percent(float(called.mean()))} percent lies at or above the pixel threshold")
+    return Picture(
+        pick,
+        *size,
+        photo=data_uri(small) if small else None,
+        heat=data_uri(heat_picture(anomaly_map, style)),
+        defect=None if mask is None else outline(mask, size),
+        called=None if called is None else outline(called, size),
+        spoken_outlines=f"Outlines on {pick.row.name}: {', '.join(parts) or 'nothing known'}",
+        spoken_map=f"Anomaly map of {pick.row.name}, maximum {significant(float(anomaly_map.max()))}",
+    )
 
 
 def heat_picture(anomaly_map: np.ndarray, style: Style) -> PIL.Image.Image:
@@ -103,54 +157,23 @@ def data_uri(image: PIL.Image.Image) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(encoded[kind]).decode()}"
 
 
-def _caption(pick: Pick, kind: str) -> Html:
-    verdict = VERDICTS.get((kind, pick.verdict))
-    facts = [pick.why, f"image score {significant(pick.row.image_score)}"]
-    if pick.above_f1_max is not None and kind in ("miss", "alarm"):
-        facts.append(f"by the F1-max threshold {VERDICTS[kind, DEFECT if pick.above_f1_max else GOOD][0]}")
-    if pick.pixel_recall is not None:
-        facts.append(f"{percent(pick.pixel_recall)}\u00a0% of its defect pixels found")
-    return element(
-        "figcaption",
-        element("strong", breakable(pick.row.name)), " ",
-        element("span", breakable(pick.row.defect_type or "unlabelled"), class_="tag"), " ",
-        element("span", verdict[0], class_=verdict[1]) if verdict else None,
-        element("span", " · ".join(facts), class_="facts"),
-    )  # fmt: skip
+def outline(mask: np.ndarray, size: tuple[int, int]) -> Outline | None:
+    """The outline of the True pixels of a mask (H, W) stretched over a picture of (width, height); None without any.
 
-
-def _panel(kind: str, spoken: str, size: tuple[int, int], children: Child) -> Html:
-    width, height = size
-    return element("svg", children, role="img", aria_label=spoken, viewBox=f"0 0 {width} {height}", class_=kind)
-
-
-def _image(image: PIL.Image.Image, size: tuple[int, int], id_: str | None = None) -> Html:
-    return element(
-        "image", id=id_, href=data_uri(image), width=size[0], height=size[1], preserveAspectRatio="none"
-    )  # fmt: skip
-
-
-def _outline(mask: np.ndarray | None, size: tuple[int, int], class_: str) -> Html | None:
-    """The outline of a mask (H, W), stretched over a picture of (width, height): a dark line under a light one."""
-    path, unit = outline_path(mask) if mask is not None else ("", 1)
-    if not path or mask is None:
+    Where the picture has fewer pixels than the mask, one is inside where any pixel of the mask is: no speck is lost.
+    """
+    if not mask.any():
         return None
-    x, y = size[0] * unit / mask.shape[1], size[1] * unit / mask.shape[0]
-    lines = [element("path", d=path, vector_effect="non-scaling-stroke", class_=kind) for kind in ("under", "over")]
-    return element("g", lines, transform=f"scale({x:.4g} {y:.4g})", class_=f"outline {class_}")
-
-
-def _keep(outline: Html | None, id_: str) -> Html | None:
-    return element("g", outline, id=id_) if outline else None
-
-
-def _spoken_outlines(name: str, mask: np.ndarray | None, called: np.ndarray | None) -> str:
-    parts = []
-    if mask is not None:
-        parts.append(f"the defect covers {percent(float(mask.mean()))} percent" if mask.any() else "no defect")
-    if called is not None:
-        parts.append(f"{percent(float(called.mean()))} percent lies at or above the pixel threshold")
-    return f"Outlines on {name}: {', '.join(parts) or 'nothing known'}"
+    grid = size
+    while True:
+        share = PIL.Image.fromarray(mask.astype(np.float32)).resize(grid, PIL.Image.Resampling.BOX)
+        contours, _ = cv2.findContours(
+            (np.asarray(share) > 0).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE
+        )
+        path = "".join(f"M{' '.join(map(str, contour.ravel()))}z" for contour in contours)
+        if len(path) <= LONGEST_PATH:
+            return Outline(path, size[0] / grid[0], size[1] / grid[1])
+        grid = (max(1, grid[0] // 2), max(1, grid[1] // 2))
 
 
 def _fit(size: tuple[int, ...], side: int) -> tuple[int, int]:

@@ -11,6 +11,10 @@ from tracks.run.scoring import LEGACY_IMAGE_SCORE, RULES
 from tracks.run.store import PredictionStore
 
 TRACKS = {"zero_shot": "Zero-shot", "few_shot": "Few-shot"}
+ABSENT = "not recorded in results.json"
+EACH = "the whole command, loading and scoring included, by all images; too short if it continued an earlier one"
+
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,34 @@ class RunRecord:
     @property
     def _stated(self) -> Mapping[str, Mapping[str, Any]]:
         return {"run.json": self.settings.get("protocol") or {}, "results.json": self.results.get("protocol") or {}}
+
+    def interval(self, metric: str, category: str | None = None) -> Interval | None:
+        """Low and high end of a metric of a category, or of the mean over them (None); None where none is kept.
+
+        `categories.<name>.intervals` and `mean_intervals` of results.json hold [low, high] or null by metric id.
+        """
+        kept = self.results if category is None else (self.results.get("categories") or {}).get(category, {})
+        ends = (kept.get("mean_intervals" if category is None else "intervals") or {}).get(metric)
+        return None if ends is None else (float(ends[0]), float(ends[1]))
+
+    @property
+    def what_intervals_are(self) -> str:
+        """Words for a table's caption; empty without intervals."""
+        if not any(scores.get("intervals") for scores in (self.results.get("categories") or {}).values()):
+            return ""
+        level = self.results.get("interval_level")
+        return ", with confidence intervals" if level is None else f", with {100 * level:g} % confidence intervals"
+
+    @property
+    def cost(self) -> dict[str, str]:
+        """Time per image, whole time and peak memory, in words with their units, or that they were not recorded."""
+        seconds, images, memory = (self.results.get(key) for key in ("seconds", "images", "peak_memory_mb"))
+        return {
+            "time per image": f"{1000 * seconds / images:,.1f} ms ({EACH})" if seconds and images else ABSENT,
+            "whole command": f"{seconds:,.1f} s" if seconds else ABSENT,
+            "images": ABSENT if images is None else f"{images:,}",
+            "peak memory": ABSENT if memory is None else f"{memory:,.0f} MB",
+        }
 
     @property
     def image_score(self) -> str:

@@ -1,4 +1,4 @@
-"""The tables of a report, each in a box of its own that scrolls where it is too wide."""
+"""What the tables of a report say where it takes more than a look into a dictionary."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,223 +6,125 @@ from itertools import groupby
 from typing import Any
 
 from eval.tables import COLUMNS, count_averaged, mean_over_categories
-from tracks.decide.threshold import DEFECT
-from tracks.report_page.html import Child, Html, breakable, element, percent, significant
-from tracks.report_page.intervals import Interval, interval, what_they_are
+from tracks.decide.decision import grouped
+from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED
+from tracks.report_page.html import percent, plural, significant
 from tracks.report_page.scored_run import ScoredCategory, ScoredRun
 
 LEVELS = {"cls": "images (cls)", "seg": "pixels (seg)", "region": "regions", "": "both"}
-RANKED = ("cls", "seg", "region")
+"""What a metric ranks, by the word in its id; "" for several."""
+LEVEL_OF_KIND = {"image": "cls", "pixel": "seg", "region": "region"}
+"""The levels of a recall by kind of defect, and of the precision beside it."""
 
 
-def boxed(caption: str, number: str, head: Child, body: Child) -> Html:
-    """A table with a caption, in a box that scrolls sideways and can be reached by keyboard."""
-    table = element("table", element("caption", element("span", caption), id=f"caption-{number}"), head, body)
-    return element("div", table, class_="scroll", role="region", tabindex=0, aria_labelledby=f"caption-{number}")
+def results_columns() -> tuple[list[tuple[str, int]], list[tuple[str, str]]]:
+    """The headings of groups with their widths, and those of the columns below, (metric, heading)."""
+    levels = [(_level(metric), metric, shown) for metric, shown in COLUMNS.items()]
+    groups = [(LEVELS[level], len(list(of))) for level, of in groupby(levels, key=lambda entry: entry[0])]
+    return groups, [(metric, shown.removesuffix(f" {level}")) for level, metric, shown in levels]
 
 
-def results_table(run: ScoredRun, results: Mapping[str, Any]) -> Html:
-    """A row per category and their mean, percent, intervals below their number, blanks numbered and explained."""
-    reasons = _Reasons()
-    rows = [_category_row(number, category, results, reasons) for number, category in enumerate(run.categories, 1)]
-    body = element("tbody", rows, _mean_row(run, results, reasons))
-    caption = f"Results in percent{what_they_are(results)}"
-    return element("div", boxed(caption, "results", _results_head(), body), reasons.notes(), _fewer(run))
+def _level(metric: str) -> str:
+    return next((level for level in LEVELS if level and level in metric.split("_")), "")
 
 
-def thresholds_table(run: ScoredRun) -> Html:
-    """Per category, where F1-max is reached on images, pixels and regions, with precision and recall there."""
-    columns = ("threshold", "precision", "recall")
-    head = element(
-        "thead",
-        element("tr", head_cell("category", rowspan=2), [group_head(LEVELS[level], len(columns)) for level in RANKED]),
-        element("tr", [head_cell(name) for _ in RANKED for name in columns]),
-    )
-    rows = [
-        element("tr", name_cell(breakable(name)), [_threshold_cells(metrics, level) for level in RANKED])
-        for name, metrics in run.tables.items()
+def blanks(run: ScoredRun) -> list[tuple[Mapping[str, str], Mapping[str, float | None]]]:
+    """A pair for each category and for their mean: why each metric that is blank is so, and all metrics."""
+    rows: list[tuple[Mapping[str, str], Mapping[str, float | None]]] = [
+        ({metric: c.scores.reasons.get(metric, "not computed") for metric in COLUMNS}, c.scores.metrics)
+        for c in run.categories
     ]
-    return boxed(
-        "Where F1 is highest: threshold, and precision and recall in percent",
-        "thresholds",
-        head,
-        element("tbody", rows),
-    )
+    return [*rows, (dict.fromkeys(COLUMNS, "no category has it"), mean_over_categories(run.tables))]
 
 
-def recall_table(category: ScoredCategory, number: int) -> Html | None:
-    """What is found of each kind of defect, and with what precision; None where no kind is known.
-
-    At the F1-max thresholds, and of images at the run's own threshold too.
-    """
-    by_type = category.scores.recall_by_type
-    if not by_type:
-        return None
-    found = [("image", "image recall"), ("pixel", "pixel recall"), ("region", "region recall")]
-    columns = [(key, shown) for key, shown in found if any(kind.get(key) is not None for kind in by_type.values())]
-    own = [head_cell("image recall, own threshold")] if category.verdicts else []
-    head = element(
-        "thead",
-        element("tr", head_cell("kind of defect"), head_cell("images"), own, [head_cell(s) for _, s in columns]),
-    )
-    rows = [
-        element(
-            "tr",
-            name_cell(breakable(name)),
-            element("td", str(kind["images"])),
-            share_cell(_found_of_kind(category, name)) if own else None,
-            [share_cell(kind.get(key)) for key, _ in columns],
-        )
-        for name, kind in by_type.items()
-    ]
-    rows.append(_precision_row(category, [key for key, _ in columns], bool(own)))
-    caption = f"{category.name}: recall by kind of defect at the F1-max thresholds, and the precision there, percent"
-    return boxed(caption, f"recall-{number}", head, element("tbody", rows))
+def numbered_reasons(run: ScoredRun) -> dict[str, int]:
+    """Why cells of the results are blank, each reason with its number, in the order in which they come up."""
+    said = [why[metric] for why, metrics in blanks(run) for metric in COLUMNS if metrics.get(metric) is None]
+    return {reason: number for number, reason in enumerate(dict.fromkeys(said), start=1)}
 
 
-def _precision_row(category: ScoredCategory, columns: Sequence[str], own: bool) -> Html:
-    """What share of all that is called a defect is one: images, pixels, regions of all kinds together."""
-    levels = {"image": "cls", "pixel": "seg", "region": "region"}
-    return element(
-        "tr",
-        name_cell("precision, all kinds"),
-        element("td", "—"),
-        share_cell(_own_precision(category)) if own else None,
-        [share_cell(category.scores.metrics.get(f"precision_{levels[key]}")) for key in columns],
-        class_="mean",
-    )
-
-
-def _found_of_kind(category: ScoredCategory, name: str) -> float | None:
-    verdicts = [category.verdicts.get(row.name) for row in category.rows if row.label == 1 and row.defect_type == name]
-    return verdicts.count(DEFECT) / len(verdicts) if verdicts else None
-
-
-def _own_precision(category: ScoredCategory) -> float | None:
-    called = [row for row in category.rows if row.label is not None and category.verdicts.get(row.name) == DEFECT]
-    return sum(row.label == 1 for row in called) / len(called) if called else None
-
-
-def key_table(
-    caption: str, number: str, values: Mapping[str, Any], otherwise: Mapping[str, Sequence[str]] | None = None
-) -> Html:
-    """Keys and values, one a row; `otherwise` holds remarks to set below the value of a key."""
-    rows = []
-    for key, value in values.items():
-        shown = value if isinstance(value, str) else json.dumps(value)
-        remarks = [element("em", remark) for remark in (otherwise or {}).get(key, ())]
-        rows.append(element("tr", name_cell(breakable(key)), element("td", shown, remarks)))
-    head = element("thead", element("tr", head_cell("key"), head_cell("value")), class_="unseen")
-    return element("div", boxed(caption, number, head, element("tbody", rows)), class_="keys")
-
-
-class _Reasons:
-    """Why cells are blank, each reason numbered where it first comes up."""
-
-    def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}
-
-    def mark(self, reason: str) -> Html:
-        number = self._numbers.setdefault(reason, len(self._numbers) + 1)
-        link = element(
-            "a", "—", element("sup", str(number)), href=f"#blank-{number}", aria_label=f"blank, note {number}"
-        )
-        return element("td", link, class_="blank", title=reason)
-
-    def notes(self) -> list[Html]:
-        if not self._numbers:
-            return []
-        items = [element("li", reason, id=f"blank-{number}") for reason, number in self._numbers.items()]
-        return [element("p", "Blank, and left out of the mean:", class_="note"), element("ol", items, class_="note")]
-
-
-def _fewer(run: ScoredRun) -> Html | None:
-    """Which means are over fewer than all categories."""
+def fewer(run: ScoredRun) -> str:
+    """Which means are over fewer than all categories; empty if none."""
     counts, total = count_averaged(run.tables), len(run.categories)
     over: dict[int, list[str]] = {}
     for metric, shown in COLUMNS.items():
         over.setdefault(counts[metric], []).append(shown)
-    said = [f"{', '.join(shown)}: mean over {n} of {total} categories." for n, shown in over.items() if n < total]
-    return element("p", " ".join(said), class_="note") if said else None
+    return " ".join(
+        f"{', '.join(shown)}: mean over {n} of {total} categories." for n, shown in over.items() if n < total
+    )
 
 
-def _category_row(number: int, category: ScoredCategory, results: Mapping[str, Any], reasons: _Reasons) -> Html:
+def decision_notes(decision: Mapping[str, Any]) -> list[str]:
+    """The target, the rule behind each threshold, and why some category has none; takes `decisions`."""
+    categories, target = decision["categories"], decision["target_rate"]
+    said = [] if target is None else [f"Target: at most {target:.1%} false alarms."]
+    for source, members in grouped(categories, "source").items():
+        said.append(f"Threshold of {_named(members, categories)}: {source}.")
+    for reason, members in grouped(categories, "none_because").items():
+        said.append(f"No threshold for {_named(members, categories)}: {reason}.")
+    return said + [f"{name}: {remark}." for name, entry in categories.items() for remark in entry.get("remarks", ())]
+
+
+def _named(members: list[str], categories: Mapping[str, Any]) -> str:
+    return "all categories" if len(members) == len(categories) > 1 else ", ".join(members)
+
+
+def own_recall(category: ScoredCategory, kind: str) -> float | None:
+    """The share of the images with a kind of defect that the run's own threshold finds; None without such an image."""
+    verdicts = [category.verdicts.get(row.name) for row in category.rows if row.label == 1 and row.defect_type == kind]
+    return verdicts.count(DEFECT) / len(verdicts) if verdicts else None
+
+
+def own_precision(category: ScoredCategory) -> float | None:
+    """The share of anomalous images among the labelled ones called defects by the run's own threshold; None if none."""
+    called = [row for row in category.rows if row.label is not None and category.verdicts.get(row.name) == DEFECT]
+    return sum(row.label == 1 for row in called) / len(called) if called else None
+
+
+def summary(category: ScoredCategory) -> str:
+    """How many images there are, of what size their maps, and both F1-max with their floors."""
+    if not category.rows:
+        return "The store holds no prediction of it."
     scores = category.scores
-    cells = []
-    for metric in COLUMNS:
-        value = scores.metrics.get(metric)
-        if value is None:
-            cells.append(reasons.mark(scores.reasons.get(metric, "not computed")))
-        else:
-            cells.append(_metric_cell(metric, value, interval(results, category.name, metric)))
-    link = element("a", breakable(category.name), href=f"#category-{number}")
-    return element("tr", name_cell(link), cells, _counts([category]))
-
-
-def _mean_row(run: ScoredRun, results: Mapping[str, Any], reasons: _Reasons) -> Html:
-    cells = [
-        reasons.mark("no category has it")
-        if value is None
-        else _metric_cell(metric, value, interval(results, None, metric))
-        for metric, value in mean_over_categories(run.tables).items()
+    counts = [plural(scores.num_images, "image"), f"{scores.num_anomalous:,} anomalous"]
+    if scores.num_unlabelled:
+        counts.append(f"{scores.num_unlabelled:,} with neither label nor mask, which no number counts")
+    numbers = [
+        f"{shown} {percent(scores.metrics.get(metric))} (floor {percent(scores.metrics.get(f'{metric}_floor'))})"
+        for metric, shown in (("f1_cls", "F1-max of the images"), ("f1_seg", "F1-max of the pixels"))
+        if scores.metrics.get(metric) is not None
     ]
-    return element("tr", name_cell("mean"), cells, _counts(run.categories), class_="mean")
+    ends = f" {'; '.join(numbers)}." if numbers else ""
+    return f"{', '.join(counts)}; maps of {category.map_sizes}.{ends}"
 
 
-def _counts(categories: Sequence[ScoredCategory]) -> list[Html]:
-    """How many images, and how many of them anomalous, there are in all."""
-    images = sum(category.scores.num_images for category in categories)
-    anomalous = sum(category.scores.num_anomalous for category in categories)
-    return [element("td", f"{count:,}") for count in (images, anomalous)]
+def tally(category: ScoredCategory, label: int) -> str:
+    """How many images of a label the run's own threshold gets wrong, and how many that of F1-max does."""
+    rows = [row for row in category.rows if row.label == label]
+    kind = "anomalous" if label else "normal"
+    if not rows:
+        return f"There is no {kind} image."
+    images = plural(len(rows), f"{kind} image")
+    verdicts = [category.verdicts[row.name] for row in rows if row.name in category.verdicts]
+    own = f"{images}; the run has no threshold of its own."
+    if verdicts:
+        wrong, undecided = verdicts.count(GOOD if label else DEFECT), verdicts.count(UNDECIDED)
+        called = "missed" if label else "called defects"
+        unsure = f", {undecided:,} undecided" if undecided else ""
+        own = f"{wrong:,} of {images} {called} by the run's own threshold{unsure}."
+    if category.threshold is None:
+        return own
+    wrong = sum((row.image_score < category.threshold) == bool(label) for row in rows)
+    side = ("lies" if wrong == 1 else "lie") + " below" if label else "reaches" if wrong == 1 else "reach"
+    return f"{own} {wrong:,} {side} the F1-max threshold, {significant(category.threshold)}, chosen with the labels."
 
 
-def _metric_cell(metric: str, value: float, ends: Interval | None) -> Html:
-    if metric.endswith("_floor"):
-        return element("td", percent(value), class_="floor")
-    return share_cell(value, element("small", f"{percent(ends[0])} to {percent(ends[1])}") if ends else None)
+def as_text(values: Mapping[str, Any]) -> dict[str, str]:
+    """The values of a table of keys: texts as they are, everything else as JSON."""
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
 
 
-def share_cell(value: float | None, below: Child = None) -> Html:
-    """A share in percent with a bar below it."""
-    bar = None if value is None else f"--share:{value:.3f}"
-    return element("td", percent(value), below, style=bar, class_="share")
-
-
-def _threshold_cells(metrics: Mapping[str, float | None], level: str) -> list[Html]:
-    threshold = metrics.get(f"f1_{level}_threshold")
-    shown = "—" if threshold is None else significant(threshold)
-    return [element("td", shown), *(share_cell(metrics.get(f"{share}_{level}")) for share in ("precision", "recall"))]
-
-
-def _results_head() -> Html:
-    levels = [(_level(metric), shown) for metric, shown in COLUMNS.items()]
-    groups = [(level, len(list(of))) for level, of in groupby(levels, key=lambda pair: pair[0])]
-    return element(
-        "thead",
-        element(
-            "tr", head_cell("category", rowspan=2), [group_head(LEVELS[level], width) for level, width in groups],
-            group_head("images in all", 2),
-        ),
-        element("tr", [head_cell(shown.removesuffix(f" {level}")) for level, shown in levels], head_cell("number"),
-                head_cell("anomalous")),
-    )  # fmt: skip
-
-
-def _level(metric: str) -> str:
-    """What a metric ranks: "cls", "seg", "region" or "" for several."""
-    return next((level for level in LEVELS if level and level in metric.split("_")), "")
-
-
-def head_cell(text: str, rowspan: int | None = None) -> Html:
-    """The heading of a column."""
-    return element("th", text, scope="col", rowspan=rowspan)
-
-
-def name_cell(shown: Child) -> Html:
-    """The heading of a row."""
-    return element("th", shown, scope="row")
-
-
-def group_head(text: str, width: int) -> Html:
-    """The heading of `width` columns."""
-    return element("th", text, scope="colgroup", colspan=width, class_="group")
+def kinds_found(category: ScoredCategory) -> Sequence[str]:
+    """At which levels the recall of some kind of defect is known: of "image", "pixel", "region"."""
+    by_type = category.scores.recall_by_type.values()
+    return [level for level in LEVEL_OF_KIND if any(kind.get(level) is not None for kind in by_type)]

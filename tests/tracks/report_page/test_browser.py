@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.report_stand_ins import OPTIONS, ReportDataset, finished_run
 from tracks.report_page.page import render_page
-from tracks.report_page.photos import Photos
+from tracks.report_page.pictures import Photos
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (

@@ -14,9 +14,8 @@ from eval.tables import COLUMNS
 from tests.support.report_stand_ins import ODD, OPTIONS, ReportDataset, finished_run, planted_map, unfinished_run
 from tracks.errors import TrackInputError
 from tracks.report_page.choice import Choice
-from tracks.report_page.intervals import interval
 from tracks.report_page.page import PageOptions, render_page
-from tracks.report_page.photos import Photos
+from tracks.report_page.pictures import Photos
 from tracks.report_page.record import RunRecord, unlike
 from tracks.report_page.scored_run import gather
 from tracks.run.scoring import LEGACY_IMAGE_SCORE, RULES, score_category
@@ -74,6 +73,7 @@ def test_odd_names_are_shown_as_they_are(tree):
 def test_it_can_be_read_without_seeing_it(tree):
     assert tree.get("lang") == "en"
     assert [node.tag for node in tree.iter("h1")] == ["h1"]
+    assert not [node for node in tree.iter("button") if not (node.get("aria-label") or node.text)]
     levels = [int(node.tag[1]) for node in tree.iter() if re.fullmatch(r"h\d", node.tag)]
     assert all(after <= before + 1 for before, after in pairwise(levels))
     assert all(node.get("role") == "img" and node.get("aria-label") for node in tree.iter("svg"))
@@ -147,10 +147,10 @@ def section(tree, category):
 
 def test_the_planted_miss_comes_first(tree):
     groups = section(tree, "bolt").findall("div[@class='groups']/div")
-    assert [text(group.find("h4")) for group in groups] == ["Worst misses", "Worst false alarms"]
+    assert [text(group.find("h4")) for group in groups] == ["Worst misses", "Worst false alarms", "Clearest finds"]
     first = groups[0].find("figure/figcaption")
     assert text(first.find("strong")) == f"test/{ODD}/6.png"
-    assert all(len(group.findall("figure")) == 2 for group in groups)
+    assert [len(group.findall("figure")) for group in groups] == [2, 2, 1]
     assert [svg.get("class") for svg in groups[0].find("figure").iter("svg")] == ["photo", "outlines", "map"]
 
 
@@ -205,7 +205,7 @@ def test_photos_that_changed_or_broke_are_left_out_and_counted(store):
             raise TrackInputError("expected a picture, got none")
 
     photos = Photos(Changed())
-    render_page(store, photos, OPTIONS)
+    render_page(store, photos, PageOptions(Choice(2, 2, hits=0), picture_side=32))
     said = "\n".join(photos.remarks)
     assert "2 of the photos to show: changed since they were predicted." in said
     assert "4 of the photos to show: no longer in the data set." in said
@@ -273,7 +273,7 @@ def test_intervals_stand_below_their_number(tmp_path):
     results = table(tree, "Results in percent, with 90 % confidence intervals")
     assert [text(node) for node in results.iter("small")] == ["25.0 to 75.0", "10.0 to 20.0"]
     assert "interval 10.0 to 20.0" in text(tree.find(".//dl[@class='headlines']"))
-    assert interval({}, None, "pro_seg") is interval({}, "bolt", "pro_seg") is None
+    assert RunRecord({}).interval("pro_seg") is RunRecord({}).interval("pro_seg", "bolt") is None
 
 
 def test_maps_of_unlike_sizes_are_not_passed_over(tmp_path):

@@ -7,21 +7,30 @@ from xml.etree import ElementTree
 
 import numpy as np
 import PIL.Image
+import PIL.ImageDraw
 import pytest
 
 from tests.support.rows import row
-from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED
+from tracks.decide.threshold import GOOD
 from tracks.report_page.choice import Pick
-from tracks.report_page.html import element
-from tracks.report_page.pictures import Shown, Style, colours, data_uri, heat_picture, picture_row
+from tracks.report_page.html import templates
+from tracks.report_page.pictures import LONGEST_PATH, Style, colours, data_uri, draw_picture, heat_picture, outline
 from tracks.run.overlay import HeatScale
 
 STYLE = Style(HeatScale(0.0, 0.2, 1.0), threshold=0.5, side=64)
 PICK = Pick(row("a.png"), "lowest image score", GOOD, above_f1_max=False, pixel_recall=0.25)
 
 
-def card(shown, style=STYLE, pick=PICK, kind="miss"):
-    return ElementTree.fromstring(picture_row(pick, shown, style, 7, kind))
+def card(anomaly_map, mask, photo, style=STYLE, pick=PICK):
+    """The markup of an image: the figure, and what opens at a click."""
+    made = (
+        templates().get_template("parts.html").module.picture(draw_picture(pick, anomaly_map, mask, photo, style), "7")
+    )
+    return ElementTree.fromstring(f"<div>{made}</div>")
+
+
+def panels(made):
+    return made.findall("figure//svg")
 
 
 def decoded(uri):
@@ -79,80 +88,92 @@ def test_a_data_uri_holds_the_picture_in_the_shorter_encoding(photo):
 
 
 def test_a_card_shows_photo_outlines_and_map_in_the_photos_shape():
-    anomaly_map, mask = spotted()
-    photo = PIL.Image.new("RGB", (300, 200), (10, 200, 30))
-    figure = card(Shown(anomaly_map, mask, photo))
-    panels = figure.findall(".//svg")
-    assert [panel.get("class") for panel in panels] == ["photo", "outlines", "map"]
-    assert {panel.get("viewBox") for panel in panels} == {"0 0 64 43"}
-    assert decoded(panels[0].find("image").get("href")).getpixel((5, 5)) == pytest.approx((10, 200, 30), abs=6)
-    assert panels[1].find("use").get("href") == f"#{panels[0].find('image').get('id')}"
-    hot = decoded(panels[2].find("image").get("href")).convert("RGB").getpixel((35, 24))
+    made = card(*spotted(), PIL.Image.new("RGB", (300, 200), (10, 200, 30)))
+    photo, outlines, heat = panels(made)
+    assert [panel.get("class") for panel in panels(made)] == ["photo", "outlines", "map"]
+    assert {panel.get("viewBox") for panel in made.iter("svg")} == {"0 0 64 43"}
+    assert decoded(photo.find("image").get("href")).getpixel((5, 5)) == pytest.approx((10, 200, 30), abs=6)
+    assert outlines.find("use").get("href") == f"#{photo.get('id')}"
+    hot = decoded(heat.find("image").get("href")).convert("RGB").getpixel((35, 24))
     assert hot == pytest.approx(colours()[round(0.9 * 255)].astype(float), abs=25)
 
 
+def test_a_click_opens_the_same_pictures_large():
+    made = card(*spotted(), PIL.Image.new("RGB", (300, 200)))
+    large = made.find("div[@popover]")
+    assert made.find("figure//button").get("popovertarget") == large.get("id")
+    assert [f"#{panel.get('id')}" for panel in panels(made)] == [use.get("href") for use in large.iter("use")]
+    assert large.find("p/button").get("popovertargetaction") == "hide"
+
+
+def filled(line, size):
+    """The pixels inside an outline, and on it, (height, width) bool."""
+    image = PIL.Image.new("1", size)
+    for part in re.findall(r"M([^z]*)z", line.path):
+        corners = np.array(part.split(), dtype=float).reshape(-1, 2)
+        PIL.ImageDraw.Draw(image).polygon([(x, y) for x, y in corners], fill=1, outline=1)
+    return np.asarray(image)
+
+
 def test_the_outlines_lie_where_mask_and_called_pixels_are():
-    anomaly_map, mask = spotted()
-    outlines = card(Shown(anomaly_map, mask, PIL.Image.new("RGB", (96, 64)))).findall(".//g[@class]")
-    paths = {group.get("class"): (group.find("path").get("d"), group.get("transform")) for group in outlines}
-    assert paths["outline defect"][0].startswith("M8 4h12v8h-12")
-    assert paths["outline called"][0].startswith("M30 20h10v8h-10")
-    assert paths["outline defect"][1] == "scale(1.333 1.344)"
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[5:30, 7:40] = True
+    line = outline(mask, (60, 40))
+    assert (line.path, line.x, line.y) == ("M7 5 7 29 39 29 39 5z", 1, 1)
+    assert (filled(line, (60, 40)) == mask).all()
+    assert (filled(outline(mask, (120, 80)), (120, 80)) == mask.repeat(2, 0).repeat(2, 1)).all()
+    round_ = np.hypot(*(np.indices((40, 60)) - [[[20]], [[30]]])) < 15
+    assert (filled(outline(round_, (60, 40)), (60, 40)) == round_).all()
+    groups = card(*spotted(), PIL.Image.new("RGB", (96, 64))).findall(".//g[@class]")
+    paths = {group.get("class"): group.find("path").get("d") for group in groups}
+    assert paths == {"outline defect": "M11 5 11 15 26 15 26 5z", "outline called": "M40 27 40 37 52 37 52 27z"}
+
+
+def test_a_hole_has_its_own_outline():
+    mask = np.ones((20, 20), dtype=bool)
+    mask[5:15, 5:15] = False
+    assert outline(mask, (20, 20)).path.count("M") == 2
+    assert outline(np.zeros((4, 4), dtype=bool), (4, 4)) is None
+
+
+@pytest.mark.parametrize("shape", [(1000, 700), (3001, 40)])
+def test_a_speck_of_a_large_mask_is_not_lost(shape):
+    for place in np.random.default_rng(0).integers(0, shape, (20, 2)):
+        mask = np.zeros(shape, dtype=bool)
+        mask[tuple(place)] = True
+        x, y = map(int, re.fullmatch(r"M(\d+) (\d+)z", outline(mask, (35, 50)).path).groups())
+        assert abs(np.array([y, x]) + 0.5 - (place + 0.5) * [50, 35] / shape).max() <= max(0.51, 0.5 * 35 / shape[1])
+
+
+def test_a_wild_mask_gets_a_coarser_outline_instead_of_a_long_one():
+    line = outline(np.random.default_rng(0).random((256, 256)) < 0.3, (256, 256))
+    assert 0 < len(line.path) <= LONGEST_PATH
+    assert line.x > 1
 
 
 def test_without_a_photo_map_and_mask_stay():
-    anomaly_map, mask = spotted()
-    figure = card(Shown(anomaly_map, mask, None))
-    assert [panel.get("class") for panel in figure.findall(".//svg")] == ["outlines", "map"]
-    assert figure.find(".//g[@class='outline defect']") is not None
+    made = card(*spotted(), None)
+    assert [panel.get("class") for panel in panels(made)] == ["outlines", "map"]
+    assert made.find(".//g[@class='outline defect']") is not None
 
 
 def test_without_a_mask_or_a_threshold_there_is_no_outline():
-    figure = card(
-        Shown(spotted()[0], None, None), Style(STYLE.scale, None, 64), Pick(row("a.png"), "why", None, None, None)
-    )
-    assert figure.findall(".//path") == []
-    assert "nothing known" in figure.findall(".//svg")[0].get("aria-label")
+    made = card(spotted()[0], None, None, Style(STYLE.scale, None, 64), Pick(row("a.png"), "why", None, None, None))
+    assert made.findall(".//path") == []
+    assert "nothing known" in panels(made)[0].get("aria-label")
+    assert len(made.findall("figure/figcaption/span")) == 2, "and without a verdict no word for it"
 
 
 def test_every_picture_says_what_it_shows():
     anomaly_map, mask = spotted()
-    spoken = [
-        panel.get("aria-label") for panel in card(Shown(anomaly_map, mask, PIL.Image.new("RGB", (96, 64)))).iter("svg")
-    ]
+    made = card(anomaly_map, mask, PIL.Image.new("RGB", (96, 64)))
+    spoken = [panel.get("aria-label") for panel in panels(made)]
     assert spoken[0] == "Photo a.png"
     assert f"covers {100 * mask.mean():.1f} percent" in spoken[1]
     assert f"{100 * 80 / (32 * 48):.1f} percent lies at or above" in spoken[1]
     assert f"maximum {np.float16(0.9):.4g}" in spoken[2]
 
 
-@pytest.mark.parametrize(
-    ("kind", "verdict", "above", "tag", "beside"),
-    [
-        ("miss", GOOD, True, "missed", "by the F1-max threshold found"),
-        ("miss", DEFECT, False, "found", "by the F1-max threshold missed"),
-        ("miss", UNDECIDED, False, "undecided", "by the F1-max threshold missed"),
-        ("alarm", DEFECT, False, "false alarm", "by the F1-max threshold no alarm"),
-        ("alarm", GOOD, True, "no alarm", "by the F1-max threshold false alarm"),
-    ],
-)
-def test_the_tag_is_by_the_runs_own_threshold_and_the_label_chosen_one_stands_beside(kind, verdict, above, tag, beside):
-    figure = card(Shown(spotted()[0], None, None), pick=Pick(PICK.row, "why", verdict, above, 0.25), kind=kind)
-    tags = ["".join(node.itertext()) for node in figure.findall("figcaption/span[@class]")]
-    assert tags[1] == tag
-    assert beside in tags[2]
-    assert "25.0\u00a0% of its defect pixels found" in tags[2]
-
-
-def test_without_a_threshold_of_its_own_a_run_calls_nothing_missed():
-    figure = card(Shown(spotted()[0], None, None), pick=Pick(PICK.row, "why", None, False, 0.25), kind="miss")
-    tags = figure.findall("figcaption/span[@class]")
-    assert len(tags) == 2
-    assert "by the F1-max threshold missed" in "".join(tags[1].itertext())
-
-
 def test_a_name_with_markup_stays_a_name():
-    pick = Pick(row('<b>&".png'), "why", None, None, None)
-    figure = card(Shown(spotted()[0], None, None), pick=pick)
-    assert "".join(figure.find("figcaption/strong").itertext()) == '<b>&".png'
-    assert element("p", pick.row.name) == '<p>&lt;b&gt;&amp;".png</p>'
+    made = card(spotted()[0], None, None, pick=Pick(row('<b>&".png'), "why", None, None, None))
+    assert "".join(made.find("figure/figcaption/strong").itertext()) == '<b>&".png'
