@@ -2,7 +2,6 @@
 
 from omegaconf import DictConfig
 
-import tracks.command.config  # noqa: F401  (registers the schema)
 from tracks.command.cli import command, run_main
 from tracks.errors import TrackInputError
 from tracks.run.track import run_track

@@ -11,7 +11,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-import tracks.command.config  # noqa: F401  (registers the schema)
 from eval.ranking.histogram import ValueCounts
 from models.base import AnomalyModel
 from models.disk import write_atomically

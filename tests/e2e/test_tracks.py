@@ -87,7 +87,7 @@ def test_a_submission_is_written_and_valid(few_shot_run, tmp_path):
 
 
 def test_a_run_killed_in_the_middle_ends_in_the_same_results(tmp_path):
-    settings = ["data.test_normal=30", "data.test_per_kind=3", "categories=[plaster]", "resolution=64", "overlays=0"]
+    settings = ["data.test_normal=20", "data.test_per_kind=2", "categories=[plaster]", "resolution=64", "overlays=0"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run("tracks.zero_shot", *settings, f"outputs={whole}")
     command = [sys.executable, "-m", "tracks.zero_shot", *settings, f"outputs={cut}"]
@@ -99,37 +99,27 @@ def test_a_run_killed_in_the_middle_ends_in_the_same_results(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     there = sum(len(path.read_bytes().splitlines()) for path in cut.rglob("*.jsonl"))
-    assert 8 <= there < 48, "the run was not killed in its middle"
+    assert 8 <= there < 32, "the run was not killed in its middle"
     printed = run("tracks.zero_shot", *settings, f"outputs={cut}")
     assert "from an earlier run" in printed
     cost = {"seconds": 0, "peak_memory_mb": 0}
     assert {**results(cut, "zero_shot"), **cost} == {**results(whole, "zero_shot"), **cost}
 
 
-def test_a_sweep_skips_finished_cells_and_ends_in_one_table(tmp_path):
-    axes = [*SMALL, "shots=0,1", "seed=0,1", f"outputs={tmp_path}"]
-    printed = run("tracks.sweep", *axes)
-    assert "4 of 4 cells finished" in printed
+def test_a_sweep_names_a_failed_cell_ends_in_one_table_and_skips_finished_cells(tmp_path):
+    axes = [*SMALL, "categories=[marble]", "seed=0,1", f"outputs={tmp_path}"]
+    assert "shots=99" in run("tracks.sweep", *axes, "shots=0,1,99", expect=2)
     rows = json.loads((tmp_path / "sweep" / "latest" / "table.json").read_text())
     assert [(row["shots"], row["seeds"]) for row in rows] == [(0, [0, 1]), (1, [0, 1])]
     assert rows[1]["mean"]["auroc_seg"]["std"] is not None
-    again = run("tracks.sweep", *axes)
+    again = run("tracks.sweep", *axes, "shots=0,1")
     assert again.count("0 images to predict") == 4
+    assert "4 of 4 cells finished" in again
 
 
-def test_a_failed_cell_is_named_and_stops_no_other(tmp_path):
-    error = run("tracks.sweep", *SMALL, "shots=1,99", f"outputs={tmp_path}", expect=2)
-    assert "shots=99" in error
-    rows = json.loads((tmp_path / "sweep" / "latest" / "table.json").read_text())
-    assert [row["shots"] for row in rows] == [1]
-
-
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_a_sweep_runs_on_other_launchers(launcher, tmp_path):
-    settings = [*SMALL, "categories=[marble]", "shots=0,1", f"outputs={tmp_path}", f"hydra/launcher={launcher}"]
-    if launcher == "joblib":
-        settings.append("hydra.launcher.n_jobs=1")
-    assert "2 of 2 cells finished" in run("tracks.sweep", *settings)
+def test_a_sweep_runs_on_another_launcher(tmp_path):
+    settings = [*SMALL, "categories=[marble]", "model=constant", "weights=none", "shots=0,1", f"outputs={tmp_path}"]
+    assert "2 of 2 cells finished" in run("tracks.sweep", *settings, "hydra/launcher=submitit_local")
 
 
 def test_cells_side_by_side_that_differ_in_a_rate_alone_have_folders_and_rows_of_their_own(tmp_path):
@@ -165,31 +155,6 @@ def test_own_photos_get_a_verdict_each(tmp_path):
     assert len(list((folder / "maps").rglob("*.tiff"))) == 3
 
 
-BAD = [
-    ("tracks.zero_shot", ["model=clip_adaptor"], "did you mean clip_adapter"),
-    ("tracks.zero_shot", ["data=mvtek", "data.root=/"], "did you mean mvtec"),
-    ("tracks.zero_shot", ["categories=[marbel]"], "did you mean 'marble'|marble"),
-    ("tracks.zero_shot", ["data=mvtec", "data.root=/nowhere/at/all"], "/nowhere/at/all"),
-    ("tracks.zero_shot", ["shots=4"], "few-shot"),
-    ("tracks.few_shot", ["shots=-1"], "shots >= 1"),
-    ("tracks.few_shot", ["shots=many"], "shots"),
-    ("tracks.few_shot", ["shots=500", "categories=[marble]"], "500"),
-    ("tracks.zero_shot", ["weights.backbone.name=ViT-B-16"], "tiny_clip"),
-    ("tracks.zero_shot", ["device=gpu"], "device"),
-    ("tracks.zero_shot", ["resolution=big"], "resolution"),
-    ("tracks.score", ["run=/nowhere"], "/nowhere"),
-]
-
-
-@pytest.mark.parametrize(("module", "arguments", "names"), BAD, ids=lambda value: str(value)[:40])
-def test_bad_input_gets_one_paragraph_and_exit_code_2(module, arguments, names, tmp_path):
-    outputs = [] if module == "tracks.score" else [f"outputs={tmp_path}"]
-    error = run(module, *arguments, *outputs, expect=2)
-    assert any(name in error for name in names.split("|")), error
-    assert "Traceback" not in error
-    assert len([line for line in error.splitlines() if line.startswith("error:")]) == 1
-
-
 def test_a_tampered_weights_file_is_refused(tmp_path):
     file = tmp_path / "tiny_adapter.safetensors"
     content = bytearray((ROOT / "models/weights/tiny/tiny_adapter.safetensors").read_bytes())
@@ -197,8 +162,8 @@ def test_a_tampered_weights_file_is_refused(tmp_path):
     file.write_bytes(content)
     error = run("tracks.zero_shot", f"weights.adapter.path={file}", f"outputs={tmp_path / 'o'}", expect=2)
     assert str(file) in error
-    file.write_bytes(bytes(content[:5000]))
-    assert "truncated" in run("tracks.zero_shot", f"weights.adapter.path={file}", f"outputs={tmp_path / 'o'}", expect=2)
+    assert "Traceback" not in error
+    assert len([line for line in error.splitlines() if line.startswith("error:")]) == 1
 
 
 def test_another_runs_folder_is_refused_and_left_alone(few_shot_run):
@@ -223,16 +188,3 @@ def test_ctrl_c_keeps_what_is_done(tmp_path):
     assert process.returncode == 2
     assert "what is done is kept" in error
     assert list(tmp_path.rglob("*.jsonl"))
-
-
-def test_a_full_disk_is_said_so(tmp_path):
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("no /dev/full on this system")
-    program = (
-        "import tracks.run.store as s; from tracks.command.cli import reports_errors\n"
-        "@reports_errors\ndef task():\n    open('/dev/full', 'wb', buffering=0).write(b'x')\ntask()"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "room on the disk" in done.stderr

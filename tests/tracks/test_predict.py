@@ -72,22 +72,11 @@ def save_photo(path, level, size=(40, 30), spot=None):
 
 def settings(tmp_path, **changes):
     known = {
-        "model": {},
-        "prompts": {"defects": []},
-        "images": str(tmp_path / "photos"),
-        "references": None,
-        "category": "steel bracket",
-        "recursive": True,
-        "tiles": None,
-        "bit_depth": None,
-        "threshold": None,
-        "false_alarm_rate": 0.05,
-        "batch_size": 2,
-        "workers": 2,
-        "device": "cpu",
-        "out": str(tmp_path / "out"),
-        "outputs": str(tmp_path / "outputs"),
-    }
+        "model": {}, "prompts": {"defects": []}, "images": str(tmp_path / "photos"), "references": None,
+        "category": "steel bracket", "recursive": True, "tiles": None, "bit_depth": None, "threshold": None,
+        "false_alarm_rate": 0.05, "batch_size": 2, "workers": 2, "device": "cpu",
+        "out": str(tmp_path / "out"), "outputs": str(tmp_path / "outputs"),
+    }  # fmt: skip
     return OmegaConf.create({**known, **changes})
 
 
@@ -235,22 +224,6 @@ def test_the_folder_of_another_run_or_of_other_files_is_refused(tmp_path, photos
         predict(settings(tmp_path, out=str(photos)))
 
 
-def test_an_output_folder_among_the_photos_is_not_judged(tmp_path, photos, model):
-    for _ in range(2):
-        verdicts = predict(settings(tmp_path, out=str(photos / "result")))
-        assert len(verdicts) == 3
-
-
-def test_the_default_output_folder_tells_settings_apart(tmp_path, photos, model):
-    predict(settings(tmp_path, out=None))
-    predict(settings(tmp_path, out=None, category="nut"))
-    predict(settings(tmp_path, out=None, category="nut"))
-    folders = [path for path in (tmp_path / "outputs/predict").iterdir() if not path.is_symlink()]
-    assert len(folders) == 2
-    assert all(folder.name.startswith("photos-") for folder in folders)
-    assert (tmp_path / "outputs/predict/latest/predictions.csv").is_file()
-
-
 def test_what_was_judged_stays_when_the_run_is_stopped(tmp_path, photos, model, monkeypatch):
     def stops(images, categories, real=model.predict):
         if model.largest_batch:
@@ -377,16 +350,6 @@ def test_a_folder_of_few_photos_gives_no_threshold(tmp_path, photos, model):
     assert not (tmp_path / "out").exists()
 
 
-def test_zero_shot_verdicts_are_announced_as_never_checked_on_photographs(tmp_path, photos, model, capsys):
-    model.image_threshold = 0.22
-    model.threshold_source = "at most 10% of the good images of the synthetic validation categories exceed it"
-    predict(settings(tmp_path))
-    printed = capsys.readouterr().out
-    assert printed.count("from the weights, learnt on renderings: at most 10%") == 2, "before the rows and after them"
-    assert printed.count("never checked on photographs of yours; give REFERENCES") == 2
-    assert "learnt on renderings" in json.loads((tmp_path / "out/threshold.json").read_text())["source"]
-
-
 def test_an_odd_reference_is_named_and_found_in_threshold_json(tmp_path, photos, model, capsys):
     for number, level in enumerate((60, 61, 63, 66, 69, 70, 230)):
         save_photo(tmp_path / f"refs/normal-{number}.jpg", level)
@@ -433,11 +396,14 @@ def test_a_threshold_that_scores_cannot_reach_is_refused(tmp_path, photos, model
         predict(settings(tmp_path, threshold=40))
 
 
-def test_what_changes_a_verdict_changes_the_folder(tmp_path, photos, model):
-    for number, changes in enumerate(({}, {"threshold": 0.3}, {"false_alarm_rate": 0.1}, {"recursive": False}), 1):
+def test_what_changes_a_verdict_changes_the_default_folder_and_nothing_else_does(tmp_path, photos, model):
+    changed = ({}, {"category": "nut"}, {"threshold": 0.3}, {"false_alarm_rate": 0.1}, {"recursive": False})
+    for number, changes in enumerate((*changed, changed[-1])):
         predict(settings(tmp_path, out=None, **changes))
         folders = [path for path in (tmp_path / "outputs/predict").iterdir() if not path.is_symlink()]
-        assert len(folders) == number
+        assert len(folders) == min(number + 1, len(changed))
+    assert all(folder.name.startswith("photos-") for folder in folders)
+    assert (tmp_path / "outputs/predict/latest/predictions.csv").is_file()
 
 
 def test_maps_beyond_float16_are_kept_whole_and_drawn(tmp_path, photos, model, monkeypatch):
@@ -528,37 +494,43 @@ def test_a_preprocessing_that_refuses_a_photo_counts_as_unreadable(tmp_path, pho
     assert table(tmp_path / "out")["below/good.jpg"]["note"] == "expected a wider photo"
 
 
-def test_the_threshold_of_the_weights_is_used(tmp_path, photos, model):
+def test_the_threshold_of_the_weights_is_used_and_announced_as_never_checked_on_photographs(
+    tmp_path, photos, model, capsys
+):
     model.image_threshold, model.threshold_source = 0.22, "F1-max on held-out categories"
     threshold = weights_threshold(model)
     assert (threshold.value, threshold.source) == (
-        0.22,
-        f"from the weights: F1-max on held-out categories; {UNCHECKED}",
-    )
+        0.22, f"from the weights: F1-max on held-out categories; {UNCHECKED}"
+    )  # fmt: skip
+    model.threshold_source = "at most 10% of the good images of the synthetic validation categories exceed it"
     predict(settings(tmp_path))
     assert table(tmp_path / "out")["below/good.jpg"]["verdict"] == "DEFECT"
     assert table(tmp_path / "out")["good.png"]["verdict"] == "OK"
+    printed = capsys.readouterr().out
+    assert printed.count("from the weights, learnt on renderings: at most 10%") == 2, "before the rows and after them"
+    assert printed.count("never checked on photographs of yours; give REFERENCES") == 2
+    assert "learnt on renderings" in json.loads((tmp_path / "out/threshold.json").read_text())["source"]
 
 
-def test_free_text_survives_the_configuration(monkeypatch):
+def test_free_text_survives_the_configuration_and_no_other_type_or_name_does(monkeypatch):
     text = """it's "steel", [x] {y: 1} = ${z} #1 \\ ü"""
-    for key in ("IMAGES", "REFERENCES", "CATEGORY", "OUT"):
-        monkeypatch.setenv(key, text)
+    given = {"images": text, "references": text, "category": text, "out": text}
     monkeypatch.setenv("PROMPT", "scratch, a \"deep\" [dent]: 'x=1'")
-    with initialize_config_dir(str(Path(CONF).resolve()), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for key, value in given.items():
+            monkeypatch.setenv(key.upper(), value)
         cfg = compose("predict")
-    assert [cfg.images, cfg.references, cfg.category, cfg.out] == [text] * 4
-    assert instantiate(cfg.prompts).defects == ("scratch", "a \"deep\" [dent]: 'x=1'")
-    assert instantiate(cfg.model.prompts).defects == ("scratch", "a \"deep\" [dent]: 'x=1'")
-
-
-def test_without_free_text_the_configuration_is_empty(monkeypatch):
-    for key in ("IMAGES", "REFERENCES", "CATEGORY", "OUT", "PROMPT"):
-        monkeypatch.delenv(key, raising=False)
-    with initialize_config_dir(str(Path(CONF).resolve()), version_base="1.3"):
+        assert {key: cfg[key] for key in given} == given
+        assert instantiate(cfg.prompts).defects == ("scratch", "a \"deep\" [dent]: 'x=1'")
+        assert instantiate(cfg.model.prompts).defects == ("scratch", "a \"deep\" [dent]: 'x=1'")
+        for key in (*given, "prompt"):
+            monkeypatch.delenv(key.upper())
         cfg = compose("predict")
-    assert [cfg.images, cfg.references, cfg.category, cfg.out] == [None] * 4
-    assert instantiate(cfg.model.prompts).defects == ()
+        assert {key: cfg[key] for key in given} == dict.fromkeys(given)
+        assert instantiate(cfg.model.prompts).defects == ()
+        for override in ("batch_size=many", "workers=1.5", "recursive=perhaps", "bit_depth=x", "no_such=1"):
+            with pytest.raises(HydraException):
+                compose("predict", [override])
 
 
 def test_references_that_the_model_cannot_score_need_a_threshold_of_ones_own(tmp_path, photos, model, monkeypatch):
@@ -571,11 +543,3 @@ def test_references_that_the_model_cannot_score_need_a_threshold_of_ones_own(tmp
         predict(settings(tmp_path, references=str(tmp_path / "refs")))
     predict(settings(tmp_path, references=str(tmp_path / "refs"), threshold=0.22, out=str(tmp_path / "own")))
     assert table(tmp_path / "own")["below/good.jpg"]["verdict"] == "DEFECT"
-
-
-@pytest.mark.parametrize(
-    "override", ["batch_size=many", "workers=1.5", "recursive=perhaps", "bit_depth=x", "no_such=1"]
-)
-def test_a_setting_of_another_type_or_name_is_refused(override):
-    with initialize_config_dir(str(Path(CONF).resolve()), version_base="1.3"), pytest.raises(HydraException):
-        compose("predict", [override])

@@ -8,7 +8,6 @@ import select
 import sys
 from collections.abc import Callable, Iterator
 from functools import wraps
-from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
@@ -16,14 +15,14 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+import tracks.command.config  # noqa: F401  (registers the schemas)
 from eval.errors import ScoringInputError
 from models.errors import ModelInputError
 from models.interrupted import INTERRUPTED, begun
-from tracks.command.settings import check_settings, explain_settings
+from tracks.command.settings import CONF, check_settings, explain_settings
 from tracks.command.text_settings import keep_text
 from tracks.errors import TrackInputError
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 USER_ERRORS = (TrackInputError, ModelInputError, ScoringInputError)
 EXIT_BAD_INPUT = 2
 EXIT_NO_READER = 128 + 13

@@ -1,6 +1,9 @@
-"""The keys a user may set on a track or for `predict`, with their types; Hydra refuses everything else by name."""
+"""The keys a user may set on a track or for `predict`, with their types; Hydra refuses everything else by name.
 
-from dataclasses import dataclass, field
+What they are by default stands in conf/track.yaml and conf/predict.yaml.
+"""
+
+from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -17,23 +20,23 @@ class RunConfig:
     """Parts that the model is built from (conf/weights)."""
     prompts: Any = MISSING
     """Words for normal and anomalous (conf/prompts)."""
-    references: str | None = None
+    references: str | None = MISSING
     """Tracks: a list of references to use instead of a draw, a manifest of ours or selected_samples_per_run.txt.
     `predict`: a folder of photos of good parts; empty: zero-shot."""
-    tiles: Any = None
+    tiles: Any = MISSING
     """How large images are looked at: "whole", "auto" (whole and in tiles), a number of tiles along the shorter side,
     "native" (tiles of about the model's size); by default as the weights say for the CLIP adapter, else whole."""
-    false_alarm_rate: float = 0.05
+    false_alarm_rate: float = MISSING
     """Share of normal images that may be called defects, between 0 and 1, for a threshold fitted on references (or,
     with `threshold=folder`, on the photos)."""
-    batch_size: int = 8
-    workers: int = 2
+    batch_size: int = MISSING
+    workers: int = MISSING
     """Threads that decode and preprocess images."""
-    device: str = "auto"
+    device: str = MISSING
     """"auto", "cpu", "cuda" or "cuda:1"."""
-    out: str | None = None
+    out: str | None = MISSING
     """The run folder; by default outputs/<track>/<name made of the settings>, with `predict` as the track's name."""
-    outputs: str = "outputs"
+    outputs: str = MISSING
     """Where run folders are made."""
 
 
@@ -45,23 +48,23 @@ class TrackConfig(RunConfig):
     """Constructor of the data set (conf/data)."""
     shots: int = MISSING
     """K: normal reference images of each category; 0 is zero-shot."""
-    seed: int = 0
+    seed: int = MISSING
     """Draws the references."""
-    run: int = 0
+    run: int = MISSING
     """Which run of a selected_samples_per_run.txt."""
-    categories: list[str] = field(default_factory=list)
+    categories: list[str] = MISSING
     """Only these categories; empty means all."""
-    resolution: Any = 256
+    resolution: Any = MISSING
     """Side in pixels of the square at which maps are scored, or "native" for each image's own size."""
-    map_precision: str = "float16"
+    map_precision: str = MISSING
     """How maps are stored and scored: "float16", or "float32" in twice the room, without any rounding."""
-    mask_resize: str = "bilinear"
+    mask_resize: str = MISSING
     """How masks are brought to `resolution`: "bilinear" (at least half covered), or "nearest" as OpenCV does it."""
-    image_score: str = "model"
+    image_score: str = MISSING
     """"model", or "legacy_minmax": APRIL-GAN's transductive score, for reproduction only."""
-    overlays: int = 4
+    overlays: int = MISSING
     """Heat-map overlays to draw of each category; 0 for none, -1 for all."""
-    fresh: bool = False
+    fresh: bool = MISSING
     """Discard an earlier run of the same settings instead of continuing it."""
 
 
@@ -69,15 +72,15 @@ class TrackConfig(RunConfig):
 class PredictConfig(RunConfig):
     """Settings of `predict`."""
 
-    images: str | None = None
+    images: str | None = MISSING
     """The photos to judge: any folder, no labels."""
-    category: str | None = None
+    category: str | None = MISSING
     """What the photos show, in words; "object" if empty."""
-    recursive: bool = True
+    recursive: bool = MISSING
     """Also the folders below."""
-    bit_depth: int | None = None
+    bit_depth: int | None = MISSING
     """Bits in use in 16-bit photos, 8 to 16; None guesses 8, 12 or 16 for all of them together."""
-    threshold: Any = None
+    threshold: Any = MISSING
     """Image score from which a photo is a defect; "folder" takes it from the photos themselves (transductive); by
     default from the references, or the weights."""
 

@@ -44,6 +44,8 @@ ONE_PATH = ("out", "outputs", "root", "images", "references", "archive", "a", "b
 """Settings (the last part of their keys) that hold one path or name, also where there is none by default."""
 ONE_OR_SEVERAL = ("shots", "seeds")
 """Settings that are a list by default and may be one number as well."""
+NUMBER_OR_WORD = ("resolution",)
+"""Settings that are a number by default and may be a word as well; whoever reads them checks them."""
 IN_OUR_WORDS = {
     r"An item is already at '([^']+)'": "expected {0}=... without the +, which is for settings that are not there yet",
     r"Could not delete from config\. '([^']+)'": "expected to take away a setting that is there, got ~{0}",
@@ -152,7 +154,7 @@ def _check_kind(key: str, default: Any, given: Any) -> None:
         key.rpartition(".")[2] in ONE_PATH or (isinstance(default, str) and default and key != "run")
     ):
         raise TrackInputError(f"expected one value for {key}, got {given!r}; give one, without brackets")
-    if default in (None, "") or given is None:
+    if default in (None, "") or given is None or key in NUMBER_OR_WORD:
         return
     allowed: dict[type, tuple[type, ...]] = {
         bool: (bool, int),

@@ -67,14 +67,14 @@ def in_quotes(text: str) -> str:
 def _split(text: str) -> Iterator[str]:
     """The parts between commas that stand in no bracket and no quotes."""
     depth, quote, start = 0, "", 0
-    for place, letter in enumerate(text):
-        if quote or (letter in "'\"" and place == start):
-            quote = "" if letter == quote and text[place - 1] != "\\" else quote or letter
+    for index, letter in enumerate(text):
+        if quote or (letter in "'\"" and index == start):
+            quote = "" if letter == quote and text[index - 1] != "\\" else quote or letter
         elif letter in "[{(" or letter in ")}]":
             depth += 1 if letter in "[{(" else -1
-        elif letter == "," and not depth and text[place - 1] != "\\":
-            yield text[start:place]
-            start = place + 1
+        elif letter == "," and not depth and text[index - 1] != "\\":
+            yield text[start:index]
+            start = index + 1
     yield text[start:]
 
 
@@ -84,8 +84,8 @@ def quote_yaml(text: str) -> str:
         document = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError:
         return text  # whoever loads it says what is wrong
-    places = {node.start_mark.index: node for node in _plain_texts(document)}
-    for start, node in sorted(places.items(), reverse=True):
+    starts = {node.start_mark.index: node for node in _plain_texts(document)}
+    for start, node in sorted(starts.items(), reverse=True):
         if text[start] not in "&!":  # an anchor or a tag
             quoted = node.value.replace("'", "''")
             text = f"{text[:start]}'{quoted}'{text[node.end_mark.index :]}"

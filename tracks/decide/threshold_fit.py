@@ -53,13 +53,9 @@ class Scale:
 
 
 def fit_threshold(
-    reference_scores: Sequence[float],
-    target_rate: float = 0.05,
-    probabilities: bool = False,
-    *,
-    references: Sequence[int] | None = None,
-    names: Sequence[str] | None = None,
-) -> Threshold:
+    reference_scores: Sequence[float], target_rate: float = 0.05, probabilities: bool = False, *,
+    references: Sequence[int] | None = None, names: Sequence[str] | None = None,
+) -> Threshold:  # fmt: skip
     """A threshold from the leave-one-out scores of K normal images alone, K >= 1.
 
     `target_rate` in (0, 1) is the share of good images that may be called defects; `probabilities` says that scores lie
@@ -168,9 +164,7 @@ def conformal(scores: np.ndarray, target_rate: float) -> Threshold | None:
     return Threshold(_just_above(np.sort(scores)[rank - 1]), source, rate, float(scores.max()))
 
 
-def _predicted(
-    fitted: Sequence[np.ndarray], own: np.ndarray, scale: Scale, target_rate: float
-) -> Threshold:  # fmt: skip
+def _predicted(fitted: Sequence[np.ndarray], own: np.ndarray, scale: Scale, target_rate: float) -> Threshold:
     """The upper end of a prediction interval for one more good image, never below the highest of their `own` scores.
 
     One-way random effects: the scores of a reference scatter about its mean, the means about that of all. Degrees of
@@ -251,7 +245,7 @@ def folder_threshold(scores: Sequence[float], target_rate: float = 0.05, probabi
     )
     value = _just_above(float(scale.back(middle + factor * spread)))
     if spread <= ROUNDING * max(abs(middle), LEAST_PROBABILITY):
-        why = "most photos score the same but for rounding: the model tells them apart by nothing"
+        why = "most photos score the same but for rounding: the model does not tell them apart"
         return Threshold(value, source, target_rate, undecided=why)
     return _doubted(Threshold(value, source, target_rate), probabilities)
 

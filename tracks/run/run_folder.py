@@ -35,7 +35,7 @@ def run_folder(out: str | None, track_folder: Path, settings: Mapping[str, Any])
 
 @contextmanager
 def alone_in(folder: Path, settings: Mapping[str, Any], *, fresh: bool = False) -> Iterator[PredictionStore]:
-    """The store of these settings in `folder`, to oneself for as long as the block lasts; waits for another process.
+    """The store of these settings in `folder`, locked while the block lasts; waits where another process has it.
 
     `fresh` discards what a track wrote there before, whatever its settings, and nothing else.
 

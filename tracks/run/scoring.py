@@ -61,7 +61,7 @@ def score_category(
 
 
 def as_table(category: str, result: CategoryScores) -> dict[str, Any]:
-    """A category's entry in results.json; says aloud what is blank and why."""
+    """A category's entry in results.json; warns of what is blank and why."""
     for reason in dict.fromkeys(result.reasons.values()):
         metrics = [metric for metric, why in result.reasons.items() if why == reason]
         log.warning("%s: no %s, %s", category, ", ".join(metrics), reason)

@@ -152,9 +152,7 @@ class PredictionStore:
         try:
             return tifffile.imread(path)
         except Exception as error:
-            raise TrackInputError(
-                f"expected an anomaly map at {path}, got {error}; delete {self._rows_file(row.category)} and run again"
-            ) from error
+            raise self._damaged("an anomaly map", path, row, error) from error
 
     def read_mask(self, row: Row) -> np.ndarray | None:
         """The mask of a row at the size of its map, (height, width) bool; None where none is known.
@@ -170,10 +168,7 @@ class PredictionStore:
         try:
             return np.asarray(PIL.Image.open(path)) > 0
         except (OSError, ValueError, SyntaxError) as error:
-            raise TrackInputError(
-                f"expected the mask of {row.name} at {path}, got {error}; delete {self._rows_file(row.category)} and "
-                "run again"
-            ) from error
+            raise self._damaged(f"the mask of {row.name}", path, row, error) from error
 
     def add(self, row: Row, anomaly_map: np.ndarray, mask: np.ndarray | None) -> None:
         """Write map and mask, then append the row, so that a row always has its files.
@@ -197,6 +192,10 @@ class PredictionStore:
         """Where the map of an image goes, relative to the run folder; the image's suffix stays in the name."""
         return f"predictions/{shortened(category)}/{shortened(name)}.tiff"
 
+    def _damaged(self, what: str, path: Path, row: Row, error: Exception) -> TrackInputError:
+        remedy = f"delete {self._rows_file(row.category)} and run again"
+        return TrackInputError(f"expected {what} at {path}, got {error}; {remedy}")
+
     def _map_path(self, row: Row) -> Path:
         return below(self.folder, row.map_file)
 
@@ -207,9 +206,11 @@ class PredictionStore:
         path = self._rows_file(row.category)
         path.parent.mkdir(parents=True, exist_ok=True)
         line = _line(row)
-        with path.open("ab") as file:
-            if file.tell() and not _ends_with_newline(path):
-                line = b"\n" + line
+        with path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a row cut short by a kill
+                    line = b"\n" + line
             file.write(line)
 
     def _rows_file(self, category: str) -> Path:
@@ -229,12 +230,6 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 def _line(row: Row) -> bytes:
     return json.dumps(asdict(row)).encode() + b"\n"
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
 
 
 def _parse_row(line: bytes) -> Row | None:

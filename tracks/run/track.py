@@ -192,7 +192,7 @@ def describe(
 
 
 def warn_of_own_data(trained_on: str, dataset: Dataset) -> None:
-    """Say it aloud when weights are scored on data that they were trained on."""
+    """Warn where weights are scored on data that they were trained on."""
     split = dataset.protocol.get("split")
     names = {dataset.name, f"{dataset.name}:{split}"} if split else {dataset.name}
     if names & set(trained_on.split(", ")):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import tracks.few_shot
 import tracks.score
 import tracks.zero_shot
 from models.errors import ModelInputError
@@ -138,6 +139,30 @@ def test_settings_that_nothing_reads_are_refused_in_our_words(words, said, monke
     assert "hydra" not in message.lower()
 
 
+@pytest.mark.parametrize(
+    ("command", "words", "said"),
+    [
+        (tracks.zero_shot, ["categories=[marbel]"], "did you mean marble"),
+        (tracks.zero_shot, ["data=mvtec", "data.root=/nowhere/at/all"], "/nowhere/at/all"),
+        (tracks.zero_shot, ["shots=4"], "few-shot"),
+        (tracks.zero_shot, ["weights.backbone.name=ViT-B-16"], "tiny_clip"),
+        (tracks.zero_shot, ["device=gpu"], "expected a device that this machine has, got 'gpu'"),
+        (tracks.zero_shot, ["resolution=big"], "expected resolution to be a number of pixels or native, got 'big'"),
+        (tracks.few_shot, ["shots=-1"], "shots >= 1"),
+        (tracks.few_shot, ["shots=many"], "shots"),
+        (tracks.few_shot, ["shots=500", "categories=[marble]"], "500"),
+        (tracks.score, ["run=/nowhere"], "/nowhere"),
+    ],
+)
+def test_bad_input_gets_one_paragraph(command, words, said, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["command", *words])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    message = said_by(lambda: run_main(command.main), capsys)
+    assert said in message
+    assert len([line for line in message.splitlines() if line.startswith("error:")]) == 1
+
+
 def test_what_a_constructor_or_another_setting_reads_may_be_added(monkeypatch, capsys):
     """It gets as far as the data set, which was not named: whoever reads it is asked before."""
     words = ["data=mvtec", "model=winclip", "weights=none", "++weights.gaussian_weight=0.5", "+model.scales=[2,3]"]
@@ -183,6 +208,7 @@ def test_a_run_names_all_weights_that_are_missing_and_their_group(monkeypatch, c
     [
         ("shots", [0, 1], 4), ("seeds", [], [1]), ("model.weight", 1, 0.5), ("rate", 0.5, 1), ("fresh", False, 1),
         ("run", "outputs/a", ["b", "c"]), ("run", None, ["b"]), ("name", "a", 3), ("out", "", "x"), ("any", None, "x"),
+        ("resolution", 256, "native"),
     ],
 )  # fmt: skip
 def test_values_of_a_settings_own_kind_are_taken(key, default, given):

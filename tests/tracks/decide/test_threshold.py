@@ -12,27 +12,27 @@ from tracks.decide.threshold_fit import fit_threshold, folder_threshold, referen
 from tracks.errors import TrackInputError
 
 
-def false_alarms(draw, count, target, trials=1500):
-    """How often one more good score than the `count` references is a defect, and how often it may be at most.
-
-    The distribution-free bound: 1 / (K + 1), as much again for each good reference that was taken for odd.
-    """
-    rng = np.random.default_rng(0)
-    alarms, bound = 0, 0.0
-    for _ in range(trials):
-        scores = draw(rng, count + 1)
-        threshold = fit_threshold(scores[:-1], target)
-        alarms += scores[-1] >= threshold.value
-        bound += (1 + len(threshold.odd_references)) / (count + 1)
-    return alarms / trials, bound / trials
-
-
 def gaussian(rng, count):
     return rng.normal(0.3, 0.05, count)
 
 
 def skewed(rng, count):
     return rng.lognormal(-2, 1, count)
+
+
+def mixed(rng, count):
+    """Nine good scores of ten around 0.3, the tenth around 1: two kinds of good images."""
+    return np.where(rng.random(count) < 0.1, 1.0, 0.3) + rng.normal(0, 0.05, count)
+
+
+def mean_rate(draw, count, target, trials=300, new=200):
+    """The false-alarm rate on many new good images, averaged over many draws of `count` references; and by how much it
+    may be higher, as good references were taken for odd.
+    """
+    rng = np.random.default_rng(5)
+    fits = [fit_threshold(draw(rng, count), target) for _ in range(trials)]
+    shares = [(draw(rng, new) >= found.value).mean() for found in fits]
+    return float(np.mean(shares)), float(np.mean([len(found.odd_references) for found in fits])) / (count + 1)
 
 
 def test_conformal_takes_the_order_statistic():
@@ -50,9 +50,9 @@ def test_conformal_takes_the_order_statistic():
 def test_conformal_keeps_its_rate_whatever_the_distribution(draw, count):
     stated = fit_threshold(draw(np.random.default_rng(1), count)).false_alarm_rate
     assert stated <= 0.05 + 1e-9
-    real, bound = false_alarms(draw, count, 0.05)
+    real, more = mean_rate(draw, count, 0.05)
     assert real == pytest.approx(stated, abs=0.017)
-    assert bound < 1.1 / (count + 1), "few good references are taken for odd"
+    assert more < 0.1 / (count + 1), "few good references are taken for odd"
 
 
 def usual(rng, count):
@@ -65,13 +65,6 @@ def test_few_references_keep_the_rate_on_scores_that_scatter_as_usual(count):
     rng = np.random.default_rng(0)
     alarms = [np.mean(usual(rng, 50) >= fit_threshold(usual(rng, count), 0.05, True).value) for _ in range(600)]
     assert 0.01 < np.mean(alarms) < 0.06
-
-
-@pytest.mark.parametrize("count", [1, 2, 4, 8])
-def test_few_references_never_exceed_the_distribution_free_bound(count):
-    real, bound = false_alarms(skewed, count, 0.2 if count == 2 else 0.08)
-    assert real <= bound + 0.03
-    assert bound <= 1.2 / (count + 1)
 
 
 def predictive(scores, spread, freedom, rate=0.05):
@@ -185,15 +178,9 @@ def test_references_that_score_the_same_but_for_rounding_give_no_verdict(scores,
     }
 
 
-def test_scores_that_differ_beyond_rounding_give_one():
-    assert fit_threshold([0.40, 0.41, 0.42]).undecided == ""
-
-
-def test_a_photo_equal_to_a_reference_is_no_defect():
-    assert fit_threshold([0.4]).verdict(0.4) == GOOD
-
-
 def test_a_score_above_every_reference_and_below_the_threshold_is_undecided():
+    assert fit_threshold([0.40, 0.41, 0.42]).undecided == ""
+    assert fit_threshold([0.4]).verdict(0.4) == GOOD, "a photo equal to a reference is no defect"
     few = fit_threshold([0.2, 0.3, 0.25, 0.45])  # the threshold is above the references
     verdicts = [few.verdict(score) for score in (0.44, 0.45, 0.46, few.value - 1e-6, few.value + 1e-6)]
     assert verdicts == [GOOD, GOOD, UNDECIDED, UNDECIDED, DEFECT]
@@ -214,16 +201,16 @@ def test_a_threshold_next_to_the_highest_possible_score_finds_nothing_and_says_s
     assert fit_threshold([1.0, 1.0 - 2e-3], probabilities=True).undecided
 
 
-@pytest.mark.parametrize("scores", [[], [float("nan")], [0.3, float("inf")]])
-def test_scores_without_a_meaning_are_refused(scores):
-    with pytest.raises(TrackInputError, match="finite scores of one or more references"):
-        fit_threshold(scores)
-
-
-@pytest.mark.parametrize("rate", [0, 1, -0.1, 5])
-def test_a_rate_outside_0_to_1_is_refused(rate):
-    with pytest.raises(TrackInputError, match="false-alarm rate between 0 and 1"):
-        fit_threshold([0.3, 0.4], rate)
+@pytest.mark.parametrize(
+    ("scores", "rate", "said"),
+    [
+        *(([*scores], 0.05, "finite scores of one or more references") for scores in ((), (np.nan,), (0.3, np.inf))),
+        *(([0.3, 0.4], rate, "false-alarm rate between 0 and 1") for rate in (0, 1, -0.1, 5)),
+    ],
+)
+def test_scores_and_rates_without_a_meaning_are_refused(scores, rate, said):
+    with pytest.raises(TrackInputError, match=said):
+        fit_threshold(scores, rate)
 
 
 def test_without_references_the_weights_decide_and_else_a_stated_convention():
@@ -236,21 +223,6 @@ def test_without_references_the_weights_decide_and_else_a_stated_convention():
     assert not fallback.is_defect(0.499)
 
 
-def mixed(rng, count):
-    """Nine good scores of ten around 0.3, the tenth around 1: two kinds of good images."""
-    return np.where(rng.random(count) < 0.1, 1.0, 0.3) + rng.normal(0, 0.05, count)
-
-
-def mean_rate(draw, count, target, trials=300, new=200):
-    """The false-alarm rate on many new good images, averaged over many draws of `count` references; and by how much it
-    may be higher, as good references were taken for odd.
-    """
-    rng = np.random.default_rng(5)
-    fits = [fit_threshold(draw(rng, count), target) for _ in range(trials)]
-    shares = [(draw(rng, new) >= found.value).mean() for found in fits]
-    return float(np.mean(shares)), float(np.mean([len(found.odd_references) for found in fits])) / (count + 1)
-
-
 @pytest.mark.parametrize("draw", [gaussian, skewed, mixed])
 @pytest.mark.parametrize(("count", "target"), [(20, 0.05), (39, 0.05), (100, 0.05), (20, 0.2), (150, 0.01)])
 def test_from_20_references_on_the_real_rate_is_near_the_target_and_not_above_it(draw, count, target):
@@ -259,10 +231,12 @@ def test_from_20_references_on_the_real_rate_is_near_the_target_and_not_above_it
 
 
 @pytest.mark.parametrize("draw", [gaussian, skewed, mixed])
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 12, 18])
+@pytest.mark.parametrize("count", [1, 2, 4, 8, 18])
 def test_with_few_references_the_real_rate_stays_below_1_in_k_plus_1(draw, count):
-    real, more = mean_rate(draw, count, 0.05)
-    assert real <= 1 / (count + 1) + more + 0.02
+    for target in (0.05, 0.08):
+        real, more = mean_rate(draw, count, target)
+        assert real <= max(target, 1 / (count + 1)) + more + 0.02
+        assert draw is mixed or more <= 0.2 / (count + 1)
 
 
 def test_references_that_score_higher_than_new_images_only_lower_the_rate():
@@ -303,26 +277,8 @@ def test_scores_that_are_probabilities_never_ask_for_more_than_one():
 
 
 SHADOWED = [
-    0.89,
-    0.57,
-    0.52,
-    0.47,
-    0.44,
-    0.41,
-    0.38,
-    0.36,
-    0.35,
-    0.33,
-    0.33,
-    0.31,
-    0.30,
-    0.28,
-    0.27,
-    0.26,
-    0.25,
-    0.22,
-    0.2,
-]
+    0.89, 0.57, 0.52, 0.47, 0.44, 0.41, 0.38, 0.36, 0.35, 0.33, 0.33, 0.31, 0.30, 0.28, 0.27, 0.26, 0.25, 0.22, 0.2,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("extra", [[], [0.3, 0.34]])
