@@ -127,10 +127,10 @@ class OurPatchCore:
         with mock.patch.object(patchcore, "greedy_coreset", self.clock.timed("coreset", patchcore.greedy_coreset)):
             self.clock.timed("references", self.model.fit)(references, CATEGORY)
         self.clock.seconds["references"] -= self.clock.seconds.get("coreset", 0.0)
-        known = self.model._fitted[CATEGORY]
+        known = self.model._states[CATEGORY]
         if self.shares_bank:
-            torch.save(known.bank.cpu(), folder / "bank.pt")
-        return {"radius": radius(known.patches.flatten(0, 1), known.bank)}
+            torch.save(known["bank"].cpu(), folder / "bank.pt")
+        return {"radius": radius(known["patches"].flatten(0, 1), known["bank"])}
 
     def predict(self, images: Tensor) -> Outputs:
         with mock.patch.object(self.model, "_prediction", wraps=self.model._prediction) as spied:

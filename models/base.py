@@ -1,16 +1,27 @@
 """The contract of every model in this project: `AnomalyModel` and what it returns, `Prediction`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from functools import wraps
+from typing import Any, ClassVar, NoReturn, Self, TypeVar
 
 import PIL.Image
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.errors import ModelInputError
-from models.frozen import whole_float32
+from models.frozen import Frozen, whole_float32
+
+ZERO_SHOT, FEW_SHOT = "zero-shot", "few-shot"
+BOTH = (ZERO_SHOT, FEW_SHOT)
+MODELS_OF_TRACK = {
+    ZERO_SHOT: "clip_adapter, saa, saa_plus, winclip, utad, clipseg",
+    FEW_SHOT: "clip_adapter, saa, saa_plus, winclip, patchcore, padim, spade",
+}
+State = dict[str, Tensor]
+"""What was learnt of one category: tensors by name, so that it can be written to a file as it is."""
+Kept = TypeVar("Kept")
 
 Images = Tensor | Sequence[Tensor]
 """Preprocessed images: one (B, 3, h, w) tensor, or B tensors (3, h, w) where a model's `preprocess` keeps sizes."""
@@ -36,15 +47,23 @@ class Prediction:
         return Prediction(self.anomaly_maps.cpu(), self.image_scores.cpu(), scalars)
 
 
-class AnomalyModel(nn.Module, ABC):
+class ByCategory(dict[str, Kept]):
+    """What a model learnt by category; asked for another one it says which there are."""
+
+    def __missing__(self, category: str) -> NoReturn:
+        known = ", ".join(self) or "none"
+        raise KeyError(f"expected a category with references, got {category!r}; fitted: {known}; call `fit` for it")
+
+
+class AnomalyModel(Frozen, ABC):
     """A zero- and few-shot anomaly detector.
 
-    Zero-shot is simply never calling `fit`. State is held by category and is never saved.
+    Zero-shot is simply never calling `fit`. State is held by category, `_states`, and is not in the `state_dict`.
 
     One rule for devices: a model is on one, and `to`, `cuda` and `cpu` move all of it, what was learnt of references
     too; images are moved to it wherever they lie, and predictions are on it. Its precision is an argument of its parts:
     `half`, `double` and the like change nothing, neither weights nor what was learnt; and float32 is that on a GPU too,
-    never TF32.
+    never TF32. No gradients are kept.
     """
 
     preprocess: Callable[[PIL.Image.Image], Tensor]
@@ -53,16 +72,20 @@ class AnomalyModel(nn.Module, ABC):
     scores_are_probabilities: ClassVar[bool] = False
     """Whether image scores lie in [0, 1] and are fitted best by their log odds."""
 
+    serves: ClassVar[Sequence[str]] = BOTH
+    """The tracks that the model can run on; the other one is refused."""
+
     def __init_subclass__(cls) -> None:
-        """Keep float32 whole wherever a model learns or predicts."""
+        """Check calls, and keep float32 whole, wherever a model learns or predicts."""
         super().__init_subclass__()
         for name in ("fit", "predict", "reference_prediction"):
             if name in vars(cls):
-                setattr(cls, name, whole_float32()(vars(cls)[name]))
+                setattr(cls, name, _as_promised(vars(cls)[name]))
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("_here", torch.empty(0), persistent=False)
+        self._states: ByCategory[State] = ByCategory()
 
     @property
     def device(self) -> torch.device:
@@ -71,15 +94,20 @@ class AnomalyModel(nn.Module, ABC):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Follow `fn` to another device, never to another precision."""
+        for state in self._states.values():
+            state.update({name: moved(tensor, fn) for name, tensor in state.items()})
         return super()._apply(lambda tensor: moved(tensor, fn), recurse)
 
-    @abstractmethod
     def fit(self, references: Images, category: str) -> None:
         """Learn what `category` looks like from K >= 1 preprocessed normal images.
 
         Hundreds of them may come as a sequence that makes each image ready when it is asked for. Replaces
-        whatever was learnt for that category before.
+        whatever was learnt for that category before. A model of zero-shot alone leaves this as it is.
+
+        Raises:
+            ModelInputError: the model cannot learn from references.
         """
+        refuse(type(self).__name__.lower(), FEW_SHOT)
 
     @abstractmethod
     def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
@@ -87,9 +115,9 @@ class AnomalyModel(nn.Module, ABC):
 
         Raises:
             KeyError: once `fit` was called, for a category that was not fitted; lists those that were.
+            ModelInputError: not one category for each image; before any `fit`, of a model of few-shot alone.
         """
 
-    @abstractmethod
     def reference_prediction(self, category: str) -> Prediction:
         """The K references of a fitted category, each scored as if it were a test image.
 
@@ -98,6 +126,7 @@ class AnomalyModel(nn.Module, ABC):
         A model may score several views of each, the image as it is first: then the scalar "reference" says
         which reference (0 to K - 1) each row is of.
         """
+        refuse(type(self).__name__.lower(), FEW_SHOT)
 
     @property
     @abstractmethod
@@ -108,6 +137,44 @@ class AnomalyModel(nn.Module, ABC):
 def moved(tensor: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:
     """The tensor on the device that `fn`, one of `nn.Module`'s for `_apply`, puts tensors on."""
     return tensor.to(fn(tensor.new_empty(0)).device)
+
+
+def _as_promised(method: Callable[..., Any]) -> Callable[..., Any]:
+    """`fit`, `predict` or `reference_prediction` of a class, with what all models promise around it."""
+
+    @wraps(method)
+    def kept(self: AnomalyModel, *given: Any, **named: Any) -> Any:
+        if method.__name__ == "predict":
+            _check_call(self, *given, **named)
+        with torch.no_grad(), whole_float32():
+            return method(self, *given, **named)
+
+    return kept
+
+
+def _check_call(model: AnomalyModel, images: Images, categories: Sequence[str]) -> None:
+    check_categories(images, categories)
+    if ZERO_SHOT not in model.serves and not model._states:
+        refuse(type(model).__name__.lower(), ZERO_SHOT)
+    for category in categories if model._states else ():
+        model._states[category]
+
+
+def refuse(model: str, track: str) -> NoReturn:
+    """Say that a model does not serve a track, and which do.
+
+    Raises:
+        ModelInputError: always.
+    """
+    if track == ZERO_SHOT:
+        raise ModelInputError(
+            f"expected references for {model}, which knows nothing without normal images, got none; run `make few-shot "
+            f"MODEL={model}`, or choose a model of the zero-shot track: {MODELS_OF_TRACK[track]}"
+        )
+    raise ModelInputError(
+        f"expected no references for {model}, which cannot learn from them, got some; run `make zero-shot "
+        f"MODEL={model}`, or choose a model of the few-shot track: {MODELS_OF_TRACK[track]}"
+    )
 
 
 def check_categories(images: Images, categories: Sequence[str]) -> None:
@@ -136,3 +203,9 @@ def stacked(images: Images, device: torch.device | None = None) -> Tensor:
         )
     together = torch.stack(list(images))
     return together if device is None else together.to(device)
+
+
+def groups(categories: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+    """Each category once, with the indices (n,) of its images in the batch."""
+    for category in dict.fromkeys(categories):
+        yield category, torch.tensor([i for i, name in enumerate(categories) if name == category])

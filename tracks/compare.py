@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import tracks.command.config  # noqa: F401  (registers the schema)
-from models.baselines.by_category import BOTH
+from models.base import BOTH
 from models.disk import write_atomically
 from tracks.command.cli import CONF, EXIT_BAD_INPUT, command, run_main
 from tracks.command.names import unknown

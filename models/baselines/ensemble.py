@@ -7,9 +7,8 @@ references there is nothing to calibrate with, and members count by their own va
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -17,47 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import AnomalyModel, Images, Prediction, check_categories
-from models.baselines.by_category import (
-    BOTH,
-    FEW_SHOT,
-    ZERO_SHOT,
-    ByCategory,
-    RemembersByCategory,
-    checked,
-    refuse,
-)
-from models.errors import ModelInputError
+from models.base import FEW_SHOT, ZERO_SHOT, AnomalyModel, Images, Prediction, State, refuse
+from models.errors import ModelInputError, checked
 from models.images import KeepSize
 from models.maps import hill
 from models.references import Prepared, predicted
 
 
-@dataclass(frozen=True)
-class Typical:
-    """What a member says of normal images: the mean of its maps' maxima and of its image scores, each ()."""
-
-    map_max: Tensor
-    image_score: Tensor
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """Each member's verdict on the references, left out where it learns from them, and what is typical of it."""
-
-    left_out: dict[str, Prediction]
-    typical: dict[str, Typical]
-
-    def moved(self, fn: Callable[[Tensor], Tensor]) -> "Fitted":
-        """On another device."""
-        left_out = {
-            name: Prediction(fn(each.anomaly_maps), fn(each.image_scores)) for name, each in self.left_out.items()
-        }
-        typical = {name: Typical(fn(each.map_max), fn(each.image_score)) for name, each in self.typical.items()}
-        return Fitted(left_out, typical)
-
-
-class Ensemble(RemembersByCategory):
+class Ensemble(AnomalyModel):
     """Zero- and few-shot, as far as its members are: those that need references sit out without them, as a run says.
 
     Args:
@@ -68,8 +34,6 @@ class Ensemble(RemembersByCategory):
         map_size: side of the maps in pixels.
         max_side: images with a longer side are shrunk to it, in pixels; 0 for never.
     """
-
-    serves: ClassVar[tuple[str, ...]] = BOTH
 
     def __init__(
         self, members: Mapping[str, AnomalyModel], *, shares: Mapping[str, float] | None = None,
@@ -88,33 +52,33 @@ class Ensemble(RemembersByCategory):
         self.map_size = checked("map_size", map_size, map_size >= 1, "at least 1")
         self.max_side = checked("max_side", max_side, max_side >= 0, "at least 0")
         self.preprocess = KeepSize(self.max_side)
-        self._fitted: ByCategory[Fitted] = ByCategory(Fitted.moved)
 
-    @torch.no_grad()
     def fit(self, references: Images, category: str) -> None:
         """Let the members learn from K uint8 images (3, H, W) of any sizes, and calibrate all of them.
+
+        Keeps by member its verdict on the references, left out where it learns from them: `maps` (K, h, w), `scores`
+        (K,), and what is typical of it, the mean of the maps' maxima and of the scores, each ().
 
         Raises:
             ModelInputError: no reference, or no member that can learn from one.
         """
         checked("references", len(references), len(references) > 0, f"at least one image of {category!r}")
-        if not any(_serves(member, FEW_SHOT) for member in self.members.values()):
-            refuse(f"ensemble (of {', '.join(self.members)})", FEW_SHOT)
-        left_out = {}
-        for name, member in self.members.items():
+        members = self._by_name()
+        if not any(FEW_SHOT in member.serves for member in members.values()):
+            refuse(f"ensemble (of {', '.join(members)})", FEW_SHOT)
+        state: State = {}
+        for name, member in members.items():
             ready = Prepared(references, partial(_again, member.preprocess))  # type: ignore[arg-type]
-            if _serves(member, FEW_SHOT):
-                member.fit(ready, category)  # type: ignore[operator]
-                left_out[name] = member.reference_prediction(category)  # type: ignore[operator]
+            if FEW_SHOT in member.serves:
+                member.fit(ready, category)
+                left_out = member.reference_prediction(category)
             else:
-                left_out[name] = predicted(member, ready, range(len(ready)), category)  # type: ignore[arg-type]
-        typical = {
-            name: Typical(each.anomaly_maps.amax(dim=(1, 2)).mean(), each.image_scores.mean())
-            for name, each in left_out.items()
-        }
-        self._fitted[category] = Fitted(left_out, typical)
+                left_out = predicted(member, ready, range(len(ready)), category)
+            maps, scores = left_out.anomaly_maps, left_out.image_scores
+            state |= {f"{name}.maps": maps, f"{name}.scores": scores}
+            state |= {f"{name}.typical_map": maps.amax(dim=(1, 2)).mean(), f"{name}.typical_score": scores.mean()}
+        self._states[category] = state
 
-    @torch.no_grad()
     def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
         """Score B uint8 images (3, H, W) of any sizes.
 
@@ -122,31 +86,29 @@ class Ensemble(RemembersByCategory):
             KeyError: once `fit` was called, for a category that was not fitted.
             ModelInputError: before any `fit`, where no member can do without references.
         """
-        check_categories(images, categories)
-        fitted = [self._fitted[category] for category in categories] if self._fitted else None
-        names = list(self.members) if fitted else self._without_references()
-        seen = _Prepared(images)
-        verdicts = {name: self.members[name].predict(seen.by(self.members[name]), categories) for name in names}  # type: ignore[operator]
-        if fitted is None:
-            return self._averaged(verdicts)
-        parts = []
-        for i, known in enumerate(fitted):
-            one = {n: Prediction(v.anomaly_maps[i : i + 1], v.image_scores[i : i + 1]) for n, v in verdicts.items()}
-            parts.append(self._averaged(self._calibrated(one, known.typical)))
-        maps, scores = (torch.cat([getattr(part, name) for part in parts]) for name in ("anomaly_maps", "image_scores"))
-        return Prediction(maps, scores)
+        members = self._by_name() if self._states else self._without_references()
+        on_processor = [image.cpu() for image in images]
+        seen: dict[Any, Images] = {}  # members with the same `preprocess` share its result
+        verdicts = {}
+        for name, member in members.items():
+            if member.preprocess not in seen:
+                seen[member.preprocess] = [_again(member.preprocess, image) for image in on_processor]
+            verdicts[name] = member.predict(seen[member.preprocess], categories)
+        return self._averaged(self._calibrated(verdicts, categories) if self._states else verdicts)
 
-    @torch.no_grad()
     def reference_prediction(self, category: str) -> Prediction:
         """The references, each left out by the members; the calibration itself is on all of them."""
-        fitted = self._fitted[category]
-        return self._averaged(self._calibrated(fitted.left_out, fitted.typical))
+        known = self._states[category]
+        left_out = {name: Prediction(known[f"{name}.maps"], known[f"{name}.scores"]) for name in self.members}
+        count = len(next(iter(left_out.values())).image_scores)
+        return self._averaged(self._calibrated(left_out, [category] * count))
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
         """Labels of every number made with this model; those of a member begin with its name."""
-        sit_out = [name for name, member in self.members.items() if not _serves(member, ZERO_SHOT)]
-        only_words = [name for name, member in self.members.items() if not _serves(member, FEW_SHOT)]
+        members = self._by_name()
+        sit_out = [name for name, member in members.items() if ZERO_SHOT not in member.serves]
+        only_words = [name for name, member in members.items() if FEW_SHOT not in member.serves]
         own: dict[str, Any] = {
             "method": "ensemble",
             "members": ", ".join(f"{share:g} x {name}" for name, share in self.shares.items()),
@@ -158,26 +120,30 @@ class Ensemble(RemembersByCategory):
             "few_shot": f"mean of v^k / (v^k + mu^k), k = {self.map_exponent:g} for maps and {self.score_exponent:g} "
             "for image scores, mu from the references, each left out",
         }
-        labels: dict[str, Any] = {name: member.protocol for name, member in self.members.items()}
+        labels: dict[str, Any] = {name: member.protocol for name, member in members.items()}
         if trained := [each["adapter_trained_on"] for each in labels.values() if "adapter_trained_on" in each]:
             own["adapter_trained_on"] = ", ".join(trained)
         return {**own, **{f"{name}.{key}": value for name, each in labels.items() for key, value in each.items()}}
 
-    def _without_references(self) -> list[str]:
-        """The members that can do without references."""
-        names = [name for name, member in self.members.items() if _serves(member, ZERO_SHOT)]
-        if not names:
-            refuse(f"ensemble (of {', '.join(self.members)})", ZERO_SHOT)
-        return names
+    def _by_name(self) -> dict[str, AnomalyModel]:
+        return dict(self.members.items())  # type: ignore[arg-type]
 
-    def _calibrated(self, verdicts: Mapping[str, Prediction], typical: Mapping[str, Typical]) -> dict[str, Prediction]:
-        return {
-            name: Prediction(
-                hill(each.anomaly_maps, typical[name].map_max, self.map_exponent),
-                hill(each.image_scores, typical[name].image_score, self.score_exponent),
-            )
-            for name, each in verdicts.items()
-        }
+    def _without_references(self) -> dict[str, AnomalyModel]:
+        """The members that can do without references."""
+        able = {name: member for name, member in self._by_name().items() if ZERO_SHOT in member.serves}
+        if not able:
+            refuse(f"ensemble (of {', '.join(self.members)})", ZERO_SHOT)
+        return able
+
+    def _calibrated(self, verdicts: Mapping[str, Prediction], categories: Sequence[str]) -> dict[str, Prediction]:
+        """Each member's verdict on B images, 0.5 being what is typical of it in the image's category."""
+        known, found = [self._states[category] for category in categories], {}
+        for name, each in verdicts.items():
+            of_map = torch.stack([state[f"{name}.typical_map"] for state in known])[:, None, None]
+            of_score = torch.stack([state[f"{name}.typical_score"] for state in known])
+            maps = hill(each.anomaly_maps, of_map, self.map_exponent)
+            found[name] = Prediction(maps, hill(each.image_scores, of_score, self.score_exponent))
+        return found
 
     def _averaged(self, verdicts: Mapping[str, Prediction]) -> Prediction:
         """The members' mean by their shares, maps at one size."""
@@ -195,25 +161,6 @@ class Ensemble(RemembersByCategory):
         return Prediction(maps, scores)
 
 
-class _Prepared:
-    """Images as each member wants them; members with the same `preprocess` share its result."""
-
-    def __init__(self, images: Images):
-        self._images = [image.cpu() for image in images]
-        self._known: dict[Any, Images] = {}
-
-    def by(self, member: nn.Module) -> Images:
-        preprocess: Any = member.preprocess
-        if preprocess not in self._known:
-            self._known[preprocess] = [_again(preprocess, image) for image in self._images]
-        return self._known[preprocess]
-
-
 def _again(preprocess: Callable[[PIL.Image.Image], Tensor], image: Tensor) -> Tensor:
     """A (3, H, W) uint8 image as a member wants it."""
     return preprocess(PIL.Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())))
-
-
-def _serves(member: nn.Module, track: str) -> bool:
-    """Whether a model has a use on a track; one that does not say serves both."""
-    return track in getattr(member, "serves", BOTH)

@@ -1,29 +1,20 @@
-"""PaDiM: a Gaussian of patch tokens for every place of the image, and the Mahalanobis distance to it.
+"""PaDiM: a Gaussian of patch tokens at every position of the image, and the Mahalanobis distance to it.
 
 T. Defard et al.: PaDiM, a Patch Distribution Modeling Framework for Anomaly Detection and Localization (arXiv
 2011.08785). Departs from the paper: the whole image goes in, without a centre crop; and the covariance of K images is
 never written out (`Gaussians`).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.base import Images, Prediction, check_categories, stacked
-from models.baselines.by_category import (
-    FEW_SHOT,
-    ZERO_SHOT,
-    ByCategory,
-    RemembersByCategory,
-    checked,
-    groups,
-    refuse,
-)
-from models.baselines.patches import check_backbone, check_stages, encode, stage_maps
+from models.base import FEW_SHOT, AnomalyModel, Images, Prediction, groups, stacked
+from models.baselines.patches import check_backbone, check_stages, encode_in_parts, square_grid, stage_maps
+from models.errors import checked
 from models.features import PatchBackbone
 from models.gaussians import REGULARISATION, SIGMA, Gaussians
 from models.maps import upsampled
@@ -32,20 +23,7 @@ from models.references import MAX_REFERENCES, ManyReferences, progress
 STAGES = (1, 2, 3)
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """The references' tokens (K, P, C), those of the mirror image where there is one reference, and their Gaussians."""
-
-    tokens: Tensor
-    mirrored: Tensor | None
-    gaussians: Gaussians
-
-    def moved(self, fn: Callable[[Tensor], Tensor]) -> "Fitted":
-        """On another device."""
-        return Fitted(fn(self.tokens), None if self.mirrored is None else fn(self.mirrored), self.gaussians.moved(fn))
-
-
-class PaDiM(RemembersByCategory):
+class PaDiM(AnomalyModel):
     """Few-shot only.
 
     Args:
@@ -59,7 +37,7 @@ class PaDiM(RemembersByCategory):
         max_references: how many references are remembered; of more, evenly spread ones, and the others are only scored.
     """
 
-    serves: ClassVar[tuple[str, ...]] = (FEW_SHOT,)
+    serves: ClassVar[Sequence[str]] = (FEW_SHOT,)
     channels: Tensor
 
     def __init__(
@@ -74,22 +52,25 @@ class PaDiM(RemembersByCategory):
         checked("num_channels", num_channels, num_channels >= 1, "at least 1")
         self.num_channels = min(num_channels, sum(widths))
         self.seed = int(seed)
-        self.register_buffer("channels", _drawn(sum(widths), self.num_channels, self.seed), persistent=False)
+        drawn = torch.randperm(sum(widths), generator=torch.Generator().manual_seed(self.seed))[: self.num_channels]
+        self.register_buffer("channels", drawn.sort().values, persistent=False)
         self.regularisation = checked("regularisation", regularisation, regularisation > 0, "above 0")
         self.sigma = checked("sigma", sigma, sigma >= 0, "at least 0")
-        self._fitted: ByCategory[Fitted] = ByCategory(Fitted.moved)
         self._many = ManyReferences(max_references)
-        self._grid = (0, 0)
 
-    @torch.no_grad()
     def fit(self, references: Images, category: str) -> None:
-        """Learn the Gaussians of (K, 3, S, S) preprocessed normal images of a category."""
+        """Learn the Gaussians of (K, 3, S, S) preprocessed normal images of a category; keeps their tokens (K, P, C).
+
+        Of a single reference, those of its flip as well.
+        """
         images = stacked(self._many.remembered(references, category), self.device)
         tokens = self._tokens(images)
-        mirrored = self._tokens(images.flip(3)) if len(images) == 1 else None
-        self._fitted[category] = Fitted(tokens, mirrored, Gaussians.of(tokens, self.regularisation))
+        known = Gaussians.of(tokens, self.regularisation)
+        state = {"tokens": tokens, "mean": known.mean, "centred": known.centred, "inner": known.inner}
+        if len(images) == 1:
+            state["flipped"] = self._tokens(images.flip(3))
+        self._states[category] = state
 
-    @torch.no_grad()
     def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
         """Score (B, 3, S, S) preprocessed images of B named categories.
 
@@ -97,26 +78,24 @@ class PaDiM(RemembersByCategory):
             KeyError: for a category that was not fitted, once any was.
             ModelInputError: before any `fit`, or images of another shape.
         """
-        check_categories(images, categories)
-        if not self._fitted:
-            refuse("padim", ZERO_SHOT)
-        known = {category: self._fitted[category].gaussians for category in categories}
         tokens = self._tokens(stacked(images, self.device))
         distances = tokens.new_empty(tokens.shape[:2])
         for category, members in groups(categories):
-            distances[members] = known[category].distance(tokens[members])
+            known = self._states[category]
+            gaussians = Gaussians(known["mean"], known["centred"], known["inner"], self.regularisation)
+            distances[members] = gaussians.distance(tokens[members])
         return self._prediction(distances)
 
-    @torch.no_grad()
     def reference_prediction(self, category: str) -> Prediction:
-        """Each reference under the Gaussians of the others; a single one under that of its mirror image."""
-        fitted = self._fitted[category]
-        if fitted.mirrored is not None:
-            return self._prediction(Gaussians.of(fitted.mirrored, self.regularisation).distance(fitted.tokens))
+        """Each reference under the Gaussians of the others; a single one under that of its flip."""
+        known = self._states[category]
+        tokens = known["tokens"]
+        if "flipped" in known:
+            return self._prediction(Gaussians.of(known["flipped"], self.regularisation).distance(tokens))
         left_out = []
-        for i in progress(range(len(fitted.tokens)), f"{category}: references left out"):
-            others = torch.cat([fitted.tokens[:i], fitted.tokens[i + 1 :]])
-            left_out.append(Gaussians.of(others, self.regularisation).distance(fitted.tokens[i : i + 1]))
+        for i in progress(range(len(tokens)), f"{category}: references left out"):
+            others = torch.cat([tokens[:i], tokens[i + 1 :]])
+            left_out.append(Gaussians.of(others, self.regularisation).distance(tokens[i : i + 1]))
         return self._many.with_others(self, category, self._prediction(torch.cat(left_out)))
 
     @property
@@ -137,17 +116,11 @@ class PaDiM(RemembersByCategory):
 
     def _tokens(self, images: Tensor) -> Tensor:
         """The chosen channels of the stages, joined on the grid of the first by the nearest value: (B, P, C)."""
-        features = encode(self.backbone, images, self.stages)
+        features = encode_in_parts(self.backbone, images, self.stages)
         maps = stage_maps(features, self.backbone.stages, self.stages)
-        self._grid = (maps[0].shape[2], maps[0].shape[3])
-        joined = torch.cat([F.interpolate(stage, self._grid, mode="nearest") for stage in maps], dim=1)
+        joined = torch.cat([F.interpolate(stage, maps[0].shape[2:], mode="nearest") for stage in maps], dim=1)
         return joined[:, self.channels].flatten(2).transpose(1, 2)
 
     def _prediction(self, distances: Tensor) -> Prediction:
-        maps = upsampled(distances, self._grid, self.backbone.image_size, self.sigma)
+        maps = upsampled(distances, square_grid(distances), self.backbone.image_size, self.sigma)
         return Prediction(maps, maps.amax(dim=(1, 2)))
-
-
-def _drawn(total: int, count: int, seed: int) -> Tensor:
-    """`count` of `total` channel numbers without replacement, increasing."""
-    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort().values

@@ -11,70 +11,53 @@ The image score is Eq. 7, which the authors' code leaves out; its b is 9, as in 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.base import Images, Prediction, check_categories, stacked
-from models.baselines.by_category import (
-    FEW_SHOT,
-    ZERO_SHOT,
-    ByCategory,
-    RemembersByCategory,
-    checked,
-    groups,
-    refuse,
-)
+from models.base import FEW_SHOT, AnomalyModel, Images, Prediction, groups, stacked
 from models.baselines.coreset import greedy_coreset
 from models.baselines.patches import (
     check_backbone,
     check_stages,
-    encode,
+    encode_in_parts,
+    square_grid,
     stage_maps,
 )
+from models.errors import checked
 from models.features import PatchBackbone
 from models.maps import upsampled
-from models.nearest import MAX_ELEMENTS, Excluded, near_own_position, nearest_rows
+from models.nearest import Excluded, near_own_position, nearest_rows
 from models.references import MAX_REFERENCES, ManyReferences, progress
 
 STAGES = (2, 3)
 
 
-@dataclass(frozen=True)
-class PatchBank:
-    """All patches (K, P, C) of the references, and those (M, C) that stand for them."""
-
-    patches: Tensor
-    bank: Tensor
-
-
-class PatchCore(RemembersByCategory):
+class PatchCore(AnomalyModel):
     """Few-shot only.
 
     Args:
         backbone: gives patch tokens by stage; a WideResNet50 as published, or a CLIP.
         stages: which of its stages; None for 2 and 3 of a ResNet, as published, and all that a ViT gives.
-        patch_size: side in places (odd) of the neighbourhood that makes a patch locally aware.
+        patch_size: side in patches (odd) of the neighbourhood that makes a patch locally aware.
         stage_dim: channels to which each stage's neighbourhoods are averaged; None for as many as the stage has.
         target_dim: channels to which the joined stages are averaged; None for all of them.
         coreset: share of the patches that is kept; 1 for all.
         num_neighbours: b of the image score's reweighting (Eq. 7).
         sigma: of the map's Gaussian in pixels of the input.
-        own_window: a single reference meets itself without a window of this share of the side.
+        own_window: with one reference, patches closer than this fraction of the side are excluded where it is scored
+            against itself.
         max_references: how many references are remembered; of more, evenly spread ones, and the others are only scored.
-        max_elements: largest distance matrix held at a time, in elements.
     """
 
-    serves: ClassVar[tuple[str, ...]] = (FEW_SHOT,)
+    serves: ClassVar[Sequence[str]] = (FEW_SHOT,)
 
     def __init__(
         self, backbone: PatchBackbone, *, stages: Sequence[int] | None = None, patch_size: int = 3,
         stage_dim: int | None = 1024, target_dim: int | None = 1024, coreset: float = 1.0, num_neighbours: int = 9,
         sigma: float = 4.0, own_window: float = 0.15, max_references: int = MAX_REFERENCES,
-        max_elements: int = MAX_ELEMENTS,
     ):  # fmt: skip
         super().__init__()
         self.backbone = check_backbone(backbone, "patchcore")
@@ -89,18 +72,13 @@ class PatchCore(RemembersByCategory):
         self.num_neighbours = checked("num_neighbours", num_neighbours, num_neighbours >= 1, "at least 1")
         self.sigma = checked("sigma", sigma, sigma >= 0, "at least 0")
         self.own_window = checked("own_window", own_window, 0 <= own_window < 1, "at least 0 and below 1")
-        self.max_elements = checked("max_elements", max_elements, max_elements >= 1, "at least 1")
-        self._fitted: ByCategory[PatchBank] = ByCategory(lambda old, fn: PatchBank(fn(old.patches), fn(old.bank)))
         self._many = ManyReferences(max_references)
-        self._grid = (0, 0)
 
-    @torch.no_grad()
     def fit(self, references: Images, category: str) -> None:
-        """Remember the patches of (K, 3, S, S) preprocessed normal images of a category."""
+        """Remember the patches (K, P, C) of (K, 3, S, S) preprocessed normal images, and their bank (M, C)."""
         patches = self._patches(stacked(self._many.remembered(references, category), self.device))
-        self._fitted[category] = PatchBank(patches, self._reduced(patches))
+        self._states[category] = {"patches": patches, "bank": self._reduced(patches)}
 
-    @torch.no_grad()
     def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
         """Score (B, 3, S, S) preprocessed images of B named categories.
 
@@ -108,23 +86,18 @@ class PatchCore(RemembersByCategory):
             KeyError: for a category that was not fitted, once any was.
             ModelInputError: before any `fit`, or images of another shape.
         """
-        check_categories(images, categories)
-        if not self._fitted:
-            refuse("patchcore", ZERO_SHOT)
-        known = {category: self._fitted[category].bank for category in categories}
         patches = self._patches(stacked(images, self.device))
         distances, scores = patches.new_empty(patches.shape[:2]), patches.new_empty(len(patches))
         for category, members in groups(categories):
-            distances[members], scores[members] = self._assessed(patches[members], known[category])
+            distances[members], scores[members] = self._assessed(patches[members], self._states[category]["bank"])
         return self._prediction(distances, scores)
 
-    @torch.no_grad()
     def reference_prediction(self, category: str) -> Prediction:
         """Each reference against the patches of the others; a single one against itself elsewhere."""
-        patches = self._fitted[category].patches
+        patches = self._states[category]["patches"]
         if len(patches) == 1:
-            elsewhere = near_own_position(self._grid, self.own_window, patches.device)
-            return self._prediction(*self._assessed(patches, patches[0], elsewhere))
+            near = near_own_position(square_grid(patches), self.own_window, patches.device)
+            return self._prediction(*self._assessed(patches, patches[0], near))
         left_out = [
             self._assessed(patches[i : i + 1], self._reduced(torch.cat([patches[:i], patches[i + 1 :]])))
             for i in progress(range(len(patches)), f"{category}: references left out")
@@ -154,9 +127,8 @@ class PatchCore(RemembersByCategory):
 
     def _patches(self, images: Tensor) -> Tensor:
         """Locally aware patches (B, P, C) of (B, 3, S, S) images on the grid of the first of the stages."""
-        features = encode(self.backbone, images, self.stages)
+        features = encode_in_parts(self.backbone, images, self.stages)
         maps = stage_maps(features, self.backbone.stages, self.stages)
-        self._grid = (maps[0].shape[2], maps[0].shape[3])
         return locally_aware(maps, self.patch_size, self.stage_dim, self.target_dim)
 
     def _reduced(self, patches: Tensor) -> Tensor:
@@ -168,10 +140,7 @@ class PatchCore(RemembersByCategory):
 
     def _assessed(self, patches: Tensor, bank: Tensor, excluded: Excluded | None = None) -> tuple[Tensor, Tensor]:
         """Distances (B, P) and image scores (B,) of patches (B, P, C)."""
-        if excluded is None:
-            distances, rows = nearest_rows(patches.flatten(0, 1), bank, max_elements=self.max_elements)
-        else:
-            distances, rows = nearest_rows(patches[0], bank, max_elements=self.max_elements, excluded=excluded)
+        distances, rows = nearest_rows(patches.flatten(0, 1), bank, excluded=excluded)
         distances, rows = distances.view(patches.shape[:2]), rows.view(patches.shape[:2])
         worst = distances.argmax(dim=1)
         image = torch.arange(len(patches), device=patches.device)
@@ -181,7 +150,7 @@ class PatchCore(RemembersByCategory):
         return distances, scores
 
     def _prediction(self, distances: Tensor, scores: Tensor) -> Prediction:
-        maps = upsampled(distances, self._grid, self.backbone.image_size, self.sigma)
+        maps = upsampled(distances, square_grid(distances), self.backbone.image_size, self.sigma)
         return Prediction(maps, scores, {"map_max": maps.amax(dim=(1, 2))})
 
 

@@ -1,11 +1,12 @@
-"""Patch tokens of several stages as the few-shot baselines read them."""
+"""Patch tokens of several stages, as PatchCore, PaDiM and SPADE read them."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from torch import Tensor
 
-from models.baselines.by_category import checked
+from models.errors import checked
 from models.features import ImageFeatures, PatchBackbone
 from models.imagenet.backbone import TimmBackbone
 
@@ -15,10 +16,10 @@ IMAGES_AT_ONCE = 8
 def check_backbone(backbone: PatchBackbone | None, method: str) -> PatchBackbone:
     """Refuse weights without an image encoder."""
     good = backbone is not None and hasattr(backbone, "encode_image")
-    return checked(
-        "backbone", backbone, good, f"an image encoder for {method}; choose weights that have one (weights=tiny, "
-        "wide_resnet50_2 or resnet18)",
-    )  # fmt: skip
+    need = f"an image encoder for {method}; choose weights that have one (weights=tiny, wide_resnet50_2 or resnet18)"
+    checked("backbone", backbone, good, need)
+    assert backbone is not None
+    return backbone
 
 
 def check_stages(backbone: PatchBackbone, stages: Sequence[int] | None, default: Sequence[int]) -> tuple[int, ...]:
@@ -35,7 +36,7 @@ def stage_maps(features: ImageFeatures, own: Sequence[int], chosen: Sequence[int
     return [features.stages[i].transpose(1, 2).unflatten(2, features.grids[i]) for i in positions]
 
 
-def encode(backbone: PatchBackbone, images: Tensor, stages: Sequence[int] | None = None) -> ImageFeatures:
+def encode_in_parts(backbone: PatchBackbone, images: Tensor, stages: Sequence[int] | None = None) -> ImageFeatures:
     """The features of K images, a few at a time.
 
     With `stages`, no more of a ResNet of timm is computed than they need; the embedding is then not the image's.
@@ -44,3 +45,9 @@ def encode(backbone: PatchBackbone, images: Tensor, stages: Sequence[int] | None
     if stages and isinstance(backbone, TimmBackbone):
         look = partial(backbone.encode_image, deepest=max(stages))
     return ImageFeatures.cat([look(part) for part in images.split(IMAGES_AT_ONCE)])
+
+
+def square_grid(patches: Tensor) -> tuple[int, int]:
+    """(h, w) of patches (B, h * w, C) or their values (B, h * w); images are squares, and so are their grids."""
+    side = math.isqrt(patches.shape[1])
+    return side, side

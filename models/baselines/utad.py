@@ -7,13 +7,13 @@ highest value of the map.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, NoReturn
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 
-from models.base import AnomalyModel, Images, Prediction, check_categories
-from models.baselines.by_category import FEW_SHOT, ZERO_SHOT, checked, refuse
+from models.base import ZERO_SHOT, AnomalyModel, Images, Prediction
+from models.errors import checked
 from models.images import KeepSize
 from models.maps import blurred
 from models.saa.saliency.prompt import Saliency
@@ -29,43 +29,25 @@ class UTAD(AnomalyModel):
         max_side: images with a longer side are shrunk to it, in pixels; 0 for never.
     """
 
-    serves: ClassVar[tuple[str, ...]] = (ZERO_SHOT,)
+    serves: ClassVar[Sequence[str]] = (ZERO_SHOT,)
 
     def __init__(self, saliency_map: Saliency, *, map_size: int = 256, sigma: float = 4.0, max_side: int = 0):
         super().__init__()
-        known = getattr(saliency_map, "net", None) is not None
         need = "one with a net that gives features; choose weights that have one (weights=tiny or wide_resnet50_2)"
-        self.saliency_map = checked("saliency_map", saliency_map if known else "one without", known, need)
+        checked("saliency_map", "one without", getattr(saliency_map, "net", None) is not None, need)
+        self.saliency_map = saliency_map
         self.map_size = checked("map_size", map_size, map_size >= 1, "at least 1")
         self.sigma = checked("sigma", sigma, sigma >= 0, "at least 0")
         self.max_side = checked("max_side", max_side, max_side >= 0, "at least 0")
         self.preprocess = KeepSize(self.max_side)
         self.eval()
 
-    def fit(self, references: Images, category: str) -> NoReturn:
-        """Refuse references.
-
-        Raises:
-            ModelInputError: always.
-        """
-        refuse("utad", FEW_SHOT)
-
-    @torch.no_grad()
     def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
         """Score B uint8 images (3, H, W), each against itself."""
-        check_categories(images, categories)
         size = (self.map_size, self.map_size)
         each = [F.interpolate(self.saliency_map(image)[None, None], size, mode="bilinear") for image in images]
         maps = blurred(torch.cat(each), self.sigma)[:, 0]
         return Prediction(maps, maps.amax(dim=(1, 2)))
-
-    def reference_prediction(self, category: str) -> NoReturn:
-        """Refuse, since there are no references.
-
-        Raises:
-            ModelInputError: always.
-        """
-        refuse("utad", FEW_SHOT)
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:

@@ -1,66 +1,42 @@
-"""WinCLIP and, with references, WinCLIP+: words for normal and anomalous, asked of every window of an image.
+"""WinCLIP and, with references, WinCLIP+: text prompts for normal and anomalous, scored on image windows.
 
 J. Jeong, Y. Zou et al.: WinCLIP: Zero-/Few-Shot Anomaly Classification and Segmentation (arXiv 2303.14814). The windows
 of 2 x 2 and 3 x 3 patches and the image itself are its scales. Departs from the paper:
 
 * With the ResNet tower of a CLIP, windows are regions of the last layer's grid, pooled by attention, and reference
-  association of places reads the third layer; a run's protocol says so.
+  association of patches reads the third layer; a run's protocol says so.
 
-The paper's penultimate feature map is read as the last block's places before their projection, as others do too.
+The paper's penultimate feature map is read as the last block's patches before their projection, as others do too.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.base import Images, Prediction, check_categories, stacked
-from models.baselines.by_category import (
-    BOTH,
-    ByCategory,
-    RemembersByCategory,
-    checked,
-)
+from models.base import AnomalyModel, Images, Prediction, State, stacked
 from models.baselines.windows import (
     WindowFeatures,
-    at_places,
+    at_patches,
     encode_windows,
     harmonic_mean,
     window_grid,
-    window_places,
+    window_patches,
 )
 from models.clip.backbone import ClipBackbone
 from models.clip.text import PromptEnsemble
+from models.errors import checked, checked_type
 from models.images import check_batch
-from models.nearest import MAX_ELEMENTS, MemoryBank
+from models.nearest import MemoryBank
 from models.references import AT_ONCE, MAX_REFERENCES, ManyReferences, progress
 
 HALF = 0.5
 """Of 1 - cosine, and the weight of words and of references where both speak."""
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """The references' features, and a bank for each side of a window and one for the places."""
-
-    features: WindowFeatures
-    windows: list[MemoryBank]
-    places: MemoryBank
-
-    def moved(self, fn: Callable[[Tensor], Tensor]) -> "Fitted":
-        """On another device."""
-        old = self.features
-        for bank in (*self.windows, self.places):
-            bank.tokens = fn(bank.tokens)
-        windows = tuple(fn(each) for each in old.windows)
-        features = WindowFeatures(fn(old.embedding), windows, fn(old.tokens), old.grid, old.token_grid)
-        return Fitted(features, self.windows, self.places)
-
-
-class WinCLIP(RemembersByCategory):
+class WinCLIP(AnomalyModel):
     """Zero- and few-shot.
 
     Args:
@@ -68,47 +44,36 @@ class WinCLIP(RemembersByCategory):
         prompts: states x templates (prompts=winclip).
         window_sides: sides in patches of the windows.
         temperature: of the softmax between normal and anomalous.
-        own_window: a single reference meets itself without a window of this share of the side (or of windows that
-            overlap, if that is more).
+        own_window: with one reference, patches closer than this fraction of the side, and windows that overlap, are
+            excluded where it is scored against itself.
         windows_at_once: windows encoded in one batch.
         max_references: how many references are remembered; of more, evenly spread ones, and the others are only scored.
-        max_elements: largest similarity matrix held at a time, in elements.
     """
-
-    serves: ClassVar[tuple[str, ...]] = BOTH
 
     def __init__(
         self, backbone: ClipBackbone, prompts: PromptEnsemble, *, window_sides: Sequence[int] = (2, 3),
         temperature: float = 0.07, own_window: float = 0.15, windows_at_once: int = 1024,
-        max_references: int = MAX_REFERENCES, max_elements: int = MAX_ELEMENTS,
+        max_references: int = MAX_REFERENCES,
     ):  # fmt: skip
         super().__init__()
-        is_clip = isinstance(backbone, ClipBackbone)
         need = "a CLIP; choose weights that have one (weights=tiny or laion_vitb16_plus_240)"
-        self.backbone = checked("backbone", backbone if is_clip else type(backbone).__name__, is_clip, need)
-        ours = isinstance(prompts, PromptEnsemble)
-        self.prompts = checked("prompts", prompts if ours else type(prompts).__name__, ours, "prompts=winclip")
+        self.backbone = checked_type("backbone", backbone, ClipBackbone, need)
+        self.prompts = checked_type("prompts", prompts, PromptEnsemble, "prompts=winclip")
         self.preprocess = backbone.preprocess
         good = len(window_sides) > 0 and all(side >= 1 for side in window_sides)
         self.window_sides = tuple(checked("window_sides", list(window_sides), good, "one or more sides of at least 1"))
         self.temperature = checked("temperature", temperature, temperature > 0, "above 0")
         self.own_window = checked("own_window", own_window, 0 <= own_window < 1, "at least 0 and below 1")
         self.windows_at_once = checked("windows_at_once", windows_at_once, windows_at_once >= 1, "at least 1")
-        self.max_elements = checked("max_elements", max_elements, max_elements >= 1, "at least 1")
         self._texts: dict[tuple[PromptEnsemble, str, torch.device], Tensor] = {}
         self._many = ManyReferences(max_references)
-        self._fitted: ByCategory[Fitted] = ByCategory(Fitted.moved)
 
-    @torch.no_grad()
     def fit(self, references: Images, category: str) -> None:
-        """Remember windows and places of (K, 3, S, S) preprocessed normal images of a category."""
+        """Remember what `encode_windows` gives of (K, 3, S, S) preprocessed normal images of a category."""
         images = stacked(self._many.remembered(references, category), self.device)
         features = WindowFeatures.cat([self._encode(part) for part in images.split(AT_ONCE)])
-        pairs = zip(self.window_sides, features.windows, strict=True)
-        windows = [self._bank(known, window_grid(features.grid, side), side) for side, known in pairs]
-        self._fitted[category] = Fitted(features, windows, self._bank(features.tokens, features.token_grid, 1))
+        self._states[category] = features.tensors(self.window_sides)
 
-    @torch.no_grad()
     def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
         """Score (B, 3, S, S) preprocessed images of B named categories.
 
@@ -116,23 +81,22 @@ class WinCLIP(RemembersByCategory):
             KeyError: once `fit` was called, for a category that was not fitted.
             ModelInputError: images of another shape, or not one category per image.
         """
-        check_categories(images, categories)
-        fitted = [self._fitted[category] for category in categories] if self._fitted else None
         features = self._encode(stacked(images, self.device))
         scores, maps = self._by_words(features, categories)
-        if fitted is None:
+        if not self._states:
             return self._prediction(scores, maps, None)
-        unlike = [self._unlike_references(features[i : i + 1], known) for i, known in enumerate(fitted)]
+        known = {category: self._banks(self._states[category]) for category in dict.fromkeys(categories)}
+        unlike = [self._unlike_references(features[i : i + 1], known[name]) for i, name in enumerate(categories)]
         return self._prediction(scores, maps, torch.cat(unlike))
 
-    @torch.no_grad()
     def reference_prediction(self, category: str) -> Prediction:
         """Each reference against the others; a single one against itself elsewhere."""
-        fitted = self._fitted[category]
-        count = len(fitted.features.embedding)
-        scores, maps = self._by_words(fitted.features, [category] * count)
+        known = self._states[category]
+        features, banks = WindowFeatures.of(known, self.window_sides), self._banks(known)
+        count = len(features.embedding)
+        scores, maps = self._by_words(features, [category] * count)
         unlike = [
-            self._unlike_references(fitted.features[i : i + 1], fitted, leave_out=i)
+            self._unlike_references(features[i : i + 1], banks, leave_out=i)
             for i in progress(range(count), f"{category}: references left out")
         ]
         return self._many.with_others(self, category, self._prediction(scores, maps, torch.cat(unlike)))
@@ -174,8 +138,8 @@ class WinCLIP(RemembersByCategory):
         scores = self._probability(features.embedding[:, None], text)[:, 0]
         scales = [scores[:, None, None].expand(-1, *features.grid)]
         for side, windows in zip(self.window_sides, features.windows, strict=True):
-            places = window_places(features.grid, side)
-            scales.append(at_places(self._probability(windows, text), places, features.grid))
+            patches = window_patches(features.grid, side)
+            scales.append(at_patches(self._probability(windows, text), patches, features.grid))
         return scores, harmonic_mean(torch.stack(scales), dim=0)
 
     def _probability(self, embeddings: Tensor, text: Tensor) -> Tensor:
@@ -189,16 +153,25 @@ class WinCLIP(RemembersByCategory):
             self._texts[key] = self.prompts.text_features(self.backbone, category)
         return self._texts[key]
 
-    def _bank(self, tokens: Tensor, grid: tuple[int, int], side: int) -> MemoryBank:
-        own_window = max(self.own_window, 2 * (side - 1) / min(grid))
-        return MemoryBank(tokens, grid, own_window=own_window, max_elements=self.max_elements)
+    def _banks(self, known: State) -> list[MemoryBank]:
+        """A bank for the patches (side 1), and one for each side of a window; windows that overlap are near as well."""
+        features = WindowFeatures.of(known, self.window_sides)
+        banks = [MemoryBank(features.tokens, features.token_grid, own_window=self.own_window)]
+        for side, windows in zip(self.window_sides, features.windows, strict=True):
+            grid = window_grid(features.grid, side)
+            own_window = max(self.own_window, 2 * (side - 1) / min(grid))
+            banks.append(MemoryBank(windows, grid, own_window=own_window))
+        return banks
 
-    def _unlike_references(self, features: WindowFeatures, known: Fitted, leave_out: int | None = None) -> Tensor:
-        """Reference association of one image: mean over windows and places of half of 1 - cosine, (1, h, w)."""
-        maps = [HALF * known.places.distance(features.tokens, leave_out)]
-        for side, windows, bank in zip(self.window_sides, features.windows, known.windows, strict=True):
+    def _unlike_references(
+        self, features: WindowFeatures, banks: Sequence[MemoryBank], leave_out: int | None = None
+    ) -> Tensor:
+        """Reference association of one image: mean over windows and patches of half of 1 - cosine, (1, h, w)."""
+        of_patches, *of_windows = banks
+        maps = [HALF * of_patches.distance(features.tokens, leave_out)]
+        for side, windows, bank in zip(self.window_sides, features.windows, of_windows, strict=True):
             distance = HALF * bank.distance(windows, leave_out).flatten(1)
-            maps.append(at_places(distance, window_places(features.grid, side), features.grid))
+            maps.append(at_patches(distance, window_patches(features.grid, side), features.grid))
         return torch.stack([_sized(each, features.token_grid) for each in maps]).mean(dim=0)
 
     def _prediction(self, scores: Tensor, maps: Tensor, unlike: Tensor | None) -> Prediction:

@@ -1,4 +1,4 @@
-"""Embeddings of many windows of an image by a CLIP, and scores of windows brought back to places (WinCLIP).
+"""Embeddings of many windows of an image by a CLIP, and scores of windows brought back to patches (WinCLIP).
 
 A window's embedding sees the patches of the window alone. For a ViT the patch embedding is computed once and each
 window is a short sequence of its own; for a convolutional net, which cannot be cut, it is what pools the image, a
@@ -6,7 +6,7 @@ ResNet's attention or the mean, over a region.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
+from models.base import State
 from models.clip.backbone import ClipBackbone, fused_attention
 from models.frozen import autocast
 
@@ -25,7 +26,7 @@ class WindowFeatures:
     """Of B images, float32.
 
     `embedding` (B, D) and `windows`, for each side of a window (B, W, D), live in the joint space; `tokens` (B, P, C)
-    are the places of the penultimate feature map, on `token_grid`. `grid` is that of the places that make windows.
+    are the patches of the penultimate feature map, on `token_grid`. `grid` is that of the patches that make windows.
     """
 
     embedding: Tensor
@@ -37,25 +38,38 @@ class WindowFeatures:
     def __getitem__(self, images: slice) -> "WindowFeatures":
         """The features of some of the images."""
         windows = tuple(each[images] for each in self.windows)
-        return WindowFeatures(self.embedding[images], windows, self.tokens[images], self.grid, self.token_grid)
+        return replace(self, embedding=self.embedding[images], windows=windows, tokens=self.tokens[images])
 
     @staticmethod
     def cat(parts: Sequence["WindowFeatures"]) -> "WindowFeatures":
         """The features of several batches as those of one."""
         windows = tuple(torch.cat(each) for each in zip(*(part.windows for part in parts), strict=True))
         embedding, tokens = (torch.cat([getattr(part, name) for part in parts]) for name in ("embedding", "tokens"))
-        return WindowFeatures(embedding, windows, tokens, parts[0].grid, parts[0].token_grid)
+        return replace(parts[0], embedding=embedding, windows=windows, tokens=tokens)
+
+    def tensors(self, sides: Sequence[int]) -> State:
+        """The features by name, those of windows by their side in patches."""
+        windows = {f"windows_{side}": each for side, each in zip(sides, self.windows, strict=True)}
+        grids = torch.tensor([self.grid, self.token_grid], device=self.tokens.device)
+        return {"embedding": self.embedding, "tokens": self.tokens, **windows, "grids": grids}
+
+    @staticmethod
+    def of(known: State, sides: Sequence[int]) -> "WindowFeatures":
+        """From tensors by name."""
+        grid, token_grid = (tuple(each) for each in known["grids"].tolist())
+        windows = tuple(known[f"windows_{side}"] for side in sides)
+        return WindowFeatures(known["embedding"], windows, known["tokens"], grid, token_grid)
 
 
 def window_grid(grid: Grid, side: int) -> Grid:
-    """How many windows of side x side places, one place apart, fit down and across; 1 where the grid is smaller."""
+    """How many windows of side x side patches, one patch apart, fit down and across; 1 where the grid is smaller."""
     return max(1, grid[0] - side + 1), max(1, grid[1] - side + 1)
 
 
-def window_places(grid: Grid, side: int) -> Tensor:
-    """The places of each window, (W, side * side) numbers counted along the rows of the grid."""
-    places = torch.arange(grid[0] * grid[1]).view(grid)
-    windows = places.unfold(0, min(side, grid[0]), 1).unfold(1, min(side, grid[1]), 1)
+def window_patches(grid: Grid, side: int) -> Tensor:
+    """The patches of each window, (W, side * side) numbers counted along the rows of the grid."""
+    patches = torch.arange(grid[0] * grid[1]).view(grid)
+    windows = patches.unfold(0, min(side, grid[0]), 1).unfold(1, min(side, grid[1]), 1)
     return windows.flatten(2).flatten(0, 1).contiguous()
 
 
@@ -64,10 +78,10 @@ def harmonic_mean(values: Tensor, dim: int) -> Tensor:
     return values.shape[dim] / values.clamp(min=torch.finfo(values.dtype).tiny).reciprocal().sum(dim=dim)
 
 
-def at_places(scores: Tensor, places: Tensor, grid: Grid) -> Tensor:
-    """Scores (B, W) >= 0 of windows to (B, h, w): each place gets the harmonic mean of all windows that hold it."""
+def at_patches(scores: Tensor, patches: Tensor, grid: Grid) -> Tensor:
+    """Scores (B, W) >= 0 of windows to (B, h, w): each patch gets the harmonic mean of all windows that hold it."""
     inverse = scores.clamp(min=torch.finfo(scores.dtype).tiny).double().reciprocal()
-    held, flat = places.shape[1], places.flatten().to(scores.device)
+    held, flat = patches.shape[1], patches.flatten().to(scores.device)
     total = inverse.new_zeros(len(scores), grid[0] * grid[1])
     total.index_add_(1, flat, inverse.repeat_interleave(held, dim=1))
     number = total.new_zeros(grid[0] * grid[1]).index_add_(0, flat, total.new_ones(len(flat)))
@@ -78,7 +92,7 @@ def at_places(scores: Tensor, places: Tensor, grid: Grid) -> Tensor:
 def encode_windows(
     backbone: ClipBackbone, images: Tensor, sides: Sequence[int], *, windows_at_once: int = 1024
 ) -> WindowFeatures:
-    """Embeddings of (B, 3, S, S) preprocessed images, of their windows and of their places."""
+    """Embeddings of (B, 3, S, S) preprocessed images, of their windows and of their patches."""
     with fused_attention(), autocast(images.device, backbone.precision):
         encode = _by_timm if backbone.is_timm else _by_resnet if backbone.is_convolutional else _by_vit
         return encode(backbone.clip.visual, images, sides, windows_at_once)
@@ -90,8 +104,8 @@ def _by_vit(visual: nn.Module, images: Tensor, sides: Sequence[int], at_once: in
     whole, tokens = _pooled(visual, patches)
     windows = []
     for side in sides:
-        places = 1 + window_places(grid, side).to(images.device)
-        with_class = torch.cat([places.new_zeros(len(places), 1), places], dim=1)
+        chosen = 1 + window_patches(grid, side).to(images.device)
+        with_class = torch.cat([chosen.new_zeros(len(chosen), 1), chosen], dim=1)
         cut = patches[:, with_class].flatten(0, 1)  # (B * W, 1 + side * side, C)
         pooled = torch.cat([_embedded(visual, part) for part in cut.split(at_once)])
         windows.append(pooled.float().unflatten(0, (len(images), -1)))
@@ -99,7 +113,7 @@ def _by_vit(visual: nn.Module, images: Tensor, sides: Sequence[int], at_once: in
 
 
 def _pooled(visual: nn.Module, sequence: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, 1 + L, C) to embeddings (N, D) and the places (N, L, C) before the projection."""
+    """(N, 1 + L, C) to embeddings (N, D) and the patches (N, L, C) before the projection."""
     pooled, tokens = visual._pool(visual.transformer(sequence))  # type: ignore[operator]
     return (pooled if visual.proj is None else pooled @ visual.proj), tokens  # type: ignore[operator]
 
@@ -124,43 +138,43 @@ def _by_resnet(visual: nn.Module, images: Tensor, sides: Sequence[int], at_once:
     )
     third, last = output["image_intermediates"][2:]
     grid: Grid = (last.shape[2], last.shape[3])
-    places = last.flatten(2).transpose(1, 2)  # (B, P, C)
+    patches = last.flatten(2).transpose(1, 2)  # (B, P, C)
     windows = []
     for chosen in _regions(grid, sides, images.device):
-        cut = places[:, chosen].flatten(0, 1)
+        cut = patches[:, chosen].flatten(0, 1)
         positions = chosen.repeat(len(images), 1)
         parts = zip(cut.split(at_once), positions.split(at_once), strict=True)
         pooled = torch.cat([attention_pool(visual.attnpool, *part) for part in parts])  # type: ignore[arg-type]
         windows.append(pooled.float().unflatten(0, (len(images), -1)))
-    every = torch.arange(places.shape[1], device=images.device).expand(len(images), -1)
-    whole = attention_pool(visual.attnpool, places, every)  # type: ignore[arg-type]
+    every = torch.arange(patches.shape[1], device=images.device).expand(len(images), -1)
+    whole = attention_pool(visual.attnpool, patches, every)  # type: ignore[arg-type]
     tokens = third.flatten(2).transpose(1, 2)
     return WindowFeatures(whole.float(), tuple(windows), tokens.float(), grid, (third.shape[2], third.shape[3]))
 
 
 def _by_timm(visual: nn.Module, images: Tensor, sides: Sequence[int], at_once: int) -> WindowFeatures:
     last, maps = visual.trunk.forward_intermediates(images)  # type: ignore[operator, union-attr]
-    third, places = maps[3], last.flatten(2).transpose(1, 2)  # (B, P, C)
+    third, patches = maps[3], last.flatten(2).transpose(1, 2)  # (B, P, C)
     grid: Grid = (last.shape[2], last.shape[3])
 
     def pooled(chosen: Tensor) -> Tensor:
-        return visual.head(places[:, chosen].mean(dim=2)).float()  # type: ignore[operator]
+        return visual.head(patches[:, chosen].mean(dim=2)).float()  # type: ignore[operator]
 
     windows = tuple(pooled(chosen) for chosen in _regions(grid, sides, images.device))
-    whole = pooled(torch.arange(places.shape[1], device=images.device)[None])[:, 0]
+    whole = pooled(torch.arange(patches.shape[1], device=images.device)[None])[:, 0]
     tokens = third.flatten(2).transpose(1, 2).float()
     return WindowFeatures(whole, windows, tokens, grid, (third.shape[2], third.shape[3]))
 
 
 def _regions(grid: Grid, sides: Sequence[int], device: torch.device) -> Iterator[Tensor]:
     for side in sides:
-        yield window_places(grid, side).to(device)
+        yield window_patches(grid, side).to(device)
 
 
-def attention_pool(pool: nn.Module, places: Tensor, positions: Tensor) -> Tensor:
-    """What a ResNet's attention pool makes of some places (N, k, C) of its grid, their numbers being (N, k): (N, D)."""
+def attention_pool(pool: nn.Module, patches: Tensor, positions: Tensor) -> Tensor:
+    """A ResNet's attention pool over some patches (N, k, C) of its grid, their numbers being (N, k): (N, D)."""
     embedding: Tensor = pool.positional_embedding  # type: ignore[assignment]
-    tokens = torch.cat([places.mean(dim=1, keepdim=True), places], dim=1)
+    tokens = torch.cat([patches.mean(dim=1, keepdim=True), patches], dim=1)
     where = torch.cat([positions.new_zeros(len(positions), 1), positions + 1], dim=1)
     tokens = tokens + embedding[where].to(tokens.dtype)
     query, key, value = (

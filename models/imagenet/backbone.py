@@ -131,7 +131,7 @@ def load_net(name: str, weights: str, deepest: int = 4) -> FeatureListNet:
 def _built(name: str, pretrained: bool, deepest: int) -> FeatureListNet:
     try:
         outputs = tuple(range(1, deepest + 1))
-        net = timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=outputs)
+        net: Any = timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=outputs)
         strides = tuple(net.feature_info.reduction())
     except Exception as error:  # unknown names, nets without stages and failed downloads each raise their own kind
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -143,7 +143,8 @@ def _built(name: str, pretrained: bool, deepest: int) -> FeatureListNet:
         raise ModelInputError(
             f"expected a net with stages of stride 4, 8, 16 and 32, got {name!r} with {list(strides)}"
         )
-    return net
+    built: FeatureListNet = net
+    return built
 
 
 def _load(net: nn.Module, path: Path, name: str) -> None:

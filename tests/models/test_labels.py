@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from models.baselines.clipseg import ClipSeg
-from models.baselines.constant import Constant
 from models.baselines.ensemble import Ensemble
 from models.baselines.padim import PaDiM
 from models.baselines.patchcore import PatchCore
-from models.baselines.random import Random
 from models.baselines.spade import SPADE
+from models.baselines.trivial import Constant, Random
 from models.baselines.utad import UTAD
 from models.baselines.winclip import WinCLIP
 from models.clip_adapter.adapter import random_adapter

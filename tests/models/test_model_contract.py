@@ -21,8 +21,7 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tracks.command.config  # noqa: F401  (registers the schema of the tracks)
-from models.base import AnomalyModel
-from models.baselines.by_category import BOTH, FEW_SHOT, ZERO_SHOT
+from models.base import BOTH, FEW_SHOT, ZERO_SHOT, AnomalyModel
 from models.baselines.coreset import greedy_coreset
 from models.clip.backbone import load_backbone
 from models.clip_adapter.context_adapter import ContextAdapter

@@ -7,13 +7,12 @@ from typing import Any
 import torch
 
 from models.base import AnomalyModel
-from models.baselines.clipseg import ClipSeg
-from models.baselines.clipseg_net import ClipSegNet, load_clipseg
+from models.baselines.clipseg import ClipSeg, ClipSegNet, load_clipseg
 from models.baselines.ensemble import Ensemble
 from models.baselines.padim import PaDiM
 from models.baselines.patchcore import PatchCore
-from models.baselines.random import Random
 from models.baselines.spade import SPADE
+from models.baselines.trivial import Random
 from models.baselines.utad import UTAD
 from models.baselines.winclip import WinCLIP
 from models.clip.backbone import ClipBackbone

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from models.baselines.by_category import FEW_SHOT, ZERO_SHOT
+from models.base import FEW_SHOT, ZERO_SHOT
 from models.disk import write_atomically
 from models.locked import alone
 from models.weights.registry import catalogue

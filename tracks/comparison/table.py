@@ -10,7 +10,7 @@ from typing import Any
 from eval.errors import ScoringInputError
 from eval.published.reader import load
 from eval.tables import COLUMNS, METRICS, over_seeds
-from models.baselines.by_category import ZERO_SHOT
+from models.base import ZERO_SHOT
 from tracks.comparison.cells import Outcome, setting_of
 from tracks.comparison.published import Published, source_of
 

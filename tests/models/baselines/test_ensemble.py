@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from models.base import AnomalyModel, Prediction
-from models.baselines.by_category import FEW_SHOT, ZERO_SHOT
+from models.base import FEW_SHOT, ZERO_SHOT, AnomalyModel, Prediction
 from models.baselines.ensemble import Ensemble
 from models.errors import ModelInputError
 

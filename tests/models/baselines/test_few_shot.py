@@ -96,7 +96,7 @@ def test_patchcores_coreset_keeps_the_share_and_scores_no_lower(resnet):
     whole, reduced = PatchCore(resnet, sigma=0), PatchCore(resnet, coreset=0.1, sigma=0)
     for model in (whole, reduced):
         model.fit(images[:4], "nut")
-    assert len(reduced._fitted["nut"].bank) == round(0.1 * len(whole._fitted["nut"].bank))
+    assert len(reduced._states["nut"]["bank"]) == round(0.1 * len(whole._states["nut"]["bank"]))
     maps = [model.predict(images[4:], ["nut"]).anomaly_maps for model in (whole, reduced)]
     assert (maps[1] >= maps[0] - 1e-4).all()
 

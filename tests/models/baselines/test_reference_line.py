@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from eval.ranking.curves import f1_max
-from models.baselines.constant import Constant
-from models.baselines.random import Random
+from models.baselines.trivial import Constant, Random
 from tests.models.test_model_contract import DEVICES, pictures
 
 

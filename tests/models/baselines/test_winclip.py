@@ -10,12 +10,12 @@ from torch.testing import assert_close
 
 from models.baselines.winclip import WinCLIP
 from models.baselines.windows import (
-    at_places,
+    at_patches,
     attention_pool,
     encode_windows,
     harmonic_mean,
     window_grid,
-    window_places,
+    window_patches,
 )
 from models.clip.backbone import load_backbone
 from models.clip.text import PromptEnsemble
@@ -27,15 +27,15 @@ PUBLISHED = Path(__file__).resolve().parents[3] / "conf/prompts/winclip.yaml"
 
 
 def test_windows_are_all_squares_of_the_grid_row_by_row():
-    assert window_places((3, 4), 2).tolist() == [
+    assert window_patches((3, 4), 2).tolist() == [
         [0, 1, 4, 5], [1, 2, 5, 6], [2, 3, 6, 7], [4, 5, 8, 9], [5, 6, 9, 10], [6, 7, 10, 11],
     ]  # fmt: skip
-    assert window_places((2, 3), 3).tolist() == [[0, 1, 2, 3, 4, 5]]  # no smaller window than the grid allows
+    assert window_patches((2, 3), 3).tolist() == [[0, 1, 2, 3, 4, 5]]  # no smaller window than the grid allows
 
 
 @pytest.mark.parametrize(("side", "number"), [(2, 196), (3, 169)])
 def test_the_published_grid_has_as_many_windows_as_published(side, number):
-    places = window_places((15, 15), side)
+    places = window_patches((15, 15), side)
     assert places.shape == (number, side * side)
     assert window_grid((15, 15), side) == (number**0.5, number**0.5)
     assert torch.bincount(places.flatten(), minlength=225).view(15, 15)[7, 7] == side * side
@@ -48,9 +48,9 @@ def test_the_harmonic_mean_is_that_and_never_above_the_arithmetic():
 
 @pytest.mark.parametrize(("grid", "side"), [((4, 5), 2), ((4, 5), 3), ((2, 2), 3)])
 def test_a_place_gets_the_harmonic_mean_of_the_windows_that_hold_it(grid, side):
-    places = window_places(grid, side)
+    places = window_patches(grid, side)
     scores = torch.rand(2, len(places), generator=torch.Generator().manual_seed(0)) + 0.01
-    got = at_places(scores, places, grid)
+    got = at_patches(scores, places, grid)
     for image in range(2):
         for place in range(grid[0] * grid[1]):
             holding = [float(score) for score, held in zip(scores[image], places, strict=True) if place in held]
@@ -65,7 +65,7 @@ def test_a_vits_window_is_what_the_tower_makes_of_its_patches_alone():
     assert [each.shape[1] for each in features.windows] == [25, 16]
     sequence = visual.patch_dropout(visual.ln_pre(_with_positions(visual, images)))
     for side, windows in zip((2, 3), features.windows, strict=True):
-        for number, places in enumerate(window_places((6, 6), side)):
+        for number, places in enumerate(window_patches((6, 6), side)):
             cut = sequence[:, [0, *(1 + places).tolist()]]
             expected = visual.ln_post(visual.transformer(cut))[:, 0] @ visual.proj
             assert_close(windows[:, number], expected, **CLOSE)
@@ -123,7 +123,7 @@ def test_the_zero_shot_map_and_score_are_those_of_the_paper():
     for place in range(36):
         inverse = [1 / score]
         for side, windows in zip((2, 3), features.windows, strict=True):
-            places = window_places((6, 6), side)
+            places = window_patches((6, 6), side)
             held = [1 / abnormal(windows[0, n]) for n in range(len(places)) if place in places[n]]
             inverse.append(sum(held) / len(held))
         plain.view(-1)[place] = 3 / sum(inverse)
@@ -141,7 +141,7 @@ def test_references_enter_by_windows_and_places_in_equal_parts():
     seen, known = (encode_windows(backbone, each, (2, 3)) for each in (images, references))
     parts = [_half_distance(seen.tokens[0], known.tokens).view(1, 6, 6)]
     for side, mine, theirs in zip((2, 3), seen.windows, known.windows, strict=True):
-        parts.append(at_places(_half_distance(mine[0], theirs)[None], window_places((6, 6), side), (6, 6)))
+        parts.append(at_patches(_half_distance(mine[0], theirs)[None], window_patches((6, 6), side), (6, 6)))
     association = torch.stack(parts).mean(0)
     assert_close(got.image_scores, (words.image_scores + association.max()) / 2, **CLOSE)
     sized = F.interpolate(association[None], (48, 48), mode="bilinear")[0]

@@ -5,8 +5,7 @@ import torch
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-from models.baselines.clipseg import ClipSeg
-from models.baselines.clipseg_net import load_clipseg
+from models.baselines.clipseg import ClipSeg, load_clipseg
 from models.baselines.utad import UTAD
 from models.errors import ModelInputError
 from models.saa.saliency.prompt import Saliency
