@@ -19,6 +19,7 @@ from tracks.command.paths import folder_name
 from tracks.datasets.notices import counted_notices
 from tracks.datasets.photos import REFERENCE_PREFIX, Photos
 from tracks.decide.judge import CSV_FILE, UNREADABLE, Judge, Verdict, as_csv
+from tracks.decide.page import PAGE_FILE, write_page
 from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED, NoLeaveOneOut, Threshold, leave_one_out, weights_threshold
 from tracks.decide.threshold_fit import FOLDER, check_enough_photos, folder_threshold, owners, reference_threshold
 from tracks.errors import TrackInputError
@@ -58,6 +59,8 @@ def predict(cfg: DictConfig) -> list[Verdict]:
         threshold, verdicts = settle(cfg, model, threshold, verdicts, folder)
         verdicts = judge.write_overlays(samples, verdicts, pixels)
         write_atomically(folder / CSV_FILE, as_csv(verdicts, threshold))
+        files = {sample.name: sample.path for sample in samples}
+        write_page(folder, f"{category}: {Path(settings['images']).name}", verdicts, threshold, files)
         link_latest(Path(cfg.outputs) / "predict", folder)
     report(verdicts, threshold, folder)
     refuse_lost_files(judge.failures, folder)
@@ -100,9 +103,9 @@ def output_folder(cfg: DictConfig, settings: dict[str, Any]) -> Path:
 
 def clear(folder: Path) -> None:
     """Delete what an earlier call with the same settings wrote."""
-    for name in ("maps", "overlays"):
+    for name in ("maps", "overlays", "thumbs"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (CSV_FILE, "threshold.json"):
+    for name in (CSV_FILE, "threshold.json", PAGE_FILE):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -186,7 +189,7 @@ def report(verdicts: Sequence[Verdict], threshold: Threshold, folder: Path) -> N
     print(f"by the threshold {threshold.value:.4f}: {threshold.source}", *threshold.remarks, sep="\n")
     for verdict in unreadable:
         print(f"unreadable, {verdict.note}".encode(errors="replace").decode())
-    print(f"files: {folder}: {CSV_FILE}, threshold.json, maps/, overlays/")
+    print(f"files: {folder}: {PAGE_FILE} (open it in a browser), {CSV_FILE}, threshold.json, maps/, overlays/")
 
 
 def refuse_lost_files(failures: Sequence[OSError], folder: Path) -> None:

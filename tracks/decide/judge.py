@@ -8,6 +8,7 @@ from io import RawIOBase
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import tifffile
 from tqdm import tqdm
 
@@ -26,6 +27,9 @@ PENDING = "the threshold comes from all photos, once they are scored"
 COUNTED_SIDE = 256
 """The colour scale is read off so many rows and columns of each map at most."""
 CSV_FILE = "predictions.csv"
+THUMBNAIL_SIDE = 320
+"""Longest side of a thumbnail in pixels."""
+QUALITY = 82
 COLUMNS = ("file", "score", "verdict", "threshold", "map", "overlay", "note")
 
 
@@ -38,6 +42,7 @@ class Verdict:
     score: float | None = None
     map_file: str = ""
     overlay_file: str = ""
+    thumb_file: str = ""
     note: str = ""
 
     def __str__(self) -> str:
@@ -101,9 +106,22 @@ class Judge:
                 encoded = io.BytesIO()
                 overlay.save(encoded, "PNG")
                 name = self._written(f"overlays/{shortened(verdict.name)}.png", encoded)
-                verdict = replace(verdict, overlay_file=name)
+                verdict = replace(
+                    verdict, overlay_file=name, thumb_file=self._write_thumbs(verdict.name, photo, overlay)
+                )
             drawn.append(verdict)
         return drawn
+
+    def _write_thumbs(self, name: str, photo: PIL.Image.Image, overlay: PIL.Image.Image) -> str:
+        """Thumbnails of a photo with heat and without; returns the file of the former, "" if it cannot be written."""
+        thumb_file = f"thumbs/{shortened(name)}.jpg"
+        without_legend = (0, 0, overlay.width, round(photo.height * overlay.width / photo.width))
+        heat = overlay.crop(without_legend)
+        for file, picture in ((plain_file(thumb_file), photo), (thumb_file, heat)):
+            encoded = io.BytesIO()
+            thumbnail(picture).save(encoded, "JPEG", quality=QUALITY)
+            written = self._written(file, encoded)
+        return written
 
     def _pixels(self, verdicts: Sequence[Verdict], reference_pixels: ValueCounts) -> tuple[ValueCounts, float | None]:
         """The values of all maps, and the highest that there can be."""
@@ -143,6 +161,18 @@ class Judge:
 
     def _read_map(self, verdict: Verdict) -> np.ndarray:
         return tifffile.imread(below(self.folder, verdict.map_file))
+
+
+def thumbnail(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """The picture with a longest side of `THUMBNAIL_SIDE` pixels, RGB; never enlarged."""
+    small = picture.convert("RGB")
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), PIL.Image.Resampling.LANCZOS)
+    return small
+
+
+def plain_file(thumb_file: str) -> str:
+    """The thumbnail without heat that belongs to one with."""
+    return thumb_file.removesuffix(".jpg") + ".photo.jpg"
 
 
 def as_csv(verdicts: Sequence[Verdict], threshold: Threshold) -> bytes:

@@ -1,0 +1,67 @@
+"""index.html of a folder of judged photos: thumbnails by score, a threshold to move, a list to save; all offline."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+from markupsafe import Markup
+
+from models.disk import write_atomically
+from tracks.decide.judge import Verdict, plain_file
+from tracks.decide.threshold import Threshold
+
+PAGE_FILE = "index.html"
+
+
+def write_page(
+    folder: Path, title: str, verdicts: Sequence[Verdict], threshold: Threshold, photos: Mapping[str, Path]
+) -> Path:
+    """Write index.html into the folder of a finished `predict`.
+
+    Args:
+        folder: where overlays/ and thumbs/ are.
+        title: what the page is headed with.
+        verdicts: of all photos.
+        threshold: by which they were given.
+        photos: the files of the photos by name; the page links to them where they are.
+    """
+    rows = [_row(verdict, folder, photos.get(verdict.name)) for verdict in verdicts]
+    data = {"threshold": threshold.value, "highest_normal": threshold.highest_normal, "photos": rows}
+    rule = " ".join([f"Threshold {threshold.value:.4f}: {threshold.source}.", *threshold.remarks])
+    pages = Environment(loader=PackageLoader("tracks.decide", "."), autoescape=select_autoescape())
+    text = pages.get_template("page.html").render(title=_printable(title), rule=_printable(rule), data=_in_script(data))
+    path = folder / PAGE_FILE
+    write_atomically(path, text.encode())
+    return path
+
+
+def _row(verdict: Verdict, folder: Path, photo: Path | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": _printable(verdict.name), "score": verdict.score, "verdict": verdict.verdict}
+    if verdict.note:
+        row["note"] = _printable(verdict.note)
+    if verdict.thumb_file:
+        row["thumb"], row["plain"] = _address(verdict.thumb_file), _address(plain_file(verdict.thumb_file))
+    if verdict.overlay_file:
+        row["overlay"] = _address(verdict.overlay_file)
+    if photo is not None:
+        row["photo"] = _address(os.path.relpath(photo, folder))
+    return row
+
+
+def _address(path: str) -> str:
+    """A path relative to the page as an address; names that are no valid Unicode keep their bytes."""
+    return quote(os.fsencode(path.replace(os.sep, "/")))
+
+
+def _printable(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
+def _in_script(data: Any) -> Markup:
+    """JSON that no text in it can end the script element of."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
