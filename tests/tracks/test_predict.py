@@ -208,9 +208,11 @@ def test_running_again_replaces_what_is_there(tmp_path, photos, model):
     predict(settings(tmp_path))
     found = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
     assert found == [
-        "maps/bad, with comma.png.tiff", "maps/below/good.jpg.tiff",
+        "index.html", "maps/bad, with comma.png.tiff", "maps/below/good.jpg.tiff",
         "overlays/bad, with comma.png.png", "overlays/below/good.jpg.png",
         "predictions.csv", "run.json", "threshold.json",
+        "thumbs/bad, with comma.png.jpg", "thumbs/bad, with comma.png.photo.jpg",
+        "thumbs/below/good.jpg.jpg", "thumbs/below/good.jpg.photo.jpg",
     ]  # fmt: skip
 
 
