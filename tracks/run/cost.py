@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -39,9 +38,7 @@ class Stopwatch:
         self._started = (time.perf_counter(), time.thread_time())
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._finish_queue()
         self.seconds += time.perf_counter() - self._started[0]
         self.cpu_seconds += time.thread_time() - self._started[1]
@@ -92,7 +89,7 @@ class CostLedger:
             self._kept["categories"][category] = entry
             for key, value in peak_memory(self._device).items():
                 self._kept[key] = max(value, self._kept[key] or 0)
-            write_atomically(self._path, (json.dumps(self._kept, indent=2) + "\n").encode())
+            write_atomically(self._path, json.dumps(self._kept, indent=2) + "\n")
         self._lap, self._bank_bytes = now, None
         self.predicting, self._fitting = Stopwatch(self._device), Stopwatch(self._device)
 
