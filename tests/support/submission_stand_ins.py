@@ -12,7 +12,7 @@ def make_run(folder, images, protocol, *, shots=0, seed=0, weights="stand-in"):
     for category, by_name in images.items():
         for name, (score, anomaly_map) in by_name.items():
             values = np.asarray(anomaly_map, dtype=np.float32)
-            where = store.map_file(category, name)
-            store.add(Row(name, category, None, "", score, *values.shape, where, False, "1"), values, None)
+            where, kind = store.map_file(category, name), name.split("/")[-2] if "/" in name else ""
+            store.add(Row(name, category, None, kind, score, *values.shape, where, False, "1"), values, None)
     (store.folder / "results.json").write_text("{}")
     return store

@@ -1,35 +1,27 @@
-"""What lies in a submission, read file by file without unpacking, and what is wrong with its names."""
+"""What lies in a submission, read file by file without unpacking, and what is wrong with its names and its tables."""
 
+import csv
 import gzip
+import io
+import math
 import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
 from tracks.datasets.archives import StrictInfo
+from tracks.submission.base import Problem
 
 FAULTS = (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error, tarfile.TarError)
 """What a damaged, truncated or encrypted archive makes the standard library raise."""
 
 Wrong = tuple[str, str]
 """(kind, text) of what is wrong with one file."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something wrong with one file of a submission; `kind` is one word, `text` a phrase for people."""
-
-    kind: str
-    path: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.path}: {self.text}"
 
 
 @dataclass(frozen=True)
@@ -138,3 +130,31 @@ def _of_tar(path: Path) -> Iterator[Member]:
                 yield Member(name, content.read())
         while packed.read(1 << 20):  # to the end, where the checksum stands
             pass
+
+
+def read_table(content: bytes, header: Sequence[str], encoding: str = "utf-8") -> tuple[list[list[str]], Wrong | None]:
+    """The rows of a csv below its `header`; none, and what is wrong, where it cannot be read or has another header."""
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        return [], ("encoding", f"expected UTF-8, got: {error}")
+    try:
+        found, *rows = list(csv.reader(io.StringIO(text, newline=""), strict=True)) or [[]]
+    except csv.Error as error:
+        return [], ("unreadable", f"expected a csv, got: {error}")
+    if tuple(found) != tuple(header):  # a byte-order mark is part of the first name, unless the encoding takes it off
+        return [], ("header", f"expected {','.join(header)}, got {','.join(found)!r}")
+    return rows, None
+
+
+def wrong_row(row: Sequence[str], low: float = -math.inf, high: float = math.inf) -> Wrong | None:
+    """What is wrong with a name and a finite number in [low, high], the two values of a line."""
+    if len(row) != 2:
+        return "columns", f"expected two values, got {len(row)}"
+    try:
+        value = float(row[1])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        return "number", f"expected a finite number, got {row[1][:40]!r}"
+    return None if low <= value <= high else ("range", f"expected pred in [{low:g}, {high:g}], got {row[1][:40]!r}")

@@ -9,8 +9,10 @@ and how the score of a sample follows from its views (`sample_score`).
 """
 
 import csv
+import io
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +27,13 @@ from tracks.command.paths import below
 from tracks.errors import TrackInputError
 from tracks.run.resize import MAP_RULE, resize_map
 from tracks.run.store import PredictionStore, Row
-from tracks.submission.contents import Problem
-from tracks.submission.csig_check import HEADER, SIDE, TABLE, VIEWS, mask_file, validate
-from tracks.submission.runs import StoredImage, check_same_method, placed
-from tracks.submission.scaling import fixed_range, scale
+from tracks.submission.base import SCALING, Problem, Range, checked_range
+from tracks.submission.contents import Wrong, check_contents, read_table, wrong_row
+from tracks.submission.runs import StoredImage, check_same_method, fixed_range, placed, scale
 
-NORMALISE = ("fixed", "category_minmax")
+TABLE, MASKS = "submission.csv", "predicted_masks"
+HEADER = ("group_folder", "anomaly_score")
+SIDE, VIEWS = 448, 5
 SAMPLE_SCORES: Mapping[str, Callable[[Sequence[float]], Any]] = {"max": np.max, "mean": np.mean}
 
 
@@ -47,7 +50,7 @@ class Options:
     image_name: str = r"(?P<sample>[^/]+)/(?P<view>\d+)[^/]*$"
     sample_score: str = "max"
     normalise: str = "fixed"
-    map_range: tuple[float, float] | None = None
+    map_range: Range | None = None
     samples: str | None = None
     bom: bool = True
     size: int = SIDE
@@ -56,12 +59,9 @@ class Options:
     def __post_init__(self) -> None:
         if self.sample_score not in SAMPLE_SCORES:
             raise unknown("csig.sample_score", self.sample_score, SAMPLE_SCORES)
-        if self.normalise not in NORMALISE:
-            raise unknown("csig.normalise", self.normalise, NORMALISE)
-        if self.map_range is not None:
-            object.__setattr__(self, "map_range", tuple(self.map_range))
-            if len(self.map_range) != 2 or not self.map_range[0] < self.map_range[1]:
-                raise TrackInputError(f"expected csig.map_range=[low,high] with low < high, got {list(self.map_range)}")
+        if self.normalise not in SCALING:
+            raise unknown("csig.normalise", self.normalise, SCALING)
+        object.__setattr__(self, "map_range", checked_range("csig.map_range", self.map_range))
         if min(self.size, self.views) < 1:
             raise TrackInputError(f"expected csig.size and csig.views >= 1, got {self.size} and {self.views}")
         if not {"sample", "view"} <= set(_compiled(self.image_name).groupindex):
@@ -84,7 +84,7 @@ class Submission:
         check_same_method(stores)
         self.options = options
         pattern = _compiled(options.image_name)
-        images = placed(stores, lambda row: _place(row, pattern))
+        images = placed(stores, lambda _, row: _place(row, pattern))
         self.samples: dict[str, dict[int, StoredImage]] = {}
         for image in images:
             sample, _, view = image.place.rpartition("/")
@@ -97,14 +97,10 @@ class Submission:
     @property
     def record(self) -> dict[str, object]:
         """What was done to the numbers, for the reader of a result."""
-        scaling = {
-            "fixed": "inductive: by a range fixed beforehand",
-            "category_minmax": "transductive: by the smallest and largest value of the category's whole test set",
-        }
         return {
             "format": "csig",
             "maps": f"{self.options.size} x {self.options.size} whatever the image's shape, {MAP_RULE}, 8 bit",
-            "normalise": scaling[self.options.normalise],
+            "normalise": SCALING[self.options.normalise],
             "map_range_of_run": self.ranges,
             "sample_score": f"{self.options.sample_score} of the model's scores of the views",
         }
@@ -128,7 +124,7 @@ class Submission:
         self._write_table(folder / TABLE)
         return self._remarks(cut / pixels)
 
-    def validate(self, archive: Path) -> list[Problem]:
+    def check(self, archive: Path) -> list[Problem]:
         """What is wrong with the archive, by the listed samples (or those of the runs)."""
         return validate(archive, self.expected, size=self.options.size, views=self.options.views)
 
@@ -148,7 +144,7 @@ class Submission:
         values = torch.from_numpy(image.store.read_map(image.row)).float()
         return resize_map(values, (self.options.size, self.options.size)).astype(np.float32)
 
-    def _of_category(self, images: Sequence[StoredImage]) -> tuple[float, float]:
+    def _of_category(self, images: Sequence[StoredImage]) -> Range:
         ends = [(float(values.min()), float(values.max())) for values in map(self._map, images)]
         return min(low for low, _ in ends), max(high for _, high in ends)
 
@@ -200,3 +196,49 @@ def _check_views(samples: dict[str, dict[int, StoredImage]], views: int) -> None
                 f"expected views 0 to {views - 1} of {sample}, got {sorted(images)}; complete the images and run the "
                 "track again, or describe their names with csig.image_name"
             )
+
+
+def mask_file(sample: str, view: int) -> str:
+    """Where the map of a view goes."""
+    return f"{MASKS}/{sample}/{view}_mask.png"
+
+
+def validate(path: Path, samples: Collection[str], size: int = SIDE, views: int = VIEWS) -> list[Problem]:
+    """Everything wrong with the submission at `path` (a zip or a folder); an empty list if it is right.
+
+    `samples` are those of the test set, "<category>/<sample>". A csv with or without a byte-order mark is right, as for
+    the kit's own reader. Kinds of problem: unreadable, link, extra, duplicate, missing, dtype, shape, encoding, header,
+    columns, number, unknown, lacking (a sample without a line), twice (a sample with several).
+    """
+    expected = [TABLE, *(mask_file(sample, view) for sample in samples for view in range(views))]
+    wrong_lines: list[Problem] = []
+
+    def check(name: str, content: bytes) -> Wrong | None:
+        if name != TABLE:
+            return _check_mask(content, size)
+        wrong_lines.extend(Problem(kind, TABLE, text) for kind, text in _check_table(content, samples))
+        return None
+
+    return check_contents(path, expected, check) + wrong_lines
+
+
+def _check_mask(content: bytes, size: int) -> Wrong | None:
+    try:
+        with PIL.Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            mode, shape = image.mode, np.asarray(image).shape
+    except Exception as error:  # a damaged file makes Pillow raise whatever its bytes lead it into
+        return "unreadable", f"expected a PNG, got: {error}"
+    if mode != "L":
+        return "dtype", f"expected 8-bit grey, got mode {mode}"
+    return None if shape == (size, size) else ("shape", f"expected ({size}, {size}), got {shape}")
+
+
+def _check_table(content: bytes, samples: Collection[str]) -> list[Wrong]:
+    rows, unread = read_table(content, HEADER, "utf-8-sig")
+    if unread is not None:
+        return [unread]
+    wrong = [(found[0], f"line {n}: {found[1]}") for n, row in enumerate(rows, start=2) if (found := wrong_row(row))]
+    named = Counter(row[0] for row in rows if row)
+    wrong += [("unknown", f"no sample {name!r} in the test set") for name in sorted(named.keys() - set(samples))]
+    wrong += [("lacking", f"no line for {name!r}") for name in sorted(set(samples) - named.keys())]
+    return wrong + [("twice", f"{times} lines for {name!r}") for name, times in named.items() if times > 1]

@@ -8,7 +8,8 @@ capture_id, and whether all captures are there cannot be told.
 """
 
 import csv
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -18,12 +19,14 @@ import pandas as pd
 from tracks.command.paths import below
 from tracks.errors import TrackInputError
 from tracks.run.store import PredictionStore, Row
-from tracks.submission.contents import Problem
-from tracks.submission.kaputt2_check import HEADER, validate
-from tracks.submission.runs import StoredImage, check_same_method, placed
-from tracks.submission.scaling import scale
+from tracks.submission.base import Problem, Range, checked_range
+from tracks.submission.contents import FAULTS, members, read_table, wrong_row
+from tracks.submission.runs import StoredImage, check_same_method, placed, scale
 
+HEADER = ("capture_id", "pred")
 ID = HEADER[0]
+SHOWN = 5
+"""How many lines of one kind of problem are named one by one."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +41,10 @@ class Options:
     ids: str | None = None
     image_column: str = "query_crop"
     csv_name: str = "predictions.csv"
-    score_range: tuple[float, float] | None = (0.0, 1.0)
+    score_range: Range | None = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if self.score_range is not None:
-            object.__setattr__(self, "score_range", tuple(self.score_range))
-            if len(self.score_range) != 2 or not self.score_range[0] < self.score_range[1]:
-                raise TrackInputError(
-                    f"expected kaputt2.score_range=[low,high] with low < high, or null, got {list(self.score_range)}"
-                )
+        object.__setattr__(self, "score_range", checked_range("kaputt2.score_range", self.score_range, or_null=True))
         if not self.csv_name.endswith(".csv") or "/" in self.csv_name:
             raise TrackInputError(f"expected kaputt2.csv_name to be a name ending in .csv, got {self.csv_name!r}")
 
@@ -65,7 +63,7 @@ class Submission:
         check_same_method(stores)
         self.options = options
         captures = read_captures(Path(options.ids).expanduser(), options.image_column) if options.ids else None
-        self.images = placed(stores, lambda row: _capture(row, captures, options))
+        self.images = placed(stores, lambda _, row: _capture(row, captures, options))
         self.ids = sorted(set(captures.values())) if captures is not None else None
 
     @property
@@ -92,7 +90,7 @@ class Submission:
                 table.writerow((image.place, f"{_scaled(image, bounds):.9g}"))
         return self._remarks()
 
-    def validate(self, archive: Path) -> list[Problem]:
+    def check(self, archive: Path) -> list[Problem]:
         """What is wrong with the archive, by the captures of the table (or those of the runs)."""
         return validate(archive, self.ids if self.ids is not None else [image.place for image in self.images])
 
@@ -154,7 +152,7 @@ def _capture(row: Row, captures: dict[str, str] | None, options: Options) -> str
     return captures[path.name]
 
 
-def _scaled(image: StoredImage, bounds: tuple[float, float]) -> float:
+def _scaled(image: StoredImage, bounds: Range) -> float:
     score = float(scale(np.asarray(image.row.image_score), bounds, image, "image score"))
     if not 0 <= score <= 1:
         raise TrackInputError(
@@ -163,3 +161,56 @@ def _scaled(image: StoredImage, bounds: tuple[float, float]) -> float:
             "kaputt2.score_range=null"
         )
     return score
+
+
+def validate(path: Path, ids: Collection[str]) -> list[Problem]:
+    """Everything wrong with the submission at `path` (a zip or a folder); `ids` are all captures of the test set.
+
+    Kinds of problem: unreadable, link, folder, extra, missing, encoding, header, columns, number, range, unknown,
+    duplicate; a `missing` names the file, or the captures that the file lacks.
+    """
+    tables: dict[str, bytes] = {}
+    problems = []
+    try:
+        for member in members(path):
+            if member.wrong is not None:
+                problems.append(Problem(member.wrong[0], member.name, member.wrong[1]))
+            elif member.content is None or "/" in member.name:
+                problems.append(Problem("folder", member.name, "expected one csv at the top and no folder"))
+            elif not member.name.endswith(".csv") or tables:
+                problems.append(Problem("extra", member.name, "expected one csv and nothing else"))
+            else:
+                tables[member.name] = member.content
+    except FAULTS as error:
+        return [Problem("unreadable", str(path), f"expected a zip or a folder, got: {error}")]
+    if not tables and not problems:
+        problems.append(Problem("missing", str(path), "expected one csv, got none"))
+    return problems + [problem for name, content in tables.items() for problem in _check_table(name, content, ids)]
+
+
+def _check_table(name: str, content: bytes, ids: Collection[str]) -> list[Problem]:
+    rows, unread = read_table(content, HEADER)
+    if unread is not None:
+        return [Problem(unread[0], name, unread[1])]
+    wrong: dict[str, list[str]] = {}
+    for number, row in enumerate(rows, start=2):
+        if (found := wrong_row(row, 0, 1)) is not None:
+            wrong.setdefault(found[0], []).append(f"line {number}: {found[1]}")
+    captures = Counter(row[0] for row in rows if row)
+    wrong |= {
+        kind: listed
+        for kind, listed in {
+            "unknown": [f"no capture {name!r} in the test set" for name in sorted(captures.keys() - set(ids))],
+            "missing": [f"no line for capture {name!r}" for name in sorted(set(ids) - captures.keys())],
+            "duplicate": [f"{times} lines for {name!r}" for name, times in captures.items() if times > 1],
+        }.items()
+        if listed
+    }
+    return [problem for kind, texts in wrong.items() for problem in _some(kind, name, texts)]
+
+
+def _some(kind: str, name: str, texts: list[str]) -> list[Problem]:
+    """A problem for each of the first texts, one more that counts the rest."""
+    found = [Problem(kind, name, text) for text in texts[:SHOWN]]
+    more = len(texts) - SHOWN
+    return [*found, Problem(kind, name, f"{more} more like these")] if more > 0 else found

@@ -11,6 +11,7 @@ Neither looks at the size of the maps. Assumed, as no source states it: maps of 
 (`same_size` of the validator). One threshold per category serves both test sets.
 """
 
+import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,10 +28,18 @@ from tracks.command.paths import below
 from tracks.errors import TrackInputError
 from tracks.run.resize import MAP_RULE, resize_map
 from tracks.run.store import PredictionStore, Row
-from tracks.submission.contents import Problem
-from tracks.submission.mvtec_ad2_check import PUBLISHED_COUNTS, SETS, image_places, map_file, mask_file, validate
-from tracks.submission.runs import StoredImage, check_same_method, placed
-from tracks.submission.scaling import check_finite
+from tracks.submission.base import Problem
+from tracks.submission.contents import Wrong, check_contents
+from tracks.submission.runs import StoredImage, check_finite, check_same_method, placed
+
+MAPS, MASKS = "anomaly_images", "anomaly_images_thresholded"
+SETS = {"test_private": "regular", "test_private_mixed": "mixed"}
+"""The two private test sets and the ending of their file names."""
+PUBLISHED_COUNTS = {
+    "can": 321, "fabric": 314, "fruit_jelly": 255, "rice": 277, "sheet_metal": 142, "vial": 276, "wallplugs": 232,
+    "walnuts": 228,
+}  # fmt: skip
+"""Images of each category, the same number in both sets; MVTec's checker."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,7 @@ class Submission:
                 PIL.Image.fromarray(np.where(above, 255, 0).astype(np.uint8)).save(path)
         return self._remarks()
 
-    def validate(self, archive: Path) -> list[Problem]:
+    def check(self, archive: Path) -> list[Problem]:
         """What is wrong with the archive, by the counts of the whole test sets."""
         return validate(archive, self.counts, thresholded=self.options.thresholded)
 
@@ -145,7 +154,7 @@ class Submission:
         return said
 
 
-def _place(row: Row) -> str:
+def _place(_: PredictionStore, row: Row) -> str:
     """Where an image goes, without folder of the half and suffix: "can/test_private/000_regular"."""
     path = PurePosixPath(row.name)
     ending = SETS.get(path.parent.name)
@@ -176,7 +185,7 @@ def _thresholds(method: PredictionStore, categories: Sequence[str], options: Opt
             f"{', '.join(store.categories)}; run the track on data.split=validation with all categories"
         )
     statistic = partial(mean_plus_stds, stds=options.threshold_stds)
-    images = placed([store], lambda row: f"{row.category}/{row.name}")
+    images = placed([store], lambda _, row: f"{row.category}/{row.name}")
     return {name: statistic([i for i in images if i.row.category == name]) for name in categories}
 
 
@@ -195,3 +204,86 @@ def mean_plus_stds(images: Sequence[StoredImage], stds: float) -> float:
     assert centre is not None, "a finished run has images in every category"
     mean = total / count
     return centre + mean + stds * float(np.sqrt(max(squares / count - mean**2, 0.0)))
+
+
+def image_places(counts: Mapping[str, int]) -> list[str]:
+    """Every image of a whole submission, "can/test_private/000_regular" and so on; numbered from 000."""
+    return [
+        f"{category}/{name}/{number:03d}_{ending}"
+        for category, count in counts.items()
+        for name, ending in SETS.items()
+        for number in range(count)
+    ]
+
+
+def map_file(place: str) -> str:
+    """Where the map of an image goes, relative to the folder that is packed."""
+    return f"{MAPS}/{place}.tiff"
+
+
+def mask_file(place: str) -> str:
+    """Where the binary map of an image goes."""
+    return f"{MASKS}/{place}.png"
+
+
+def validate(
+    path: Path, counts: Mapping[str, int] = PUBLISHED_COUNTS, thresholded: bool = True, same_size: bool = True
+) -> list[Problem]:
+    """Everything wrong with the submission at `path` (a .tar.gz or a folder); an empty list if it is right.
+
+    `counts` are the images of each category in each of the two test sets. With `thresholded` the binary maps must be
+    there, without they must not. `same_size` asks the two files of an image to be of one size, which no source states.
+    Kinds of problem: unreadable, link, root, extra, duplicate, missing, dtype, shape, number, values, size.
+    """
+    places = image_places(counts)
+    expected = [map_file(place) for place in places] + [mask_file(place) for place in places if thresholded]
+    shapes: dict[str, tuple[int, ...]] = {}
+    problems = check_contents(path, expected, lambda name, content: _check_file(name, content, shapes), inside="")
+    if same_size and thresholded:
+        problems += _unlike_sizes(places, shapes)
+    return problems
+
+
+def _check_file(name: str, content: bytes, shapes: dict[str, tuple[int, ...]]) -> Wrong | None:
+    wrong, shape = _check_map(content) if name.startswith(f"{MAPS}/") else _check_mask(content)
+    if wrong is None:
+        shapes[name] = shape
+    return wrong
+
+
+def _check_map(content: bytes) -> tuple[Wrong | None, tuple[int, ...]]:
+    try:
+        values = tifffile.imread(io.BytesIO(content))
+    except Exception as error:  # a damaged file makes tifffile raise whatever its bytes lead it into
+        return ("unreadable", f"expected a TIFF, got: {error}"), ()
+    if values.dtype != np.float16:
+        return ("dtype", f"expected float16, got {values.dtype}"), ()
+    if values.ndim != 2 or not values.size:
+        return ("shape", f"expected (h, w), got {values.shape}"), ()
+    if not np.isfinite(values).all():
+        return ("number", "expected finite values, got NaN or infinity"), ()
+    return None, values.shape
+
+
+def _check_mask(content: bytes) -> tuple[Wrong | None, tuple[int, ...]]:
+    try:
+        with PIL.Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            mode, values = image.mode, np.asarray(image)
+    except Exception as error:  # as above, of Pillow
+        return ("unreadable", f"expected a PNG, got: {error}"), ()
+    if values.ndim != 2:
+        return ("shape", f"expected (h, w), got {values.shape}"), ()
+    if mode != "L":
+        return ("dtype", f"expected 8-bit grey, got mode {mode}"), ()
+    if other := sorted(set(np.unique(values).tolist()) - {0, 255}):
+        return ("values", f"expected 0 and 255 alone, got {other[0]} too"), ()
+    return None, values.shape
+
+
+def _unlike_sizes(places: list[str], shapes: Mapping[str, tuple[int, ...]]) -> list[Problem]:
+    problems = []
+    for place in places:
+        of_map, of_mask = shapes.get(map_file(place)), shapes.get(mask_file(place))
+        if of_map and of_mask and of_map != of_mask:
+            problems.append(Problem("size", mask_file(place), f"expected {of_map} as its map, got {of_mask}"))
+    return problems

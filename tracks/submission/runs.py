@@ -1,11 +1,15 @@
-"""The finished runs that a submission is made of, and what they have in common."""
+"""The finished runs that a submission is made of: what they have in common, and their values on a fixed range."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from tracks.errors import TrackInputError
 from tracks.run.store import PredictionStore, Row
+from tracks.submission.base import Range
 
+RANGE_REMEDY = "set ARGS='map_range=[low,high]' to what its maps reach or, transductive, ARGS=normalise=category_minmax"
 SAME = ("model", "weights", "weights_digest", "shots", "seed")
 """Settings that runs of one method share."""
 
@@ -52,22 +56,27 @@ def _check_encodable(store: PredictionStore, name: str) -> None:
         ) from error
 
 
-def placed(stores: Iterable[PredictionStore], place: Callable[[Row], str]) -> list[StoredImage]:
-    """Every image of every run with its place.
+def placed(
+    stores: Iterable[PredictionStore], place: Callable[[PredictionStore, Row], str],
+    clash: Callable[[StoredImage, StoredImage], TrackInputError] | None = None,
+) -> list[StoredImage]:  # fmt: skip
+    """Every image of every run with its place; `clash` says in a format's own words that two have one place.
 
     Raises:
         TrackInputError: as `finished_rows`, or two images with one place.
     """
     by_place: dict[str, StoredImage] = {}
     for store, row in finished_rows(stores):
-        image = StoredImage(store, row, place(row))
+        image = StoredImage(store, row, place(store, row))
         other = by_place.setdefault(image.place, image)
         if other is not image:
-            raise TrackInputError(
-                f"expected one image for {image.place}, got {other.row.category}/{other.row.name} of "
-                f"{other.store.folder} and {row.category}/{row.name} of {store.folder}; submit one of them"
-            )
+            raise (clash or _one_place)(other, image)
     return list(by_place.values())
+
+
+def _one_place(first: StoredImage, second: StoredImage) -> TrackInputError:
+    given = " and ".join(f"{i.row.category}/{i.row.name} of {i.store.folder}" for i in (first, second))
+    return TrackInputError(f"expected one image for {first.place}, got {given}; submit one of them")
 
 
 def check_same_method(stores: Sequence[PredictionStore]) -> None:
@@ -80,3 +89,41 @@ def check_same_method(stores: Sequence[PredictionStore]) -> None:
                 f"expected runs of one method in one submission, got {first.folder} and {store.folder}, which differ "
                 f"in {', '.join(unlike)}; run one of them again with the settings of the other"
             )
+
+
+def fixed_range(store: PredictionStore, map_range: Range | None) -> Range:
+    """The map values that become 0 and 1 under normalise=fixed, whatever the test set: `map_range`, or the model's own.
+
+    Raises:
+        TrackInputError: neither the user nor the model state a range.
+    """
+    if map_range is not None:
+        return map_range
+    key = "few_shot_map_bound" if store.settings["shots"] else "map_bound"
+    bound = store.settings["protocol"].get(key)
+    if bound is None:
+        raise TrackInputError(
+            f"expected the model of {store.folder} to state the largest value of its maps ({key} in run.json), got "
+            f"nothing; {RANGE_REMEDY}"
+        )
+    return 0.0, float(bound)
+
+
+def scale(values: np.ndarray, bounds: Range, image: StoredImage, what: str) -> np.ndarray:
+    """Values with `bounds`, low and high, brought to 0 and 1; all 0 where the two are equal.
+
+    Raises:
+        TrackInputError: a value that is not finite; says `what` of which image.
+    """
+    low, high = bounds
+    check_finite(values, image, what)
+    return (values - low) / (high - low) if high > low else np.zeros_like(values)
+
+
+def check_finite(values: np.ndarray, image: StoredImage, what: str) -> None:
+    """Refuse NaN and infinity with a TrackInputError that says `what` of which image."""
+    if not np.isfinite(values).all():
+        raise TrackInputError(
+            f"expected a finite {what} of {image.row.category}/{image.row.name} in {image.store.folder}, got NaN or "
+            "infinity; run the track again"
+        )

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tracks.submission.contents import Problem
+from tracks.submission.base import Problem
 
 CATEGORIES = ("breakfast_box", "screw_bag")
 TOLERANCE = 1e-3

@@ -15,8 +15,7 @@ from tests.support.submission_stand_ins import make_run
 from tracks.command.cli import CONF
 from tracks.errors import TrackInputError
 from tracks.submission.archive import write_archive
-from tracks.submission.csig import Options, Submission, read_samples
-from tracks.submission.csig_check import mask_file, validate
+from tracks.submission.csig import Options, Submission, mask_file, read_samples, validate
 from tracks.submit import submit_configured
 
 SAMPLES = ["lock/S1", "lock/S2", "tire/S1"]

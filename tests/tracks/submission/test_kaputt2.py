@@ -13,8 +13,7 @@ from tests.support.submission_stand_ins import make_run
 from tracks.command.cli import CONF
 from tracks.errors import TrackInputError
 from tracks.submission.archive import write_archive
-from tracks.submission.kaputt2 import Options, Submission, read_captures
-from tracks.submission.kaputt2_check import validate
+from tracks.submission.kaputt2 import Options, Submission, read_captures, validate
 from tracks.submit import submit_configured
 
 MAP = np.zeros((2, 2))
@@ -42,7 +41,7 @@ def test_the_csv_has_its_header_and_one_line_for_each_image(tmp_path):
     submission, said = written(tmp_path / "out", store)
     text = (tmp_path / "out/predictions.csv").read_bytes().decode()
     assert text == "capture_id,pred\nc1,0.25\nc2,1\nc3,0.333333343\n"
-    assert submission.validate(tmp_path / "out") == []
+    assert submission.check(tmp_path / "out") == []
     assert "it is not known whether these are all captures" in said[0]
 
 
@@ -52,9 +51,7 @@ def test_captures_are_found_by_the_table(tmp_path):
     submission, said = written(tmp_path / "out", store, ids=ids, csv_name="mine.csv")
     assert (tmp_path / "out/mine.csv").read_text() == "capture_id,pred\n008,0.5\n"
     assert said == ["1 of 2 captures are in no run, 007 first"]
-    assert [(p.kind, p.text) for p in submission.validate(tmp_path / "out")] == [
-        ("missing", "no line for capture '007'")
-    ]
+    assert [(p.kind, p.text) for p in submission.check(tmp_path / "out")] == [("missing", "no line for capture '007'")]
 
 
 def test_scores_beyond_0_to_1_need_a_range_and_keep_their_order(tmp_path):

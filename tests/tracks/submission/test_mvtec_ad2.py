@@ -18,9 +18,8 @@ from tracks.command.cli import CONF
 from tracks.errors import TrackInputError
 from tracks.run.store import PredictionStore
 from tracks.submission.archive import write_tar
-from tracks.submission.mvtec_ad2 import Options, Submission
-from tracks.submission.mvtec_ad2_check import PUBLISHED_COUNTS, image_places, validate
-from tracks.submit import submit_configured, submit_prepared
+from tracks.submission.mvtec_ad2 import PUBLISHED_COUNTS, Options, Submission, image_places, validate
+from tracks.submit import submit, submit_configured
 
 COUNTS = {"can": 2, "rice": 1}
 CAN, RICE = np.arange(24).reshape(4, 6) / 16, np.full((4, 6), 0.75)
@@ -328,7 +327,7 @@ def test_the_command_writes_archive_and_record_and_replaces_its_own(stores, tmp_
     assert (tmp_path / "sub/entry.tar.gz").read_bytes() == first, "equal runs make equal archives"
     record = json.loads((tmp_path / "sub/entry.json").read_text())
     assert (record["format"], record["thresholds"]) == ("mvtec_ad2", {"can": 1.0, "rice": 1.0})
-    assert "read back: no problems" in capsys.readouterr().out
+    assert "read back: 12 files written, no problems" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "sub").iterdir()) == ["entry", "entry.json", "entry.tar.gz"]
     incomplete = submit_configured(configured(*chosen[:3]))
     assert len(incomplete) == 2 * 4090 - 12
@@ -339,9 +338,9 @@ def test_other_peoples_archives_are_never_replaced(stores, tmp_path):
     submission = Submission(stores, Options(threshold=1.0, counts=COUNTS))
     (tmp_path / "taken.tar.gz").write_text("mine")
     with pytest.raises(TrackInputError, match=r"taken.tar.gz, which holds other files"):
-        submit_prepared(submission, tmp_path / "taken")
+        submit(submission, tmp_path / "taken")
     (tmp_path / "ours.zip").write_text("mine too")
-    assert submit_prepared(submission, tmp_path / "ours") == []
+    assert submit(submission, tmp_path / "ours") == []
     assert (tmp_path / "ours.zip").read_text() == "mine too"
 
 

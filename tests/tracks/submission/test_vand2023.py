@@ -10,44 +10,38 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
+from tests.support.submission_stand_ins import make_run
 from tracks.command.cli import CONF
 from tracks.errors import TrackInputError
-from tracks.run.store import PredictionStore, Row
+from tracks.run.store import PredictionStore
 from tracks.submission.archive import replace_submission
-from tracks.submission.vand2023 import write_tree
-from tracks.submission.vand2023_check import Problem, validate
-from tracks.submission.vand2023_plan import Options, expected_stems, plan, remarks
+from tracks.submission.base import Problem
+from tracks.submission.vand2023 import Options, Rounding, Submission, validate
 from tracks.submit import main, submit, submit_configured
 
 PROTOCOL = {"map_bound": 1.0, "few_shot_map_bound": 4.0}
 
 
-def make_store(folder, images, shots=0, seed=0, finished=True, protocol=PROTOCOL):
-    """A finished run; `images` maps a category to {name: (score, map)}."""
-    settings = {"shots": shots, "seed": seed, "categories": list(images), "protocol": protocol}
-    store = PredictionStore.create(folder, settings)
-    for category, by_name in images.items():
-        for name, (score, anomaly_map) in by_name.items():
-            anomaly_map = np.asarray(anomaly_map, dtype=np.float32)
-            kind = name.split("/")[-2] if "/" in name else ""
-            where = store.map_file(category, name)
-            row = Row(name, category, None, kind, score, *anomaly_map.shape, where, False, "1")
-            store.add(row, anomaly_map, None)
-    if finished:
-        (store.folder / "results.json").write_text("{}")
-    return store
-
-
 def two_bolts(folder, **options):
     maps = {"a.png": (0.25, np.full((6, 8), 0.5)), "b.JPG": (1.0, np.linspace(0, 1, 48).reshape(6, 8))}
-    return make_store(folder, {"bolt": maps}, **options)
+    return make_run(folder, {"bolt": maps}, PROTOCOL, **options)
 
 
-def written_to(folder, stores, options, **settings):
-    entries = plan(stores, options, **settings)
+def written_to(folder, stores, options):
+    submission = Submission(stores, options)
     folder.mkdir()
-    write_tree(entries, folder, options)
-    return entries
+    return submission.write(folder)
+
+
+def places(stores, **options):
+    return [image.place for image in Submission(stores, Options(**options)).images]
+
+
+def submitted(stores, out, options):
+    return submit(Submission(stores, options), out)
+
+
+BOTH = ["0shot/0/bolt/Unknown/a", "0shot/0/bolt/Unknown/b"]
 
 
 def files_below(folder):
@@ -60,16 +54,13 @@ def kinds(problems):
 
 @pytest.fixture
 def good(tmp_path):
-    """A right submission of two images and what a complete one holds."""
-    options = Options(map_size=8)
-    entries = written_to(tmp_path / "good", [two_bolts(tmp_path / "run")], options)
-    return tmp_path / "good", expected_stems(entries)
+    """A right submission of two images, and their places."""
+    assert written_to(tmp_path / "good", [two_bolts(tmp_path / "run")], Options(map_size=8))[0].endswith("2 images")
+    return tmp_path / "good", BOTH
 
 
 def test_files_lie_where_the_format_wants_them(good):
-    folder, expected = good
-    assert expected == {"0shot/0/bolt/Unknown": ["a", "b"]}
-    assert files_below(folder) == [
+    assert files_below(good[0]) == [
         "0shot/0/bolt/Unknown/classification/a.txt",
         "0shot/0/bolt/Unknown/classification/b.txt",
         "0shot/0/bolt/Unknown/segmentation/a.npz",
@@ -97,7 +88,7 @@ def test_maps_are_one_uint8_array_named_img(good):
 
 def test_a_map_of_the_wanted_size_is_scaled_and_rounded_only(tmp_path):
     anomaly_map = np.random.default_rng(0).random((8, 8)).astype(np.float16)
-    store = make_store(tmp_path / "run", {"bolt": {"a.png": (0.0, anomaly_map)}}, shots=2, seed=3)
+    store = make_run(tmp_path / "run", {"bolt": {"a.png": (0.0, anomaly_map)}}, PROTOCOL, shots=2, seed=3)
     written_to(tmp_path / "out", [store], Options(map_size=8))
     with np.load(tmp_path / "out/2shot/3/bolt/Unknown/segmentation/a.npz") as arrays:
         found = arrays["img"]
@@ -110,53 +101,58 @@ def test_a_map_of_the_wanted_size_is_scaled_and_rounded_only(tmp_path):
     [("Unknown", "5shot/1/bolt/Unknown"), ("none", "5shot/1/bolt"), ("defect_type", "5shot/1/bolt/dent")],
 )
 def test_the_level_below_the_category(tmp_path, level, folder):
-    store = make_store(tmp_path / "run", {"bolt": {"test/dent/a.png": (0.5, np.zeros((4, 4)))}}, shots=5, seed=1)
-    assert list(expected_stems(plan([store], Options(level=level)))) == [folder]
+    store = make_run(
+        tmp_path / "run", {"bolt": {"test/dent/a.png": (0.5, np.zeros((4, 4)))}}, PROTOCOL, shots=5, seed=1
+    )
+    assert places([store], level=level) == [f"{folder}/a"]
 
 
 def test_run_number_is_the_seed_but_0_without_shots_and_can_be_given(tmp_path):
     zero, few = two_bolts(tmp_path / "zero", shots=0, seed=7), two_bolts(tmp_path / "few", shots=5, seed=2)
-    assert list(expected_stems(plan([zero, few], Options()))) == ["0shot/0/bolt/Unknown", "5shot/2/bolt/Unknown"]
-    assert list(expected_stems(plan([few], Options(), run_number=1))) == ["5shot/1/bolt/Unknown"]
+    assert places([zero, few]) == [*BOTH, "5shot/2/bolt/Unknown/a", "5shot/2/bolt/Unknown/b"]
+    assert places([few], run_number=1) == ["5shot/1/bolt/Unknown/a", "5shot/1/bolt/Unknown/b"]
 
 
 def test_remarks_name_what_the_challenge_did_not_have(tmp_path):
-    assert remarks(plan([two_bolts(tmp_path / "a", shots=5, seed=2)], Options())) == []
-    odd = remarks(plan([two_bolts(tmp_path / "b", shots=4, seed=9)], Options()))
-    assert [text.split(":")[0] for text in odd] == ["4 shots", "run 9"]
+    usual = written_to(tmp_path / "x", [two_bolts(tmp_path / "a", shots=5, seed=2)], Options(map_size=8))
+    odd = written_to(tmp_path / "y", [two_bolts(tmp_path / "b", shots=4, seed=9)], Options(map_size=8))
+    assert [text.split(":")[0] for text in usual] == ["5shot/2/bolt/Unknown", usual[1]]
+    assert [text.split(":")[0] for text in odd[1:3]] == ["4 shots", "run 9"]
 
 
 def test_two_images_of_one_stem_are_refused_and_the_remedy_works(tmp_path):
     images = {f"test/{kind}/000.png": (0.5, np.zeros((4, 4))) for kind in ("dent", "scratch")}
-    store = make_store(tmp_path / "run", {"bolt": images})
+    store = make_run(tmp_path / "run", {"bolt": images}, PROTOCOL)
     with pytest.raises(TrackInputError, match=r"test/dent/000.png and test/scratch/000.png.*level=defect_type"):
-        plan([store], Options(level="Unknown"))
-    assert len(plan([store], Options(level="defect_type"))) == len(plan([store], Options())) == 2
+        places([store], level="Unknown")
+    assert len(places([store], level="defect_type")) == len(places([store])) == 2
 
 
 def test_one_stem_with_two_suffixes_is_refused(tmp_path):
     images = {name: (0.5, np.zeros((4, 4))) for name in ("a.png", "a.jpg")}
     with pytest.raises(TrackInputError, match=r"a.png and a.jpg"):
-        plan([make_store(tmp_path / "run", {"bolt": images})], Options())
+        places([make_run(tmp_path / "run", {"bolt": images}, PROTOCOL)])
 
 
 def test_two_runs_with_one_place_are_refused(tmp_path):
     runs = [two_bolts(tmp_path / name, shots=1) for name in ("first", "second")]
     with pytest.raises(TrackInputError, match=r"first and .*second, which both hold 1shot/0/bolt"):
-        plan(runs, Options())
+        places(runs)
 
 
 def test_an_unfinished_or_empty_run_is_refused(tmp_path):
+    killed = two_bolts(tmp_path / "killed")
+    (killed.folder / "results.json").unlink()
     with pytest.raises(TrackInputError, match="expected a finished run"):
-        plan([two_bolts(tmp_path / "killed", finished=False)], Options())
+        places([killed])
     with pytest.raises(TrackInputError, match="expected predictions of nut"):
-        plan([make_store(tmp_path / "empty", {"nut": {}})], Options())
+        places([make_run(tmp_path / "empty", {"nut": {}}, PROTOCOL)])
 
 
 def test_fixed_knows_nothing_of_the_other_images(tmp_path):
     weak, strong = np.full((4, 4), 0.2), np.full((4, 4), 0.9)
-    alone = make_store(tmp_path / "alone", {"bolt": {"a.png": (0.2, weak)}})
-    both = make_store(tmp_path / "both", {"bolt": {"a.png": (0.2, weak), "b.png": (0.9, strong)}})
+    alone = make_run(tmp_path / "alone", {"bolt": {"a.png": (0.2, weak)}}, PROTOCOL)
+    both = make_run(tmp_path / "both", {"bolt": {"a.png": (0.2, weak), "b.png": (0.9, strong)}}, PROTOCOL)
     for name, store in (("x", alone), ("y", both)):
         written_to(tmp_path / name, [store], Options(map_size=4))
     for file in ("classification/a.txt", "segmentation/a.npz"):
@@ -173,7 +169,7 @@ def test_category_minmax_stretches_each_category_over_the_whole_range(tmp_path):
         "bolt": {f"{stem}.png": (score, np.full((4, 4), value)) for stem, score, value in BOLTS},
         "nut": {f"{stem}.png": (score, np.full((4, 4), value)) for stem, score, value in NUTS},
     }
-    store = make_store(tmp_path / "run", images)
+    store = make_run(tmp_path / "run", images, PROTOCOL)
     written_to(tmp_path / "out", [store], Options(map_size=4, normalise="category_minmax"))
     found = {}
     for category, stems in (("bolt", "abc"), ("nut", "ab")):
@@ -188,12 +184,12 @@ def test_category_minmax_stretches_each_category_over_the_whole_range(tmp_path):
         ("nut", "a"): (0.0, 0),
         ("nut", "b"): (1.0, 255),
     }
-    assert "transductive" in Options(normalise="category_minmax").protocol["normalise"]
-    assert "inductive" in Options().protocol["normalise"]
+    for normalise, word in (("category_minmax", "transductive"), ("fixed", "inductive")):
+        assert Submission([store], Options(normalise=normalise)).record["normalise"].startswith(word)
 
 
 def test_map_max_is_the_largest_pixel_of_the_submitted_map(tmp_path):
-    store = make_store(tmp_path / "run", {"bolt": {"a.png": (55.0, np.array([[0.0, 0.5], [0.25, 0.75]]))}})
+    store = make_run(tmp_path / "run", {"bolt": {"a.png": (55.0, np.array([[0.0, 0.5], [0.25, 0.75]]))}}, PROTOCOL)
     written_to(tmp_path / "out", [store], Options(map_size=2, image_scores="map_max"))
     assert (tmp_path / "out/0shot/0/bolt/Unknown/classification/a.txt").read_text() == "0.75000"
 
@@ -211,7 +207,7 @@ def test_map_max_is_the_largest_pixel_of_the_submitted_map(tmp_path):
 @pytest.mark.parametrize("normalise", ["fixed", "category_minmax"])
 def test_scores_outside_0_to_1_and_numbers_that_are_none_are_refused(tmp_path, score, value, text, normalise):
     other = {"b.png": (0.5, np.full((4, 4), 0.2))}
-    store = make_store(tmp_path / "run", {"bolt": {"a.png": (score, np.full((4, 4), value)), **other}})
+    store = make_run(tmp_path / "run", {"bolt": {"a.png": (score, np.full((4, 4), value)), **other}}, PROTOCOL)
     if normalise == "category_minmax" and "within" in text:
         written_to(
             tmp_path / "out", [store], Options(map_size=4, normalise=normalise)
@@ -223,31 +219,25 @@ def test_scores_outside_0_to_1_and_numbers_that_are_none_are_refused(tmp_path, s
 
 def test_map_values_outside_a_fixed_range_are_cut_and_counted(tmp_path):
     ramp = np.linspace(0, 1, 16).reshape(4, 4)
-    store = make_store(tmp_path / "run", {"bolt": {"a.png": (0.5, ramp)}})
-    options = Options(map_size=4, map_range=(0.25, 0.5))
-    (tmp_path / "out").mkdir()
-    rounding = write_tree(plan([store], options), tmp_path / "out", options)
+    store = make_run(tmp_path / "run", {"bolt": {"a.png": (0.5, ramp)}}, PROTOCOL)
+    said = written_to(tmp_path / "out", [store], Options(map_size=4, map_range=(0.25, 0.5)))
     expected = np.rint(np.clip((ramp.astype(np.float16) - 0.25) / 0.25, 0, 1) * 255)
     found = np.load(tmp_path / "out/0shot/0/bolt/Unknown/segmentation/a.npz")["img"]
     np.testing.assert_array_equal(found, expected)
-    assert rounding.cut == np.count_nonzero((ramp < 0.25) | (ramp > 0.5))
-    assert rounding.pixels == 16
-    assert "75.000% of all map pixels" in rounding.remarks()[0]
+    assert said[1].startswith(f"{((ramp < 0.25) | (ramp > 0.5)).mean():.3%} of all map pixels")
 
 
 def test_few_grey_levels_are_remarked_upon_and_many_are_not(tmp_path):
     ramp = np.linspace(0, 1, 40 * 40).reshape(40, 40)
-    store = make_store(tmp_path / "run", {"bolt": {"a.png": (0.5, ramp)}})
-    for high, remarks_expected in ((1.0, 0), (20.0, 1)):
-        options = Options(map_size=40, map_range=(0.0, high))
-        (tmp_path / f"{high}").mkdir()
-        rounding = write_tree(plan([store], options), tmp_path / f"{high}", options)
-        assert rounding.levels.sum() == round(255 / high) + 1
-        assert len(rounding.remarks()) == remarks_expected
+    store = make_run(tmp_path / "run", {"bolt": {"a.png": (0.5, ramp)}}, PROTOCOL)
+    assert written_to(tmp_path / "many", [store], Options(map_size=40))[1:] == []
+    few = written_to(tmp_path / "few", [store], Options(map_size=40, map_range=(0.0, 20.0)))
+    assert few[1].startswith(f"the maps use {round(255 / 20) + 1} of 256 grey levels")
+    assert len(Rounding().remarks()) == 1
 
 
 def test_a_model_that_states_no_bound_needs_a_range(tmp_path):
-    store = make_store(tmp_path / "run", {"bolt": {"a.png": (0.5, np.full((4, 4), 2.0))}}, protocol={})
+    store = make_run(tmp_path / "run", {"bolt": {"a.png": (0.5, np.full((4, 4), 2.0))}}, {})
     with pytest.raises(TrackInputError, match=r"map_bound in run\.json"):
         written_to(tmp_path / "out", [store], Options(map_size=4))
     written_to(tmp_path / "told", [store], Options(map_size=4, map_range=(0.0, 4.0)))
@@ -336,17 +326,17 @@ def test_an_archive_with_a_file_twice_or_damaged_is_noticed(good, tmp_path):
 
 
 def test_a_flipped_byte_in_the_archive_is_noticed(tmp_path):
-    submit([two_bolts(tmp_path / "run").folder], tmp_path / "out", Options(map_size=8))
+    submitted([two_bolts(tmp_path / "run")], tmp_path / "out", Options(map_size=8))
     content = bytearray((tmp_path / "out.zip").read_bytes())
     content[content.index(b"0.25000")] ^= 1
     (tmp_path / "out.zip").write_bytes(content)
-    found = kinds(validate(tmp_path / "out.zip", {"0shot/0/bolt/Unknown": ["a", "b"]}, 8))
+    found = kinds(validate(tmp_path / "out.zip", BOTH, 8))
     assert found == [("unreadable", "a.txt")]
 
 
 def test_submit_writes_folder_zip_and_record_and_replaces_its_own(tmp_path, capsys):
     out = tmp_path / "sub/vand"
-    assert submit([two_bolts(tmp_path / "run").folder], out, Options(map_size=8)) == []
+    assert submitted([two_bolts(tmp_path / "run")], out, Options(map_size=8)) == []
     with zipfile.ZipFile(tmp_path / "sub/vand.zip") as archive:
         assert sorted(archive.namelist()) == files_below(out)
     first = (tmp_path / "sub/vand.zip").read_bytes()
@@ -356,23 +346,23 @@ def test_submit_writes_folder_zip_and_record_and_replaces_its_own(tmp_path, caps
     printed = capsys.readouterr().out
     assert "0shot/0/bolt/Unknown: 2 images" in printed
     assert "no problems" in printed
-    assert submit([two_bolts(tmp_path / "other", shots=1).folder], out, Options(map_size=8)) == []
+    assert submitted([two_bolts(tmp_path / "other", shots=1)], out, Options(map_size=8)) == []
     assert files_below(out)[0].startswith("1shot/0/")
-    assert submit([tmp_path / "run"], out, Options(map_size=8)) == []
+    assert submitted([PredictionStore(tmp_path / "run")], out, Options(map_size=8)) == []
     assert (tmp_path / "sub/vand.zip").read_bytes() == first, "equal runs make equal archives"
     assert sorted(path.name for path in (tmp_path / "sub").iterdir()) == ["vand", "vand.json", "vand.zip"]
 
 
 def test_other_peoples_files_are_never_replaced(tmp_path):
-    run = two_bolts(tmp_path / "run").folder
+    run = two_bolts(tmp_path / "run")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").write_text("years of work")
     with pytest.raises(TrackInputError, match="holds other files"):
-        submit([run], tmp_path / "mine", Options(map_size=8))
+        submitted([run], tmp_path / "mine", Options(map_size=8))
     assert files_below(tmp_path / "mine") == ["thesis.tex"]
     (tmp_path / "taken.zip").write_text("mine too")
     with pytest.raises(TrackInputError, match=r"taken.zip, which holds other files"):
-        submit([run], tmp_path / "taken", Options(map_size=8))
+        submitted([run], tmp_path / "taken", Options(map_size=8))
     assert (tmp_path / "taken.zip").read_text() == "mine too"
 
 
@@ -401,7 +391,7 @@ def test_the_command_takes_run_and_out_from_the_environment(tmp_path, monkeypatc
     monkeypatch.setenv("OUT", str(tmp_path / "out = here"))
     assert submit_configured(configured()) == []
     assert len(files_below(tmp_path / "out = here")) == 4
-    assert validate(tmp_path / "out = here.zip", {"0shot/0/bolt/Unknown": ["a", "b"]}) == []
+    assert validate(tmp_path / "out = here.zip", BOTH) == []
 
 
 def test_the_command_takes_several_runs(tmp_path, monkeypatch):
@@ -431,7 +421,7 @@ def test_settings_that_cannot_be_get_a_sentence(tmp_path, monkeypatch, overrides
 
 def test_problems_are_printed_and_end_in_exit_code_2(tmp_path, monkeypatch, capsys):
     problems = [Problem("missing", f"x/{number}.txt", "no such file") for number in range(25)]
-    monkeypatch.setattr("tracks.submit.validate", lambda *arguments: problems)
+    monkeypatch.setattr("tracks.submission.vand2023.validate", lambda *arguments: problems)
     monkeypatch.setenv("RUN", str(two_bolts(tmp_path / "run").folder))
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
     with pytest.raises(SystemExit) as stopped:
