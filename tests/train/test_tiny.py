@@ -16,22 +16,22 @@ from torch.testing import assert_close
 from models.clip.weights import build_clip
 from tracks.command.cli import CONF
 from tracks.errors import TrackInputError
-from train.small import tower
-from train.small.captions import CaptionSampler, vocabulary_nouns
+from train.small import model
+from train.small.batches import BatchSource, augment_twins
 from train.small.corpus import Corpus, CorpusPlan, build_corpus
-from train.small.perturb import augment_twins
+from train.small.model import TinyClip
 from train.small.photos import pack, read_photos
-from train.tiny import (
+from train.small.words import (
     NAMES_PER_PRODUCT,
     PAIRS,
     STATE_COSINE,
-    BatchSource,
-    TinyClip,
+    CaptionSampler,
     Words,
     draw_together,
     teach_words,
-    train_tiny,
+    vocabulary_nouns,
 )
+from train.tiny import train_tiny
 
 SMALL = {
     "embed_dim": 16,
@@ -121,13 +121,13 @@ def test_a_batch_holds_scenes_of_a_look_and_their_twins(tmp_path):
 
 def test_a_scene_meets_the_other_scenes_of_its_product():
     torch.manual_seed(0)
-    model = TinyClip(SMALL, [1, 2, 3, 4]).eval()
+    net = TinyClip(SMALL, [1, 2, 3, 4]).eval()
     images = torch.rand(12, 3, 64, 64)  # two products of three scenes, and their twins
     text = functional.normalize(torch.randn(12, 16, 2), dim=1)
-    seen = model(images, text, scenes=3, shots=2)
+    seen = net(images, text, scenes=3, shots=2)
     changed = images.clone()
     changed[4] = torch.rand(3, 64, 64)  # a scene of the second product: a reference of 3, 5, 9 and 11
-    again = model(changed, text, scenes=3, shots=2)
+    again = net(changed, text, scenes=3, shots=2)
     moved = (again.map_logits - seen.map_logits).abs().amax((1, 2, 3)) > 1e-6
     assert moved.nonzero()[:, 0].tolist() == [3, 4, 5, 9, 11]
 
@@ -225,18 +225,18 @@ def test_the_image_towers_weights_are_taken_in_their_order_and_checked(tmp_path,
     saved = {f"other.{i}": torch.randn_like(t) if t.is_floating_point() else t for i, t in
              enumerate(net.state_dict().values())}  # fmt: skip
     torch.save({**saved, "classifier": torch.zeros(3)}, file)
-    monkeypatch.setattr(tower, "files", lambda _: [SimpleNamespace(suffix=".pth", locate=lambda: file)])
+    monkeypatch.setattr(model, "files", lambda _: [SimpleNamespace(suffix=".pth", locate=lambda: file)])
     with pytest.raises(TrackInputError, match=r"with sha256 5793.*got [0-9a-f]{64}; pip install"):
-        tower.load_tower(net)
-    monkeypatch.setattr(tower, "SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
-    tower.load_tower(net)
+        model.load_tower(net)
+    monkeypatch.setattr(model, "SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
+    model.load_tower(net)
     for got, wanted in zip(net.state_dict().values(), saved.values(), strict=True):
         assert_close(got, wanted)
     with pytest.raises(TrackInputError, match="expected the image tower of the configuration to be timm's"):
-        tower.load_tower(timm.create_model("resnet10t", num_classes=0))
+        model.load_tower(timm.create_model("resnet10t", num_classes=0))
 
 
 def test_a_tower_that_is_not_installed_is_named(monkeypatch):
-    monkeypatch.setattr(tower, "PACKAGE", "no-such-package-of-weights")
+    monkeypatch.setattr(model, "PACKAGE", "no-such-package-of-weights")
     with pytest.raises(TrackInputError, match="expected the package no-such-package-of-weights to be installed"):
-        tower.package_file()
+        model.package_file()
