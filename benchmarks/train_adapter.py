@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from benchmarks.machine import ROOT, peak_mb, write_results
 from benchmarks.stand_in_trees import MVTEC, write_tree
-from train.adapter import AdapterTraining, build_parts
+from train.adapter import build_parts
 from train.adapters.checkpoint import open_run
 from train.adapters.config import read_options
 from train.adapters.images import TrainingImages
@@ -30,6 +30,7 @@ from train.adapters.record import describe
 from train.adapters.source import plan_course
 from train.adapters.token_cache import TokenCache
 from train.adapters.tokens import LiveTokens
+from train.adapters.training import AdapterTraining
 
 COURSES = {"MVTec AD for VisA": (1725, 3, 0.2), "VisA for MVTec AD": (2162, 15, 0.0)}
 """Test images of the data set learnt from, epochs and share of mosaics: conf/course."""

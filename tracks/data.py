@@ -14,11 +14,11 @@ from models.weights.download import Wanted, download
 from models.weights.failures import DownloadError, TransferError
 from models.weights.learnt import learn, recall
 from models.weights.transfer import Patience, ask_for_room
-from tracks.checkup.files import find_files
 from tracks.command.cli import command, run_main
 from tracks.command.names import missing_path, unknown
 from tracks.datasets.archives import RECORD, unpack
 from tracks.datasets.files import list_folders
+from tracks.datasets.recognise import known_layouts
 from tracks.datasets.registry import Archive, DatasetEntry, registry
 from tracks.doctor import data_name, data_root, examine_configured, report
 from tracks.errors import TrackInputError
@@ -33,7 +33,7 @@ def get(entry: DatasetEntry, root: Path, own: Path | None = None, patience: Pati
         TrackInputError: no address, none that answers, another archive than recorded, an evil one, no room.
     """
     here = innermost(root) if (root / RECORD).is_file() else root
-    if here.is_dir() and find_files(here).layouts:
+    if here.is_dir() and known_layouts(here):
         print(f"{here} holds data already: nothing is fetched")
         return here
     print(
@@ -52,7 +52,7 @@ def get(entry: DatasetEntry, root: Path, own: Path | None = None, patience: Pati
 
 def innermost(root: Path) -> Path:
     """The folder of the data: archives often hold everything in one folder of their own."""
-    while not find_files(root).layouts:
+    while not known_layouts(root):
         inner = list_folders(root)
         if len(inner) != 1:
             break

@@ -12,55 +12,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from tracks.checkup.checks import (
-    Row,
-    check_counts,
-    check_files,
-    check_pictures,
-    check_references,
-    count,
-    duplicates,
-    look_at,
-)
-from tracks.checkup.files import Found, find_files, from_reader, united
+from tracks.checkup.data import Row, examine_data
 from tracks.checkup.machine import check_folders, check_torch, check_weights
 from tracks.command.cli import command, run_main
 from tracks.datasets.files import existing_folder
-from tracks.datasets.registry import registry
 from tracks.datasets.sample import Dataset
 from tracks.errors import TrackInputError
 
 EXIT_PROBLEM = 1
-
-
-def examine_data(
-    root: Path, name: str, mask_above: float, workers: int, reader: Dataset | TrackInputError
-) -> list[Row]:
-    """The rows on a data set: its files, its counts, and what its reader says of it."""
-    found, listed = find_files(root), Found()
-    if not isinstance(reader, TrackInputError):
-        try:
-            listed = from_reader(reader)
-        except TrackInputError as error:  # some masks are only read when the images are asked for
-            reader = error
-    is_read = not isinstance(reader, TrackInputError)
-    counts = count(found.pictures or listed.pictures)
-    if is_read:
-        found = united(listed, found)
-    seen = look_at(found.pictures, mask_above, workers)
-    rows = [_reader_row(reader), *check_files(found, seen, is_read)]
-    if is_read:
-        rows += [check_pictures(listed, seen), check_references(listed.references)]
-    is_own = (
-        not isinstance(reader, TrackInputError) and reader.name != name
-    )  # data in MVTec layout that are not MVTec AD
-    return [*rows, *duplicates(seen), check_counts(counts, None if is_own else registry().get(name))]
-
-
-def _reader_row(reader: Dataset | TrackInputError) -> Row:
-    if isinstance(reader, TrackInputError):
-        return Row("reader", "problem", str(reader))
-    return Row("reader", "ok", f"{reader.name}: {len(reader.categories)} categories can be read")
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -69,14 +28,13 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(f"{row.check:{width}}  {row.state:7}  {row.seen}" for row in rows)
 
 
-def _reader(data: Any, root: Path) -> Dataset | TrackInputError:
-    """The data set as a run would read it, or what it says."""
+def _opened(data: Any, root: Path) -> Dataset:
+    """The data set as a run would read it; TrackInputError as its constructor raises it."""
     try:
         dataset: Dataset = instantiate(data, root=str(root))
     except Exception as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, TrackInputError):
-            return cause
+        if isinstance(error.__cause__, TrackInputError):
+            raise error.__cause__ from error
         raise
     return dataset
 
@@ -92,7 +50,7 @@ def examine_configured(cfg: DictConfig, root: Path) -> list[Row]:
     """The rows on the data set of a configuration at `root`, read by the constructor that a run would use."""
     existing_folder("the data set's folder", root)
     mask_above = float(cfg.data.get("mask_above") or 0)
-    return examine_data(root, data_name(), mask_above, cfg.workers, _reader(cfg.data, root))
+    return examine_data(root, data_name(), mask_above, cfg.workers, lambda: _opened(cfg.data, root))
 
 
 def data_name() -> str:

@@ -1,14 +1,13 @@
 """A training between two steps, on disk: one file, replaced as a whole, so that a kill leaves the earlier one."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from models.disk import replaced
 from tracks.errors import TrackInputError
-from tracks.run.store import write_atomically
 
 
 class Stateful(Protocol):
@@ -23,9 +22,8 @@ class Stateful(Protocol):
 
 def save_checkpoint(path: Path, parts: Mapping[str, Stateful], **facts: Any) -> None:
     """Write the states of all parts and plain facts, each under its name."""
-    content = io.BytesIO()
-    torch.save({**{name: part.state_dict() for name, part in parts.items()}, **facts}, content)
-    write_atomically(path, content.getvalue())
+    with replaced(path) as file:
+        torch.save({**{name: part.state_dict() for name, part in parts.items()}, **facts}, file)
 
 
 def load_checkpoint(path: Path, parts: Mapping[str, Stateful], remedy: str, **wanted: str) -> dict[str, Any] | None:

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import torch
 
-import train.adapter
+import train.adapters.training
 from tests.support.train_stand_ins import PROMPTS, FlatDataset, break_off, small_backbone
 from tracks.errors import TrackInputError
-from train.adapter import AdapterTraining
 from train.adapters.checkpoint import open_run
 from train.adapters.config import TrainOptions
 from train.adapters.processes import Processes, joined
 from train.adapters.record import describe
 from train.adapters.source import plan_course
+from train.adapters.training import AdapterTraining
 
 # 16 images in batches of 5: the last batch of an epoch has one, so that the second process has none.
 MOSAICS = TrainOptions(target="mvtec", epochs=3, batch_size=5, validation_categories=["tube"], aug_rate=0.5)
@@ -64,7 +64,7 @@ def note_each_call(folder: Path, processes: Processes) -> None:
 def main() -> None:
     """Every case, one after another."""
     folder = Path(sys.argv[1])
-    train.adapter.draw_curves = lambda *_: None
+    train.adapters.training.draw_curves = lambda *_: None
     with joined("cpu") as processes:
         break_off(training(folder / "continued", CASES["continued"], processes), BROKEN_OFF_AFTER)
         for name, options in CASES.items():

@@ -12,7 +12,7 @@ import torch
 from models.clip.backbone import ClipBackbone
 from models.clip.text import PromptEnsemble
 from models.clip.weights import build_clip
-from train.adapter import AdapterTraining
+from train.adapters.training import AdapterTraining
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import torch
 from omegaconf import OmegaConf
 
 from models.weights import registry
-from tracks import doctor, doctor_machine
-from tracks.checkup.checks import SHOTS, check_counts
-from tracks.checkup.files import find_files
+from tracks import doctor
+from tracks.checkup import machine
+from tracks.checkup.data import SHOTS, check_counts, examine_data, list_pictures
 from tracks.command.cli import CONF, run_main
 from tracks.datasets.dagm import DAGM
 from tracks.datasets.ksdd import KSDD
@@ -139,11 +139,7 @@ LAYOUTS = list(READERS)
 
 def examine(root, make=mvtec, name="none", mask_above=0.0, reader=None):
     """The rows by their names, with the reader of a layout."""
-    try:
-        reader = reader or READERS[make](root, mask_above=mask_above)
-    except TrackInputError as error:
-        reader = error
-    rows = doctor.examine_data(root, name, mask_above, 2, reader)
+    rows = examine_data(root, name, mask_above, 2, reader or (lambda: READERS[make](root, mask_above=mask_above)))
     return {row.check: row for row in rows}
 
 
@@ -153,7 +149,7 @@ def problems(rows):
 
 def test_own_data_in_mvtec_layout_are_not_counted_like_mvtec_ad(tmp_path):
     root = mvtec(tmp_path)
-    counts = doctor.examine_data(root, "mvtec", 0, 1, MVTec(root))[-1]
+    counts = examine_data(root, "mvtec", 0, 1, lambda: MVTec(root))[-1]
     assert (counts.check, counts.state) == ("counts", "skipped")
 
 
@@ -168,16 +164,20 @@ def test_a_healthy_set_has_no_problem(tmp_path, make):
     assert rows["pictures read"].state == ("note" if make in (mvtec_ad2, ksdd2, dagm) else "ok")
 
 
-def test_what_is_found_has_its_part_label_and_masks(tmp_path):
-    found = find_files(visa(tmp_path))
-    assert Counter((p.part, p.label, len(p.masks)) for p in found.pictures) == {
-        ("train", 0, 0): 2, ("test", 0, 0): 1, ("test", 1, 1): 2
-    }  # fmt: skip
-    found = find_files(loco(tmp_path / "loco"))
-    assert Counter((p.part, p.label, len(p.masks)) for p in found.pictures) == {
-        ("train", 0, 0): 3, ("test", 0, 0): 3, ("test", 1, 2): 3
-    }  # fmt: skip
-    assert found.layouts == {"mvtec": ["nut"]}
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [(visa, {("train", 0, 0): 2, ("test", 0, 0): 1, ("test", 1, 1): 2}),
+     (loco, {("train", 0, 0): 3, ("test", 0, 0): 3, ("test", 1, 2): 3}),
+     (ksdd2, {("train", 0, 0): 1, ("train", 1, 1): 1, ("test", 0, 0): 1, ("test", 1, 1): 1}),
+     (mtd, {("all", 0, 0): 1, ("all", 1, 1): 2}),
+     (mvtec_ad2, {("train", 0, 0): 2, ("test", 0, 0): 1, ("test", 1, 1): 1, ("test", None, 0): 1})],
+    ids=lambda value: getattr(value, "__name__", None),
+)  # fmt: skip
+def test_what_is_listed_has_its_part_label_and_masks(tmp_path, make, expected):
+    pictures = list_pictures(READERS[make](make(tmp_path))).pictures
+    samples = [(one.part, one.sample) for one in pictures]
+    got = Counter((part, one.label, bool(one.mask_path) + len(one.more_masks)) for part, one in samples)
+    assert got == expected
 
 
 def painted(background, defect, channels=1, size=SIZE):
@@ -276,7 +276,7 @@ def test_a_picture_in_train_and_test_is_a_problem_of_its_own(tmp_path):
 @pytest.mark.parametrize(("make", "name"), [(mtd, "MT_Uneven/Imgs/one.jpg"), (ksdd, "kos01/Part1.jpg")])
 def test_copies_are_found_where_there_is_but_one_pool(tmp_path, make, name):
     path = make(tmp_path) / name
-    other = next(one for one in find_files(tmp_path).pictures if one.path != path)
+    other = next(one for one in READERS[make](tmp_path).test(READERS[make](tmp_path).categories[0]) if one.path != path)
     path.write_bytes(other.path.read_bytes())
     row = examine(tmp_path, make)["duplicates"]
     assert row.state == "note"
@@ -403,20 +403,26 @@ def test_a_set_of_one_category_is_held_against_its_registry_entry(tmp_path, make
     assert f"in all: expected {total}, got " in problems(examine(make(tmp_path), make, name))["counts"]
 
 
-def test_what_the_reader_says_stands_in_the_table(tmp_path):
+def test_what_a_run_would_say_stands_in_the_table(tmp_path):
     plant(mvtec(tmp_path), "masks missing")
     with pytest.raises(TrackInputError) as caught:
         MVTec(tmp_path)
-    rows = examine(tmp_path, reader=caught.value)
+    rows = examine(tmp_path)
     assert set(problems(rows)) == {"reader", "masks missing"}
-    assert "expected a mask for" in rows["reader"].seen
+    assert rows["reader"].seen == str(caught.value)
+
+
+def test_a_set_of_another_reader_is_recognised(tmp_path):
+    rows = examine(visa(tmp_path), mvtec)
+    assert "it looks like VisA as downloaded: use data=visa" in problems(rows)["reader"]
+    assert (rows["layout"].seen, rows["pictures"].state) == ("visa as downloaded: 1 categories", "skipped")
 
 
 def test_copies_in_the_archive_of_ksdd2_are_no_pictures(tmp_path):
     picture(ksdd2(tmp_path) / "train/00001 (copy).png")
     mask(tmp_path / "train/00001_GT (copy).png")
     assert problems(examine(tmp_path, ksdd2)) == {}
-    assert len(find_files(tmp_path).pictures) == 4
+    assert len(list_pictures(KSDD2(tmp_path)).pictures) == 4
 
 
 def test_a_layout_that_only_the_reader_knows_is_taken_from_it(tmp_path):
@@ -425,11 +431,12 @@ def test_a_layout_that_only_the_reader_knows_is_taken_from_it(tmp_path):
     good, bad = picture(tmp_path / "fine/0.png"), picture(tmp_path / "broken/0.png")
     mask(tmp_path / "marks/0.png", levels=())
     good.with_name("1.png").write_bytes(bad.read_bytes())
-    reader = Folder(tmp_path, "fine", "broken", "marks", normal_test_dir=None)
+
+    def reader():
+        return Folder(tmp_path, "fine", "broken", "marks", normal_test_dir=None)
+
     assert "masks empty" in problems(examine(tmp_path, name="folder", reader=reader))
-    assert problems(examine(tmp_path, name="folder", reader=TrackInputError("unreadable")))["layout"].startswith(
-        "nothing is laid"
-    )
+    assert problems(examine(tmp_path))["layout"].startswith("nothing is laid")
 
 
 def test_damaged_and_missing_weights_are_named(tmp_path, monkeypatch):
@@ -440,14 +447,14 @@ def test_damaged_and_missing_weights_are_named(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(registry, "CATALOGUE", tmp_path / "catalogue.yaml")
     monkeypatch.setenv("VANDKIT_WEIGHTS", str(tmp_path / "none"))
-    rows = {row.check: row for row in doctor_machine.check_weights([])}
+    rows = {row.check: row for row in machine.check_weights([])}
     assert "a: expected" in rows["weights damaged"].seen
     assert "is truncated" in rows["weights damaged"].seen
     assert rows["weights not fetched"].state == "note"
-    rows = {row.check: row for row in doctor_machine.check_weights(["official"])}
+    rows = {row.check: row for row in machine.check_weights(["official"])}
     assert rows["weights missing"].seen == "b; `make weights WEIGHTS=b` fetches it"
     with pytest.raises(TrackInputError, match="weight files to be one of official, a, b"):
-        doctor_machine.check_weights(["oficial"])
+        machine.check_weights(["oficial"])
 
 
 def test_torch_says_what_it_computes_on(monkeypatch):
@@ -455,27 +462,27 @@ def test_torch_says_what_it_computes_on(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1e9, 2e9))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Stand-in")
-    monkeypatch.setattr(doctor_machine.torch, "device", lambda *_: "cpu")
-    assert doctor_machine.check_torch().seen.endswith("Stand-in, 1.0 of 2.0 GB free")
+    monkeypatch.setattr(machine.torch, "device", lambda *_: "cpu")
+    assert machine.check_torch().seen.endswith("Stand-in, 1.0 of 2.0 GB free")
     monkeypatch.setattr(torch, "ones", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no kernel image")))
-    assert doctor_machine.check_torch().state == "problem"
-    assert "no kernel image" in doctor_machine.check_torch().seen
+    assert machine.check_torch().state == "problem"
+    assert "no kernel image" in machine.check_torch().seen
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(Path, "glob", lambda *_: iter([Path("/dev/nvidia0")]))
-    assert "cannot be used" in doctor_machine.check_torch().seen
+    assert "cannot be used" in machine.check_torch().seen
     monkeypatch.setattr(Path, "glob", lambda *_: iter([]))
-    assert doctor_machine.check_torch().state == "note"
+    assert machine.check_torch().state == "note"
 
 
 def test_a_folder_that_cannot_be_written_is_a_problem(tmp_path, monkeypatch):
-    rows = {row.check: row.state for row in doctor_machine.check_folders(tmp_path / "new/outputs")}
+    rows = {row.check: row.state for row in machine.check_folders(tmp_path / "new/outputs")}
     assert rows["outputs writable"] == "ok"
 
     def refuse(**_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(doctor_machine.tempfile, "TemporaryFile", refuse)
-    rows = {row.check: row for row in doctor_machine.check_folders(tmp_path / "new/outputs")}
+    monkeypatch.setattr(machine.tempfile, "TemporaryFile", refuse)
+    rows = {row.check: row for row in machine.check_folders(tmp_path / "new/outputs")}
     assert rows["outputs writable"].state == "problem"
     assert "Permission denied; choose another folder" in rows["outputs writable"].seen
 

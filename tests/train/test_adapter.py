@@ -15,16 +15,14 @@ from models.clip_adapter.model import ClipAdapter
 from tests.models.test_model_contract import DEVICES
 from tests.support.train_stand_ins import PROMPTS, FlatDataset, break_off, small_backbone
 from tracks.errors import TrackInputError
-from train.adapter import AdapterTraining
 from train.adapters.checkpoint import StateFile, open_run, own_folder
 from train.adapters.config import TrainOptions, check_options
-from train.adapters.forward import zero_shot
+from train.adapters.forward import validate, zero_shot
 from train.adapters.images import TrainingImages
-from train.adapters.plot import draw_curves
-from train.adapters.record import describe
+from train.adapters.record import describe, draw_curves
 from train.adapters.source import plan_course
 from train.adapters.tokens import LiveTokens
-from train.adapters.validate import validate
+from train.adapters.training import AdapterTraining
 
 BACKBONE = small_backbone()
 OPTIONS = TrainOptions(target="mvtec", epochs=3, batch_size=5, validation_categories=["tube"], aug_rate=0.5)
@@ -47,7 +45,7 @@ def training(folder, options=OPTIONS, dataset=None, prompts=PROMPTS) -> AdapterT
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """No picture after each epoch: it costs more than the epoch."""
-    monkeypatch.setattr("train.adapter.draw_curves", lambda *_: None)
+    monkeypatch.setattr("train.adapters.training.draw_curves", lambda *_: None)
 
 
 def weights(folder) -> dict[str, torch.Tensor]:

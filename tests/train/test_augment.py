@@ -10,8 +10,7 @@ from torch.testing import assert_close
 
 from tests.support.train_stand_ins import FlatDataset, FlatSample
 from tracks.errors import TrackInputError
-from train.adapters.augment import Mosaic, paste, read_pair
-from train.adapters.images import TrainingImages, epoch_order
+from train.adapters.images import Mosaic, TrainingImages, epoch_order, paste, read_pair
 
 
 def to_tensor(image: PIL.Image.Image) -> torch.Tensor:

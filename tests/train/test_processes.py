@@ -36,7 +36,7 @@ def losses(folder: Path) -> list[float]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_train_to_the_weights_of_one(together, tmp_path, monkeypatch, name):
-    monkeypatch.setattr("train.adapter.draw_curves", lambda *_: None)
+    monkeypatch.setattr("train.adapters.training.draw_curves", lambda *_: None)
     training(tmp_path, CASES[name], ALONE).run()
     ours, alone = (
         load_adapter(folder / "adapter.safetensors")[0].state_dict() for folder in (together[0] / name, tmp_path)

@@ -4,20 +4,18 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
 from tests.support.train_stand_ins import FlatDataset, small_backbone
 from tracks.errors import TrackInputError
-from train.adapters.augment import Mosaic
 from train.adapters.checkpoint import open_run
 from train.adapters.config import TrainOptions
-from train.adapters.images import TrainingImages
+from train.adapters.images import Mosaic, TrainingImages
 from train.adapters.source import plan_course
-from train.adapters.token_cache import CacheTooLargeError, PartlyCached, TokenCache, cache_key, check_room
-from train.adapters.token_sources import open_sources, with_caches
+from train.adapters.token_cache import TokenCache, cache_key
+from train.adapters.token_sources import CacheTooLargeError, check_room, open_sources, with_caches
 from train.adapters.tokens import LiveTokens
 
 BACKBONE = small_backbone()
@@ -62,9 +60,9 @@ def test_a_build_that_was_killed_is_continued_at_a_whole_batch(tmp_path):
     whole = {name: array.tobytes() for name, array in built(tmp_path / "whole").arrays.items()}
     cache = built(tmp_path / "killed")
     (cache.folder / "complete.json").unlink()
-    for name, (dtype, shape) in cache.layout.files.items():
-        row = dtype.itemsize * int(np.prod(shape))
-        kept = 5 * row + row // 2 if name == "stage_0.f16" else 7 * row  # torn in the middle of a row
+    for name, row in cache.layout.files.items():
+        size = row.itemsize
+        kept = 5 * size + size // 2 if name == "stage_0.f16" else 7 * size  # torn in the middle of a row
         with (cache.folder / name).open("r+b") as file:
             file.truncate(kept)
     seen = []
@@ -138,8 +136,8 @@ def test_tokens_beyond_float16_are_refused(tmp_path, monkeypatch):
     ("cache", "aug_rate", "kinds"),
     [
         ("auto", 0.0, (TokenCache, TokenCache)),
-        ("auto", 0.2, (PartlyCached, TokenCache)),
-        ("always", 0.2, (PartlyCached, TokenCache)),
+        ("auto", 0.2, (TokenCache, TokenCache)),
+        ("always", 0.2, (TokenCache, TokenCache)),
         ("never", 0.0, (LiveTokens, LiveTokens)),
     ],
 )
@@ -162,9 +160,8 @@ def test_mosaics_are_encoded_and_everything_else_is_read(tmp_path, monkeypatch):
     cache.build(4)
     seen, encode = [], type(BACKBONE).encode_image
     monkeypatch.setattr(type(BACKBONE), "encode_image", lambda self, x: seen.append(len(x)) or encode(self, x))
-    partly = PartlyCached(source, cache)
     for epoch, expected in zip((1, 2), computed, strict=True):
-        for ours, theirs in zip(partly.batches(order, 3, epoch=epoch), expected, strict=True):
+        for ours, theirs in zip(cache.batches(order, 3, epoch=epoch), expected, strict=True):
             assert ours.categories == theirs.categories
             assert ours.features.grids == theirs.features.grids
             assert torch.equal(ours.masks, theirs.masks)

@@ -11,7 +11,7 @@ from models.errors import ModelInputError
 from models.weights.cache import cache_folder, offline_by
 from models.weights.missing import how_to_fetch
 from models.weights.registry import WeightFile, catalogue, copy_elsewhere, verify
-from tracks.checkup.checks import Row
+from tracks.checkup.data import Row
 from tracks.command.names import unknown
 
 LEAST_ROOM = 5e9

@@ -20,6 +20,7 @@ from tracks.datasets.files import (
     unique_stems,
 )
 from tracks.datasets.layout import LeftOut
+from tracks.datasets.notices import refuse
 from tracks.errors import TrackInputError
 
 log = logging.getLogger(__name__)
@@ -55,11 +56,12 @@ class DAGM:
         self.categories = chosen_categories(categories, self._folders)
         listed = {category: self._list(category, "Train") for category in self.categories}
         self._train = {key: [sample for sample in samples if sample.label == 0] for key, samples in listed.items()}
+        self._unread = {key: [sample for sample in samples if sample.label == 1] for key, samples in listed.items()}
         self._test = {category: self._list(category, "Test") for category in self.categories}
         self._left_out.say(root)
         for category, samples in self._test.items():
             if not samples:
-                raise TrackInputError(
+                refuse(
                     f"expected test images of category {category} in {self._folders[category] / 'Test'}, got none; put "
                     "them there, or name the categories to use"
                 )
@@ -71,6 +73,10 @@ class DAGM:
     def test(self, category: str) -> list[FileSample]:
         """All images of `Test`, in natural order."""
         return listed_samples(self._test, category)
+
+    def unread(self, category: str) -> list[FileSample]:
+        """The defective images of `Train`."""
+        return self._unread[category]
 
     def _list(self, category: str, part: str) -> list[FileSample]:
         folder = self._folders[category] / part
@@ -92,24 +98,25 @@ class DAGM:
 
 
 def _masks(folder: Path, images: dict[str, Path]) -> dict[str, Path]:
-    """The masks by the stem of their image; TrackInputError where they fit neither the images nor Labels.txt."""
+    """The masks by the stem of their image; refused where they fit neither the images nor Labels.txt."""
     if not folder.is_dir():
-        raise TrackInputError(
+        refuse(
             f"expected the masks of {folder.parent} in {folder}, got no such folder; images without a mask count "
             "as normal: unpack the set again"
         )
+        return {}
     masks = {stem.removesuffix(MASK_ENDING): path for stem, path in unique_stems(list_images(folder), "mask").items()}
-    without = [path for stem, path in masks.items() if stem not in images]
-    if without:
-        raise TrackInputError(
-            f"expected an image for the mask {without[0]} in {folder.parent}, got none; copy it again"
+    for path in [path for stem, path in masks.items() if stem not in images]:
+        refuse(
+            f"expected an image for the mask {path} in {folder.parent}, got none; copy it again", "masks extra", path
         )
     for stem in _defective(folder / LABELS):
         if stem not in masks:
-            raise TrackInputError(
+            refuse(
                 f"expected the mask {stem}{MASK_ENDING}.PNG in {folder}, as Labels.txt there calls that image "
-                "defective, got none; copy it again"
-            )
+                "defective, got none; copy it again",
+                "masks missing", images.get(stem, folder / f"{stem}{MASK_ENDING}.PNG"),
+            )  # fmt: skip
     return masks
 
 

@@ -16,7 +16,7 @@ from tracks.command.paths import leads_out
 from tracks.datasets.formats import IMAGE_SUFFIXES, is_image
 from tracks.datasets.images import image_size, read_image
 from tracks.datasets.masks import Oddity, defects, level_oddities, read_levels
-from tracks.datasets.notices import notice
+from tracks.datasets.notices import notice, refuse
 from tracks.errors import TrackInputError
 
 RUN_KEYS = frozenset(("track", "trained_on"))
@@ -147,20 +147,22 @@ def mask_rule(above: float) -> str:
 
 
 def unique_stems(images: Iterable[Path], kind: str) -> dict[str, Path]:
-    """Images by their name without the suffix; TrackInputError names two files that share it."""
+    """Images by their name without the suffix; two files that share it are refused."""
     by_stem: dict[str, Path] = {}
     for path in images:
         if path.stem in by_stem:
-            raise TrackInputError(
-                f"expected one {kind} for {path.stem}, got {by_stem[path.stem]} and {path}; remove one"
-            )
-        by_stem[path.stem] = path
+            refuse(f"expected one {kind} for {path.stem}, got {by_stem[path.stem]} and {path}; remove one")
+        by_stem.setdefault(path.stem, path)
     return by_stem
 
 
 def marks_a_defect(mask: Path, above: float) -> bool:
     """Whether a mask has a level greater than `above` anywhere: the label, where a set keeps it in its masks only."""
-    levels = read_levels(mask)
+    try:
+        levels = read_levels(mask)
+    except TrackInputError as error:
+        refuse(str(error))
+        return True
     _refuse_or_say(level_oddities(levels, mask, above))
     return bool((levels.values > above).any())
 
@@ -170,7 +172,7 @@ def _refuse_or_say(oddities: Iterable[Oddity]) -> None:
     oddities = list(oddities)
     for oddity in oddities:
         if oddity.refused:
-            raise TrackInputError(oddity.text)
+            refuse(oddity.text)
     for oddity in oddities:
         notice(oddity.text, oddity.path)
 

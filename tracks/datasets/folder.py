@@ -20,6 +20,7 @@ from tracks.datasets.files import (
 )
 from tracks.datasets.formats import IMAGE_SUFFIXES, endings
 from tracks.datasets.layout import LeftOut
+from tracks.datasets.notices import refuse
 from tracks.datasets.photos import find_images, walk
 from tracks.errors import TrackInputError
 
@@ -171,19 +172,21 @@ class Masks:
         for path in found:
             self._by_place.setdefault(path.relative_to(mask_dir).with_suffix(""), []).append(path)
 
-    def of(self, image: Path) -> Path:
-        """The mask of an image; TrackInputError if there is none, or if there are two."""
+    def of(self, image: Path) -> Path | None:
+        """The mask of an image; refused if there is none, or if there are two."""
         below = image.relative_to(self._image_dir).with_suffix("")
         wanted = [place.with_name(place.name + ending) for place in self._places(below) for ending in self._endings]
         found = [path for place in wanted for path in self._by_place.get(place, ())]
         if not found:
-            raise TrackInputError(
+            refuse(
                 f"expected a mask for {image} at {self._mask_dir / wanted[0]}.png (or under one of the names "
                 f"{', '.join(f'{place}.png' for place in wanted[1:]) or 'with another ending'}), got none; add it, "
-                "take the image away, or leave mask_dir out to go without pixel metrics"
-            )
+                "take the image away, or leave mask_dir out to go without pixel metrics",
+                "masks missing", image,
+            )  # fmt: skip
+            return None
         if len(found) > 1:
-            raise TrackInputError(f"expected one mask for {image}, got {found[0]} and {found[1]}; remove one")
+            refuse(f"expected one mask for {image}, got {found[0]} and {found[1]}; remove one")
         return found[0]
 
     def _places(self, below: Path) -> tuple[Path, ...]:

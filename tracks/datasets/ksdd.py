@@ -18,6 +18,7 @@ from tracks.datasets.files import (
     unique_stems,
 )
 from tracks.datasets.layout import LeftOut, with_images
+from tracks.datasets.notices import refuse
 from tracks.errors import TrackInputError
 
 CATEGORY = "electrical_commutator"
@@ -92,8 +93,10 @@ def _pairs(folder: Path, left_out: LeftOut) -> dict[Path, Path]:
     images = [path for stem, path in stems.items() if not stem.endswith(MASK_ENDING)]
     for image in images:
         if f"{image.stem}{MASK_ENDING}" not in stems:
-            raise TrackInputError(
+            refuse(
                 f"expected the mask of {image} at {image.with_name(f'{image.stem}{MASK_ENDING}.bmp')}, got none; it is "
-                "there for normal images too: copy the set again"
-            )
-    return {image: stems[f"{image.stem}{MASK_ENDING}"] for image in images}
+                "there for normal images too: copy the set again",
+                "masks missing", image,
+            )  # fmt: skip
+    masks_of = {image: stems.get(f"{image.stem}{MASK_ENDING}") for image in images}
+    return {image: mask for image, mask in masks_of.items() if mask}

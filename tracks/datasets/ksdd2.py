@@ -22,6 +22,7 @@ from tracks.datasets.files import (
     unique_stems,
 )
 from tracks.datasets.layout import LeftOut
+from tracks.datasets.notices import refuse
 from tracks.errors import TrackInputError
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,10 @@ class KSDD2:
         listed_samples({CATEGORY: []}, category)
         return list(self._samples("scored", self._scored))
 
+    def unread(self, category: str) -> list[FileSample]:
+        """The anomalous images of the folder that references are drawn from."""
+        return [sample for sample in self._samples("pool", self._pool) if sample.label == 1]
+
     def _samples(self, key: str, pairs: Mapping[Path, Path]) -> list[FileSample]:
         if key not in self._listed:
             self._listed[key] = [self._sample(image, mask) for image, mask in pairs.items()]
@@ -112,20 +117,20 @@ class KSDD2:
         if not images:
             raise self._other_layout(folder)
         alone = [stem for stem in masks if stem not in images and stem.removesuffix(MASK_ENDING) not in images]
-        if alone:
-            raise TrackInputError(
-                f"expected the image {alone[0].removesuffix(MASK_ENDING)}.png beside the mask {masks[alone[0]]}, got "
-                "none; copy the set again"
-            )
-        return {image: self._mask_of(image, masks) for image in images.values()}
-
-    def _mask_of(self, image: Path, masks: Mapping[str, Path]) -> Path:
-        if f"{image.stem}{MASK_ENDING}" not in masks:
-            raise TrackInputError(
+        for stem in alone:
+            refuse(
+                f"expected the image {stem.removesuffix(MASK_ENDING)}.png beside the mask {masks[stem]}, got "
+                "none; copy the set again",
+                "masks extra", masks[stem],
+            )  # fmt: skip
+        for image in [image for stem, image in images.items() if f"{stem}{MASK_ENDING}" not in masks]:
+            refuse(
                 f"expected the mask of {image} at {image.with_name(f'{image.stem}{MASK_ENDING}.png')}, got none; it is "
-                "there for normal images too: copy the set again"
-            )
-        return masks[f"{image.stem}{MASK_ENDING}"]
+                "there for normal images too: copy the set again",
+                "masks missing", image,
+            )  # fmt: skip
+        masks_of = {image: masks.get(f"{stem}{MASK_ENDING}") for stem, image in images.items()}
+        return {image: mask for image, mask in masks_of.items() if mask}
 
     def _other_layout(self, folder: Path) -> TrackInputError:
         inner = [inner for inner in list_folders(self._root) if (inner / "train").is_dir()]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tracks.datasets.files import list_folders, list_images
 from tracks.datasets.formats import passed_over
+from tracks.datasets.notices import leave_out
 from tracks.datasets.photos import files_in, find_images, walk
 from tracks.errors import TrackInputError
 
@@ -63,6 +64,8 @@ class LeftOut:
     def say(self, root: Path) -> None:
         """Warn of all that was noted, if anything was."""
         counts = [f"{len(paths):,} {what} ({paths[0]} first)" for what, paths in self.others.items()]
+        for what, paths in self.others.items():
+            leave_out(what, paths)
         if said := "; ".join(filter(None, [passed_over(self.files), *counts])):
             log.warning("passed over in %s: %s", root, said)
 

@@ -18,6 +18,7 @@ from tracks.datasets.files import (
     unique_stems,
 )
 from tracks.datasets.layout import LeftOut
+from tracks.datasets.notices import refuse
 from tracks.errors import TrackInputError
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class MTD:
         samples = [sample for folder in self._folders() for sample in self._list(folder)]
         self._left_out.say(self._root)
         self._test = [sample for sample in samples if sample.path.stem not in UNMARKED or self._unmarked_are_normal]
+        self._unread = [sample for sample in samples if sample not in self._test]
         num_unmarked = sum(sample.path.stem in UNMARKED for sample in samples)
         self.protocol: dict[str, str | int | float | bool] = {
             "mask_rule": mask_rule(mask_above),
@@ -82,6 +84,10 @@ class MTD:
         if category != CATEGORY:
             raise unknown("category", category, self.categories)
         return list(self._test)
+
+    def unread(self, category: str) -> list[FileSample]:
+        """The images with an empty mask that are left out."""
+        return self._unread
 
     def _folders(self) -> list[Path]:
         folders = [folder for folder in list_folders(self._root) if folder.name.startswith("MT_")]
@@ -111,8 +117,9 @@ class MTD:
         if path.stem not in masks:
             near = closest_name(path.stem, masks)
             hint = f" ({near}.png is near)" if near else ""
-            raise TrackInputError(
-                f"expected the mask of {path} at {path.with_suffix('.png')}, got none{hint}; copy the set again"
-            )
+            refuse(
+                f"expected the mask of {path} at {path.with_suffix('.png')}, got none{hint}; copy the set again",
+                "masks missing", path,
+            )  # fmt: skip
         kind = folder.name.removeprefix("MT_").lower()
-        return FileSample(name, CATEGORY, 1, kind, path, masks[path.stem], self._mask_above)
+        return FileSample(name, CATEGORY, 1, kind, path, masks.get(path.stem), self._mask_above)

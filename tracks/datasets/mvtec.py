@@ -14,23 +14,35 @@ from pathlib import Path
 from tracks.command.names import listed, unknown
 from tracks.datasets.files import (
     FileSample,
+    chosen_categories,
     existing_folder,
     list_folders,
     list_images,
+    listed_samples,
     mask_rule,
     unique_stems,
 )
 from tracks.datasets.layout import MASK_FOLDERS, LeftOut, images_below, inner_folder, with_images
+from tracks.datasets.notices import refuse
+from tracks.datasets.recognise import find_categories, other_reader
 from tracks.errors import TrackInputError
 
 NORMAL_FOLDERS = ("good", "ok", "normal")
 """Names, in any case, of the folder of normal images: "good" is MVTec's, the others stand in sets built like it."""
-LAYOUT = "<category>/test/good, <category>/test/<defect>, <category>/ground_truth/<defect>, <category>/train/good"
 MVTEC_AD = frozenset((
     "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw", "tile",
     "toothbrush", "transistor", "wood", "zipper",
 ))  # fmt: skip
 """The categories of MVTec AD itself."""
+SAME_LAYOUT = {
+    "btad": ("01", "02", "03"),
+    "mpdd": ("bracket_black", "bracket_brown", "bracket_white", "connector", "metal_plate", "tubes"),
+    "dtd_synthetic": (
+        "Blotchy_099", "Fibrous_183", "Marbled_078", "Matted_069", "Mesh_114", "Perforated_037", "Stratified_154",
+        "Woven_001", "Woven_068", "Woven_104", "Woven_125", "Woven_127",
+    ),
+}  # fmt: skip
+"""Other public sets in this layout, and their categories."""
 
 
 class MVTec:
@@ -58,7 +70,8 @@ class MVTec:
 
         Raises:
             TrackInputError: no such folder, another layout, an unknown or empty category, masks that do not fit,
-                folders of `test` none of which is called like normal images.
+                folders of `test` none of which is called like normal images, categories that are not those of the
+                public set of this `name`.
         """
         self.protocol: dict[str, str | int | float | bool] = {"mask_rule": mask_rule(mask_above)}
         if bit_depth is not None:
@@ -66,11 +79,9 @@ class MVTec:
         self._mask_above, self._bit_depth = mask_above, bit_depth
         self._root = existing_folder("the data set's folder", root)
         self._folders = find_categories(self._root)
-        for category in categories or ():
-            if category not in self._folders:
-                raise unknown("category", category, self._folders)
-        self.categories = tuple(dict.fromkeys(categories or self._folders))
+        self.categories = chosen_categories(categories, self._folders)
         self.name = name or _name_of(self._root, self.categories)
+        check_own_categories(self.name, self.categories, SAME_LAYOUT.get(self.name), self._root)
         told = [normal_folders] if isinstance(normal_folders, str) else normal_folders
         self._told = None if told is None else tuple(told)
         self._left_out = LeftOut()
@@ -83,7 +94,8 @@ class MVTec:
 
     def train(self, category: str) -> list[FileSample]:
         """The normal images of `train/good`; TrackInputError if there are none."""
-        folder, left_out = inner_folder(self._folder(category), "train"), LeftOut()
+        listed_samples(self._test, category)
+        folder, left_out = inner_folder(self._folders[category], "train"), LeftOut()
         kinds = [kind for kind in _kinds(folder) if self._is_normal(kind) or is_called_normal(kind)]
         samples = [sample for kind in kinds for sample in self._normal(category, kind, left_out)]
         straight = list_images(folder) if folder.is_dir() else []
@@ -100,13 +112,7 @@ class MVTec:
 
     def test(self, category: str) -> list[FileSample]:
         """The images of all folders in `test`, in natural order."""
-        self._folder(category)
-        return list(self._test[category])
-
-    def _folder(self, category: str) -> Path:
-        if category not in self.categories:
-            raise unknown("category", category, self.categories)
-        return self._folders[category]
+        return listed_samples(self._test, category)
 
     def _list_test(self, category: str) -> list[FileSample]:
         folder = inner_folder(self._folders[category], "test")
@@ -119,9 +125,9 @@ class MVTec:
             samples += self._normal(category, kind, self._left_out) if normal else self._anomalous(category, kind)
         straight = list_images(folder) if folder.is_dir() else []
         if not samples:
-            other = _other_reader(self._folders[category])
+            other = other_reader(self._folders[category])
             remedy = f"{other}, or name" if other else "put them there, or name"
-            raise TrackInputError(
+            refuse(
                 f"expected test images of category {category} in folders of {folder} (good and one for each kind of "
                 f"defect), got {'images without a folder' if straight else 'none'}; {remedy} the categories to use"
             )
@@ -203,17 +209,19 @@ def _stems(paths: Iterable[Path]) -> set[str]:
     return {path.stem for path in paths}
 
 
-def _mask_of(image: Path, masks: Mapping[str, Path], folder: Path) -> Path:
+def _mask_of(image: Path, masks: Mapping[str, Path], folder: Path) -> Path | None:
     found = [masks[stem] for stem in (f"{image.stem}_mask", image.stem) if stem in masks]
     if not found:
         several = (folder / image.stem).is_dir()
         hint = "it has a folder of masks, as in MVTec LOCO: use data=mvtec_loco; else " if several else ""
-        raise TrackInputError(
+        refuse(
             f"expected a mask for {image} named {image.stem}_mask.png or {image.stem}.png in {folder}, got none; "
-            f"{hint}add it, take the image away, or take the folder of masks away to go without pixel metrics"
-        )
+            f"{hint}add it, take the image away, or take the folder of masks away to go without pixel metrics",
+            "masks missing", image,
+        )  # fmt: skip
+        return None
     if len(found) > 1:
-        raise TrackInputError(f"expected one mask for {image}, got {found[0]} and {found[1]}; remove one")
+        refuse(f"expected one mask for {image}, got {found[0]} and {found[1]}; remove one")
     return found[0]
 
 
@@ -236,7 +244,7 @@ def check_normal_is_told(kinds: Sequence[Path], folder: Path) -> None:
     if not names or ((alone or any(is_called_normal(kind) for kind in kinds)) and not doubtful):
         return
     what = f"{doubtful[0]!r}, which may be one of them too" if doubtful else f"no such one but {listed(names)}"
-    raise TrackInputError(
+    refuse(
         f"expected to know which folders of {folder} hold normal images (one called {', '.join(NORMAL_FOLDERS)}), got "
         f"{what}; name those of normal images with ARGS='data.normal_folders=[name]', all others are then defects, "
         "or say ARGS='data.normal_folders=[]' if all hold defects"
@@ -262,60 +270,14 @@ def _pictures(kind: Path) -> Path:
     return kind / "rgb" if has_depth else kind
 
 
-def find_categories(root: Path) -> dict[str, Path]:
-    """The folders of categories by name: those that hold `test` or `train`; `root` itself if it does.
-
-    Raises:
-        TrackInputError: there are none; says which layout the folder seems to have instead.
-    """
-    if _is_category(root):
-        return {root.resolve().name: root}
-    folders = {folder.name: folder for folder in list_folders(root) if _is_category(folder)}
-    if not folders:
-        raise TrackInputError(f"expected the layout {LAYOUT} in {root}, got no category; {_other_layout(root)}")
-    return folders
-
-
-def _other_layout(root: Path) -> str:
-    """What to do about a root without categories, judged by what else it holds."""
-    inner = list_folders(root)
-    if _is_category(root.parent):
-        return f"it is inside the category {root.parent}: give that as the root"
-    others = [other for folder in (root, *inner) if (other := _other_reader(folder))]
-    if others:
-        return others[0]
-    for folder in inner:
-        if any(_is_category(deeper) for deeper in list_folders(folder)):
-            return f"its folder {folder} has this layout: give that as the root"
-    if list_images(root):
-        return "it holds images without labels: for those there is make predict IMAGES=folder"
-    return "give the folder that holds the folders of the categories"
-
-
-def _other_reader(folder: Path) -> str | None:
-    """Which reader a folder is for, judged by what only that set has; None if none is known."""
-    if folder.name.startswith("MT_"):
-        return "it looks like the magnetic tile set: use data=mtd"
-    if (folder / "Data" / "Images").is_dir():
-        return "it looks like VisA as downloaded: use data=visa"
-    if (folder / "test_public").is_dir():
-        return "it looks like MVTec AD 2: use data=mvtec_ad2"
-    if (folder / "Test" / "Label").is_dir():
-        return "it looks like DAGM: use data=dagm"
-    if any(folder.glob("test/*_GT.png")):
-        return "it looks like KolektorSDD2: use data=ksdd2"
-    if any(folder.glob("Part*_label.bmp")):
-        return "it looks like KolektorSDD: use data=ksdd"
-    return None
-
-
-def _is_category(folder: Path) -> bool:
-    return any(inner_folder(folder, part).is_dir() for part in ("test", "train")) and not _is_another_set(folder)
-
-
-def _is_another_set(folder: Path) -> bool:
-    """Whether `Train` and `Test` are those of DAGM or of the packs of VAND 2023."""
-    return any((folder / part / "Label").is_dir() for part in ("Test", "Train")) or any(folder.glob("Test/*/Images"))
+def check_own_categories(name: str, categories: Sequence[str], known: Iterable[str] | None, root: Path) -> None:
+    """Refuse categories that the public set of this name does not have; others may be called anything."""
+    strangers = [category for category in categories if category not in (known or categories)]
+    if known is not None and strangers:
+        raise TrackInputError(
+            f"expected categories of {name} ({listed(list(known))}), got {listed(strangers)} in {root}; "
+            "other data in MVTec layout are read by data=mvtec, in this layout by a data.name of their own"
+        )
 
 
 def _kinds(folder: Path) -> list[Path]:

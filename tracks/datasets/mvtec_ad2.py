@@ -25,10 +25,11 @@ from tracks.datasets.files import (
 )
 from tracks.datasets.layout import LeftOut
 from tracks.datasets.mvtec import match_masks
+from tracks.datasets.notices import refuse
 from tracks.errors import TrackInputError
 
 AD2Split = Literal["test_public", "test_private", "test_private_mixed", "validation"]
-SPLITS = ("test_public", "test_private", "test_private_mixed", "validation")
+SPLITS: tuple[AD2Split, ...] = ("test_public", "test_private", "test_private_mixed", "validation")
 PRIVATE = ("test_private", "test_private_mixed")
 NORMAL, MASKS = "good", "ground_truth"
 
@@ -55,12 +56,13 @@ class MVTecAD2:
         self.protocol: dict[str, str | int | float | bool] = {"mask_rule": mask_rule(mask_above), "split": split}
         if split in PRIVATE:
             self.protocol["labels"] = "none"
-        self._split, self._mask_above, self._left_out = split, mask_above, LeftOut()
+        self._split: AD2Split = split
+        self._mask_above, self._left_out = mask_above, LeftOut()
         root = existing_folder("the MVTec AD 2 set", root)
         self._folders = _find_categories(root)
         self.categories = chosen_categories(categories, self._folders)
         self._train = {category: self._normal(category, "train") for category in self.categories}
-        self._test = {category: self._list_test(category) for category in self.categories}
+        self._test = {category: self._list_test(category, split) for category in self.categories}
         self._left_out.say(root)
 
     def train(self, category: str) -> list[FileSample]:
@@ -71,22 +73,27 @@ class MVTecAD2:
         """The images of the chosen split, in natural order."""
         return listed_samples(self._test, category)
 
+    def unread(self, category: str) -> list[FileSample]:
+        """The images of the other splits."""
+        others = [split for split in SPLITS if split != self._split and (self._folders[category] / split).is_dir()]
+        return [sample for split in others for sample in self._list_test(category, split)]
+
     def _normal(self, category: str, part: str) -> list[FileSample]:
         folder = self._folders[category] / part / NORMAL
         self._left_out.look_at([folder])
         paths = list_images(folder) if folder.is_dir() else []
         return [self._sample(category, path, 0, NORMAL) for path in paths]
 
-    def _list_test(self, category: str) -> list[FileSample]:
-        folder = self._folders[category] / self._split
+    def _list_test(self, category: str, split: AD2Split) -> list[FileSample]:
+        folder = self._folders[category] / split
         self._left_out.look_at([folder])
-        if self._split in PRIVATE:
+        if split in PRIVATE:
             paths = list_images(folder) if folder.is_dir() else []
             samples = [self._sample(category, path, None, "") for path in paths]
         else:
-            samples = self._bad(category, folder) + self._normal(category, self._split)
+            samples = self._bad(category, folder) + self._normal(category, split)
         if not samples:
-            raise TrackInputError(
+            refuse(
                 f"expected images of category {category} in {folder}, got none; unpack that part, choose another "
                 f"data.split ({', '.join(SPLITS)}), or name the categories to use"
             )

@@ -22,8 +22,9 @@ from tracks.datasets.files import (
     references_of,
 )
 from tracks.datasets.layout import LeftOut, inner_folder
-from tracks.datasets.mvtec import check_normal_is_told, find_categories
-from tracks.errors import TrackInputError
+from tracks.datasets.mvtec import check_normal_is_told
+from tracks.datasets.notices import refuse
+from tracks.datasets.recognise import find_categories
 
 NORMAL = "good"
 
@@ -56,7 +57,7 @@ class MVTecLOCO:
         root = existing_folder("the MVTec LOCO set", root)
         self._folders = find_categories(root)
         self.categories = chosen_categories(categories, self._folders)
-        self._train = {category: self._list_train(category) for category in self.categories}
+        self._train = {category: self._good(category, "train") for category in self.categories}
         self._test = {category: self._list_test(category) for category in self.categories}
         self._left_out.say(root)
 
@@ -68,8 +69,12 @@ class MVTecLOCO:
         """The images of all folders in `test`, in natural order."""
         return listed_samples(self._test, category)
 
-    def _list_train(self, category: str) -> list[FileSample]:
-        folder = inner_folder(inner_folder(self._folders[category], "train"), NORMAL)
+    def unread(self, category: str) -> list[FileSample]:
+        """The images of `validation/good`, which no run reads."""
+        return self._good(category, "validation")
+
+    def _good(self, category: str, part: str) -> list[FileSample]:
+        folder = inner_folder(inner_folder(self._folders[category], part), NORMAL)
         self._left_out.look_at([folder])
         return [self._sample(category, path, None) for path in list_images(folder)] if folder.is_dir() else []
 
@@ -79,13 +84,18 @@ class MVTecLOCO:
         self._left_out.look_at([folder, *kinds])
         self._left_out.add("images straight in test", list_images(folder) if folder.is_dir() else [])
         check_normal_is_told([kind for kind in kinds if list_images(kind)], folder)
+        truth = inner_folder(self._folders[category], "ground_truth")
+        of_images = {inner_folder(truth, kind.name) / path.stem for kind in kinds for path in list_images(kind)}
+        masks = [own for kind in (list_folders(truth) if truth.is_dir() else []) for own in list_folders(kind)]
+        without = [path for own in masks if own not in of_images for path in list_images(own)]
+        self._left_out.add("masks without an image", without)
         samples = [
             self._sample(category, path, None if kind.name.casefold() == NORMAL else kind.name)
             for kind in kinds
             for path in list_images(kind)
         ]
         if not samples:
-            raise TrackInputError(
+            refuse(
                 f"expected test images of category {category} in {folder} (good, logical_anomalies, "
                 "structural_anomalies), got none; put them there, or name the categories to use"
             )
@@ -106,8 +116,9 @@ class MVTecLOCO:
         own = folder / image.stem
         masks = list_images(own) if own.is_dir() else []
         if not masks:
-            raise TrackInputError(
+            refuse(
                 f"expected the masks of {image} in the folder {own} (000.png and so on), got none; add them, take the "
-                "image away, or take the folder of all masks away to go without pixel metrics"
-            )
+                "image away, or take the folder of all masks away to go without pixel metrics",
+                "masks missing", image,
+            )  # fmt: skip
         return masks

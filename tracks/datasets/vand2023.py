@@ -21,6 +21,7 @@ from tracks.datasets.files import (
     unique_stems,
 )
 from tracks.datasets.layout import LeftOut
+from tracks.datasets.notices import refuse
 from tracks.errors import TrackInputError
 
 
@@ -44,7 +45,7 @@ class VAND2023:
         self._left_out.say(self._root)
         for category, samples in self._test.items():
             if not samples:
-                raise TrackInputError(
+                refuse(
                     f"expected test images of {category} in {self._root / 'Test' / category / 'Images'}, got none; "
                     "unpack it again, or name the categories to use"
                 )

@@ -31,7 +31,8 @@ from tracks.datasets.files import (
     references_of,
 )
 from tracks.datasets.layout import LeftOut
-from tracks.datasets.mvtec import MVTec
+from tracks.datasets.mvtec import MVTec, check_own_categories
+from tracks.datasets.notices import refuse
 from tracks.datasets.photos import find_images
 from tracks.errors import TrackInputError
 
@@ -80,12 +81,7 @@ class VisA:
             self._converted = MVTec(self._root, categories, mask_above, name)
             self.categories = self._converted.categories
             self._test = {category: self._converted.test(category) for category in self.categories}
-        strangers = [category for category in self.categories if category not in TEST_COUNTS]
-        if strangers and name == "visa":
-            raise TrackInputError(
-                f"expected categories of VisA ({listed(list(TEST_COUNTS))}), got {listed(strangers)} in {self._root}; "
-                "other data in MVTec layout are read by data=mvtec, in this layout by a data.name of their own"
-            )
+        check_own_categories("VisA", self.categories, TEST_COUNTS if name == "visa" else None, self._root)
         self.protocol: dict[str, str | int | float | bool] = {
             "mask_rule": mask_rule(mask_above),
             "split": "1cls" if raw or _has_counts_of_1cls(self._test) else "as converted, not the counts of 1cls",
@@ -126,6 +122,8 @@ def read_split_file(root: Path, mask_above: float = 0) -> dict[str, dict[str, li
         for part in parts.values():
             part.setdefault(row["object"], [])
         sample = _sample(root, row, f"line {line} of {split_file}", mask_above)
+        if sample is None:
+            continue
         before = known.setdefault((row["split"], sample.path), sample)
         if before is sample:
             parts[row["split"]][row["object"]].append(sample)
@@ -151,6 +149,9 @@ def _say_what_is_not_listed(
         images = root / category / "Data" / "Images"
         found = find_images(images) if images.is_dir() else []
         left_out.add(f"images that {SPLIT_FILE} does not name", [path for path in found if path.resolve() not in known])
+        masks, of_images = root / category / "Data" / "Masks" / "Anomaly", {path.stem for path in found}
+        extra = [path for path in (find_images(masks) if masks.is_dir() else []) if path.stem not in of_images]
+        left_out.add("masks without an image", extra)
     left_out.say(root)
 
 
@@ -183,7 +184,7 @@ def _rows(split_file: Path) -> Iterator[tuple[int, dict[str, str]]]:
             yield reader.line_num, cells
 
 
-def _sample(root: Path, row: Mapping[str, str], place: str, mask_above: float) -> FileSample:
+def _sample(root: Path, row: Mapping[str, str], place: str, mask_above: float) -> FileSample | None:
     if row["split"] == "train" and row["label"] != "normal":
         raise TrackInputError(
             f"expected only normal images in the split train, got {row['image']} in {place}; use the file 1cls.csv of "
@@ -191,14 +192,17 @@ def _sample(root: Path, row: Mapping[str, str], place: str, mask_above: float) -
         )
     image = root / posixpath.normpath(row["image"])
     if not image.is_file():
-        raise missing_path(f"the image of {place}", image)
+        refuse(str(missing_path(f"the image of {place}", image)))
+        return None
     kind = KIND[row["label"]]
     name = f"{row['split']}/{kind}/{image.name}"
     if row["label"] == "normal":
         return FileSample(name, row["object"], 0, kind, image)
-    mask = root / posixpath.normpath(row["mask"])
+    mask: Path | None = root / posixpath.normpath(row["mask"])
     if not row["mask"] or not mask.is_file():
-        raise missing_path(f"the mask of {image} ({place})", mask if row["mask"] else image.with_suffix(".png"))
+        wanted = mask if row["mask"] else image.with_suffix(".png")
+        refuse(str(missing_path(f"the mask of {image} ({place})", wanted)), "masks missing", image)
+        mask = None
     return FileSample(name, row["object"], 1, kind, image, mask, mask_above)
 
 

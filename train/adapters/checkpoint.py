@@ -1,10 +1,8 @@
 """The state of a training between two steps, on disk: what makes it resumable to the same weights."""
 
-import csv
-import io
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +17,8 @@ from models.locked import alone
 from tracks.errors import TrackInputError
 from tracks.run.fingerprint import device_name, versions
 from tracks.run.store import LOCK_FILE
-from train.adapters.token_cache import release
+from train.adapters.token_cache import CACHE_FOLDER, release
+from train.checkpoint import load_checkpoint, save_checkpoint
 
 log = logging.getLogger(__name__)
 STATE_FILE = "state.pt"
@@ -28,7 +27,6 @@ SETTINGS_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
 ADAPTER_FILE = "adapter.safetensors"
 PICTURE_FILE = "loss.png"
-CACHE_FOLDER = "cache"
 
 Row = dict[str, Any]
 
@@ -67,16 +65,8 @@ class StateFile:
 
     def save(self, state: TrainingState, adapter: nn.Module, optimizer: Optimizer) -> None:
         """Write all that a continuation needs."""
-        content = {
-            "state": asdict(state),
-            "adapter": adapter.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "random": torch.get_rng_state(),
-            "made_with": self._made_with,
-        }
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        write_atomically(self.path, buffer.getvalue())
+        facts = {"state": asdict(state), "random": torch.get_rng_state(), "made_with": self._made_with}
+        save_checkpoint(self.path, {"adapter": adapter, "optimizer": optimizer}, **facts)
         self.saved_at = (state.epoch, state.step)
 
     def restore(self, adapter: nn.Module, optimizer: Optimizer, device: str) -> TrainingState:
@@ -88,19 +78,11 @@ class StateFile:
             TrackInputError: the file does not read, or is of another adapter.
         """
         self._made_with = {"device": device_name(device), **versions()}
-        if not self.path.is_file():
+        content = load_checkpoint(self.path, {"adapter": adapter, "optimizer": optimizer}, "begin anew with fresh=true")
+        if content is None:
             return TrainingState()
-        try:
-            content = torch.load(self.path, map_location="cpu", weights_only=True)  # each part finds its own device
-            adapter.load_state_dict(content["adapter"])
-            optimizer.load_state_dict(content["optimizer"])
-            torch.set_rng_state(content["random"].cpu())
-            state = TrainingState(**content["state"])
-        except Exception as error:
-            raise TrackInputError(
-                f"expected a training state in {self.path}, got a file that does not read "
-                f"({str(error).splitlines()[0]}); begin anew with fresh=true"
-            ) from error
+        torch.set_rng_state(content["random"].cpu())
+        state = TrainingState(**content["state"])
         self.saved_at = (state.epoch, state.step)
         made_with = content.get("made_with", self._made_with)
         for key in [key for key, value in self._made_with.items() if made_with.get(key) != value]:
@@ -138,17 +120,6 @@ def open_run(folder: Path, settings: Mapping[str, Any], *, fresh: bool = False) 
         write_atomically(path, json.dumps(settings, indent=2).encode())
     else:
         _refuse_other_settings(folder, found, json.loads(json.dumps(settings)))
-
-
-def write_log(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """The history as log.csv, one line per epoch; an empty cell where there is no number."""
-    if not history:
-        return
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_atomically(folder / LOG_FILE, text.getvalue().encode())
 
 
 def _discard(folder: Path) -> None:

@@ -1,16 +1,22 @@
-"""What a training says of itself: its settings, its folder's name, the header of its adapters."""
+"""What a training says of itself: settings, its folder's name, the header of its adapters, the log and its picture."""
 
+import csv
+import io
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 from models.clip.backbone import ClipBackbone
 from models.clip.text import PromptEnsemble
 from models.clip_adapter.adapter import AdapterHeader
+from models.disk import write_atomically
 from tracks.command.paths import folder_name
 from tracks.run.fingerprint import settings_digest
 from train.adapters.config import TrainOptions
@@ -18,6 +24,12 @@ from train.adapters.source import Course
 
 CHANGE_NO_WEIGHT = ("epochs", "workers", "checkpoint_every", "max_cache_gb", "cache_dir", "keep_cache")
 """Options that may differ when a training is continued."""
+VALIDATION_CURVES = {
+    "auroc_seg": "pixel AUROC",
+    "ap_seg": "pixel AP",
+    "f1_seg": "pixel F1-max",
+    "auroc_cls": "image AUROC",
+}
 
 
 def describe(backbone: ClipBackbone, prompts: PromptEnsemble, course: Course, options: TrainOptions) -> dict[str, Any]:
@@ -87,3 +99,42 @@ def current_commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return answer.stdout.strip() if answer.returncode == 0 else "unknown"
+
+
+def write_log(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """The history as CSV, one line per epoch; an empty cell where there is no number."""
+    if not history:
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_atomically(path, text.getvalue().encode())
+
+
+def draw_curves(path: Path, history: Sequence[Mapping[str, float | int | None]]) -> None:
+    """Write a PNG: mean training loss by epoch, and beside it the validation metrics where there are any.
+
+    `history` has a row per epoch with `epoch`, `loss` and any of the metrics; None leaves a gap.
+    """
+    validated = any(row.get(metric) is not None for row in history for metric in VALIDATION_CURVES)
+    figure = Figure(figsize=(10 if validated else 5, 4), layout="constrained")
+    panels = figure.subplots(1, 2 if validated else 1, squeeze=False)[0]
+    panels[0].plot(*_curve(history, "loss"), marker=".", color="black")
+    panels[0].set(xlabel="epoch", ylabel="loss (sum over stages of focal + dice)", title="training")
+    if validated:
+        for metric, label in VALIDATION_CURVES.items():
+            panels[1].plot(*_curve(history, metric), marker=".", label=label)
+        panels[1].set(xlabel="epoch", ylim=(0, 1), title="validation categories")
+        panels[1].legend()
+    for panel in panels:
+        panel.xaxis.get_major_locator().set_params(integer=True)
+    content = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(content)
+    write_atomically(path, content.getvalue())
+
+
+def _curve(history: Sequence[Mapping[str, float | int | None]], key: str) -> tuple[list[int], list[float]]:
+    values = [(row["epoch"], row.get(key)) for row in history]
+    nan = float("nan")
+    return [int(epoch or 0) for epoch, _ in values], [nan if value is None else float(value) for _, value in values]

@@ -7,11 +7,10 @@ they are drawn. Trainings that share a folder share a cache: each leaves its mar
 import hashlib
 import json
 import logging
-import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from models.disk import lacking_room, write_atomically
+from models.disk import write_atomically
 from models.features import ImageFeatures
 from models.locked import alone
 from tracks.errors import TrackInputError
@@ -31,15 +30,10 @@ from train.adapters.tokens import LiveTokens, TokenBatch, encode, merged
 
 log = logging.getLogger(__name__)
 GIGABYTE = 1e9
-SHARE_OF_DISK = 0.95
-"""The cache is not begun where it would take more than this share of the free disk."""
+CACHE_FOLDER = "cache"
 COMPLETE_FILE = "complete.json"
 USERS_FOLDER = "used_by"
 """One file for each training that uses the cache, with its run folder inside."""
-
-
-class CacheTooLargeError(TrackInputError):
-    """The cache would be larger than allowed; raised before anything is written."""
 
 
 @dataclass(frozen=True)
@@ -63,20 +57,20 @@ class Layout:
         )
 
     @property
-    def files(self) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
-        """Name, type and shape per image of every file: float16 features, one byte per mask pixel."""
-        half = np.dtype(np.float16)
-        stages = {f"stage_{index}.f16": (half, shape) for index, shape in enumerate(self.stages)}
-        return {"embedding.f16": (half, (self.embedding,)), **stages, "masks.u8": (np.dtype(np.uint8), self.mask)}
+    def files(self) -> dict[str, np.dtype]:
+        """Name of every file and the type of a row, an image's: float16 features, one byte per mask pixel."""
+        stages = {f"stage_{index}.f16": np.dtype((np.float16, shape)) for index, shape in enumerate(self.stages)}
+        embedding, masks = np.dtype((np.float16, (self.embedding,))), np.dtype((np.uint8, self.mask))
+        return {"embedding.f16": embedding, **stages, "masks.u8": masks}
 
     @property
     def bytes_per_image(self) -> int:
         """Bytes on disk for one image."""
-        return sum(dtype.itemsize * int(np.prod(shape)) for dtype, shape in self.files.values())
+        return sum(row.itemsize for row in self.files.values())
 
 
 class TokenCache:
-    """Raw encoder outputs of a list of images in float16, memory-mapped from `folder`.
+    """Raw encoder outputs of a list of images in float16, memory-mapped from `folder`; mosaics are encoded when drawn.
 
     Files grow by whole batches, so that a build that was killed continues where it stopped. The folder is named
     after the weights, the images and the size: nothing else is ever read from it. `user` is the run folder of the
@@ -84,7 +78,7 @@ class TokenCache:
     """
 
     def __init__(self, live: LiveTokens, folder: Path, user: Path | None = None):
-        self.live = replace(live, images=replace(live.images, mosaic=None))
+        self.live, self.plain = live, replace(live, images=replace(live.images, mosaic=None))
         self.folder = Path(folder) / cache_key(live)
         self.user = user
 
@@ -107,14 +101,14 @@ class TokenCache:
     @cached_property
     def layout(self) -> Layout:
         """Shapes, found by encoding the first image."""
-        return Layout.of(next(self.live.batches([0], 1)))
+        return Layout.of(next(self.plain.batches([0], 1)))
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
         """Every file as a read-only array, one row per image."""
         return {
-            name: np.memmap(self.folder / name, dtype=dtype, mode="r", shape=(self.num_images, *shape))
-            for name, (dtype, shape) in self.layout.files.items()
+            name: np.memmap(self.folder / name, dtype=row, mode="r", shape=(self.num_images,))
+            for name, row in self.layout.files.items()
         }
 
     def build(self, batch_size: int) -> None:
@@ -134,19 +128,16 @@ class TokenCache:
         done = self._rows_done(batch_size)
         if done == self.num_images:
             return
-        files = {name: (self.folder / name).open("ab") for name in self.layout.files}
-        try:
-            with tqdm(total=self.num_images, initial=done, desc="encode once", unit="image") as bar:
-                for batch in self.live.batches(range(done, self.num_images), batch_size):
-                    for name, array in self._rows(batch).items():
-                        files[name].write(array.tobytes())
-                    bar.update(len(batch.categories))
+        with ExitStack() as stack:
+            files = {name: stack.enter_context((self.folder / name).open("ab")) for name in self.layout.files}
+            bar = stack.enter_context(tqdm(total=self.num_images, initial=done, desc="encode once", unit="image"))
+            for batch in self.plain.batches(range(done, self.num_images), batch_size):
+                for name, array in _rows(batch).items():
+                    files[name].write(array.tobytes())
+                bar.update(len(batch.categories))
             for file in files.values():
                 file.flush()
                 os.fsync(file.fileno())
-        finally:
-            for file in files.values():
-                file.close()
         write_atomically(self.folder / COMPLETE_FILE, json.dumps(asdict(self.layout)).encode())
 
     def delete(self) -> None:
@@ -155,29 +146,28 @@ class TokenCache:
         release(self.folder, self.user)
 
     def batches(self, order: Sequence[int], batch_size: int, *, epoch: int = 0) -> Iterator[TokenBatch]:
-        """Read batches back; the same in every epoch."""
-        for start in range(0, len(order), batch_size):
-            yield self._read(order[start : start + batch_size])
+        """The same pictures in the same order as without the cache."""
+        images, groups = self.live.images, cut(order, batch_size)
+        drawn = [[index for index in group if images.replaced(index, epoch)] for group in groups]
+        mosaics = images.groups([group for group in drawn if group], epoch=epoch, workers=self.live.workers)
+        for group, replaced in zip(groups, drawn, strict=True):
+            kept = [index for index in group if index not in replaced]
+            parts = [(kept, self._read(kept))] if kept else []
+            if replaced:
+                parts.append((replaced, encode(self.live.backbone, next(mosaics), self.live.device)))
+            yield merged(parts, group)
 
     def _rows_done(self, batch_size: int) -> int:
         """Rows that all files hold, cut back to whole batches."""
         if (self.folder / COMPLETE_FILE).is_file():
             return self.num_images
-        rows = []
-        for name, (dtype, shape) in self.layout.files.items():
-            path = self.folder / name
-            size = path.stat().st_size if path.is_file() else 0
-            rows.append(size // (dtype.itemsize * int(np.prod(shape))))
+        paths = {self.folder / name: row.itemsize for name, row in self.layout.files.items()}
+        rows = [path.stat().st_size // size if path.is_file() else 0 for path, size in paths.items()]
         done = min(rows) // batch_size * batch_size
-        for name, (dtype, shape) in self.layout.files.items():
-            with (self.folder / name).open("ab") as file:
-                file.truncate(done * dtype.itemsize * int(np.prod(shape)))
+        for path, size in paths.items():
+            with path.open("ab") as file:
+                file.truncate(done * size)
         return done
-
-    def _rows(self, batch: TokenBatch) -> dict[str, np.ndarray]:
-        rows = {"embedding.f16": _half(batch.features.embedding), "masks.u8": batch.masks.cpu().numpy().view(np.uint8)}
-        stages = {f"stage_{index}.f16": _half(stage) for index, stage in enumerate(batch.features.stages)}
-        return {**rows, **stages}
 
     def _read(self, indices: Sequence[int]) -> TokenBatch:
         rows = {
@@ -192,47 +182,10 @@ class TokenCache:
         return TokenBatch(features, rows["masks.u8"].bool(), tuple(samples[index].category for index in indices))
 
 
-@dataclass(frozen=True)
-class PartlyCached:
-    """Tokens of the images as they are from a cache, those of mosaics in their place from the encoder."""
-
-    live: LiveTokens
-    cache: TokenCache
-
-    def batches(self, order: Sequence[int], batch_size: int, *, epoch: int = 0) -> Iterator[TokenBatch]:
-        """The same pictures in the same order as without the cache."""
-        images, device = self.live.images, self.live.device
-        groups = cut(order, batch_size)
-        drawn = [[index for index in group if images.replaced(index, epoch)] for group in groups]
-        mosaics = images.groups([group for group in drawn if group], epoch=epoch, workers=self.live.workers)
-        for group, replaced in zip(groups, drawn, strict=True):
-            kept = [index for index in group if index not in replaced]
-            parts = [(kept, next(self.cache.batches(kept, len(kept))))] if kept else []
-            if replaced:
-                parts.append((replaced, encode(self.live.backbone, next(mosaics), device)))
-            yield merged(parts, group)
-
-
-def check_room(caches: Sequence[TokenCache], folder: Path, max_gb: float) -> None:
-    """Ask whether the caches may be written into `folder`, before the first byte is.
-
-    Raises:
-        CacheTooLargeError: together they would exceed `max_gb` (10^9 bytes each) or the free disk.
-    """
-    needed = sum(cache.gigabytes for cache in caches)
-    if needed > max_gb:
-        raise CacheTooLargeError(
-            f"expected the token cache to fit into max_cache_gb={max_gb:g}, got {needed:.3g} GB for "
-            f"{sum(cache.num_images for cache in caches)} images; raise max_cache_gb, or set cache=never to encode "
-            "every image in each epoch"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = sum(cache.gigabytes_missing for cache in caches)
-    if wrong := lacking_room(folder, math.ceil(missing * GIGABYTE / SHARE_OF_DISK), spare_bytes=0):
-        raise CacheTooLargeError(
-            f"{wrong}, for the token cache; free some space, name a folder on another disk with cache_dir, or set "
-            "cache=never"
-        )
+def _rows(batch: TokenBatch) -> dict[str, np.ndarray]:
+    rows = {"embedding.f16": _half(batch.features.embedding), "masks.u8": batch.masks.cpu().numpy().view(np.uint8)}
+    stages = {f"stage_{index}.f16": _half(stage) for index, stage in enumerate(batch.features.stages)}
+    return {**rows, **stages}
 
 
 def release(cache: Path, user: Path | None) -> None:

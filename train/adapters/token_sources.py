@@ -1,21 +1,28 @@
 """Which tokens a training works on: cached where that is possible and wanted, computed anew otherwise."""
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from models.clip.backbone import ClipBackbone
-from train.adapters.augment import Mosaic
-from train.adapters.checkpoint import CACHE_FOLDER
+from models.disk import lacking_room
+from tracks.errors import TrackInputError
 from train.adapters.config import TrainOptions
-from train.adapters.images import TrainingImages
+from train.adapters.images import Mosaic, TrainingImages
 from train.adapters.processes import ALONE, Processes
 from train.adapters.source import Course
-from train.adapters.token_cache import CacheTooLargeError, PartlyCached, TokenCache, check_room
+from train.adapters.token_cache import CACHE_FOLDER, GIGABYTE, TokenCache
 from train.adapters.tokens import LiveTokens, TokenSource
 
 log = logging.getLogger(__name__)
+SHARE_OF_DISK = 0.95
+"""The cache is not begun where it would take more than this share of the free disk."""
+
+
+class CacheTooLargeError(TrackInputError):
+    """The cache would be larger than allowed; raised before anything is written."""
 
 
 @contextmanager
@@ -45,7 +52,7 @@ def open_sources(
 def with_caches(
     live: Sequence[LiveTokens], options: TrainOptions, folder: Path, user: Path | None = None
 ) -> tuple[list[TokenSource], list[TokenCache]]:
-    """Each source, or in its place one that reads from a cache all that is no mosaic; and the caches.
+    """Each source, or in its place its cache; and the caches.
 
     `user` is the run folder that the caches in `folder` are for.
     """
@@ -61,10 +68,26 @@ def with_caches(
         return list(live), []
     for cache in caches.values():
         cache.build(options.batch_size)
-    return [_reading(source, caches.get(index)) for index, source in enumerate(live)], list(caches.values())
+    return [caches.get(index, source) for index, source in enumerate(live)], list(caches.values())
 
 
-def _reading(source: LiveTokens, cache: TokenCache | None) -> TokenSource:
-    if cache is None:
-        return source
-    return cache if source.images.mosaic is None else PartlyCached(source, cache)
+def check_room(caches: Sequence[TokenCache], folder: Path, max_gb: float) -> None:
+    """Ask whether the caches may be written into `folder`, before the first byte is.
+
+    Raises:
+        CacheTooLargeError: together they would exceed `max_gb` (10^9 bytes each) or the free disk.
+    """
+    needed = sum(cache.gigabytes for cache in caches)
+    if needed > max_gb:
+        raise CacheTooLargeError(
+            f"expected the token cache to fit into max_cache_gb={max_gb:g}, got {needed:.3g} GB for "
+            f"{sum(cache.num_images for cache in caches)} images; raise max_cache_gb, or set cache=never to encode "
+            "every image in each epoch"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = sum(cache.gigabytes_missing for cache in caches)
+    if wrong := lacking_room(folder, math.ceil(missing * GIGABYTE / SHARE_OF_DISK), spare_bytes=0):
+        raise CacheTooLargeError(
+            f"{wrong}, for the token cache; free some space, name a folder on another disk with cache_dir, or set "
+            "cache=never"
+        )

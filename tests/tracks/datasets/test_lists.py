@@ -173,11 +173,11 @@ def test_what_cannot_be_written(bottles: Path) -> None:
 
 
 def test_command_that_writes(bottles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command(["btad", str(bottles), "--out", str(tmp_path / "list.json")])  # any set in MVTec layout will do
+    command(["mvtec", str(bottles), "--out", str(tmp_path / "list.json")])
     assert capsys.readouterr().out.strip() == str(tmp_path / "list.json")
     assert MetaJson(bottles, tmp_path / "list.json").test("bottle") == MVTec(bottles).test("bottle")
     with pytest.raises(SystemExit) as stopped:
-        command(["btad", str(tmp_path / "nowhere")])
+        command(["mvtec", str(tmp_path / "nowhere")])
     assert stopped.value.code == 2
     assert "error: expected the data set's folder at" in capsys.readouterr().err
     with pytest.raises(TrackInputError, match=r"got 'synthetic'"):
