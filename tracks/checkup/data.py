@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from tracks.datasets.files import FileSample
 from tracks.datasets.images import read_image
+from tracks.datasets.layout import find_images
 from tracks.datasets.masks import Oddity, defects
 from tracks.datasets.mtd import UNMARKED
 from tracks.datasets.notices import Findings, gathered_findings
-from tracks.datasets.photos import find_images
 from tracks.datasets.recognise import known_layouts
 from tracks.datasets.registry import DatasetEntry, registry
 from tracks.datasets.sample import Dataset

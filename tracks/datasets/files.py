@@ -70,9 +70,12 @@ class FileSample:
 
 
 def list_images(folder: Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> list[Path]:
-    """The image files directly in a folder, hidden ones left out, each once, in natural order (2 before 10)."""
+    """The image files directly in a folder, hidden ones left out, each once, in natural order (2 before 10).
+
+    None where there is no such folder.
+    """
     suffixes = tuple(suffixes)
-    images = (path for path in folder.iterdir() if is_image(path, suffixes) and not path.is_dir())
+    images = (path for path in _content(folder) if is_image(path, suffixes) and not path.is_dir())
     return sorted(_once(sorted(images)), key=natural_key)
 
 
@@ -90,9 +93,13 @@ def _once(paths: Iterable[Path]) -> list[Path]:
 
 
 def list_folders(folder: Path) -> list[Path]:
-    """The folders directly in a folder, hidden ones and those of runs of ours left out, in natural order."""
-    folders = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """The folders directly in a folder, if there is one, without hidden ones and those of runs, in natural order."""
+    folders = (path for path in _content(folder) if path.is_dir() and not path.name.startswith("."))
     return sorted((path for path in folders if not is_run_folder(path)), key=natural_key)
+
+
+def _content(folder: Path) -> Iterable[Path]:
+    return folder.iterdir() if folder.is_dir() else ()
 
 
 def is_run_folder(folder: Path) -> bool:
@@ -156,8 +163,15 @@ def unique_stems(images: Iterable[Path], kind: str) -> dict[str, Path]:
     return by_stem
 
 
-def marks_a_defect(mask: Path, above: float) -> bool:
-    """Whether a mask has a level greater than `above` anywhere: the label, where a set keeps it in its masks only."""
+def labelled_by_mask(image: Path, mask: Path, root: Path, category: str, above: float) -> FileSample:
+    """A sample of a set whose labels stand in its masks: a defect where a level of the mask is above `above`."""
+    name, defect = image.relative_to(root).as_posix(), _marks(mask, above)
+    if not defect:
+        return FileSample(name, category, 0, "good", image)
+    return FileSample(name, category, 1, "defect", image, mask, above)
+
+
+def _marks(mask: Path, above: float) -> bool:
     try:
         levels = read_levels(mask)
     except TrackInputError as error:

@@ -19,9 +19,8 @@ from tracks.datasets.files import (
     references_of,
 )
 from tracks.datasets.formats import IMAGE_SUFFIXES, endings
-from tracks.datasets.layout import LeftOut
+from tracks.datasets.layout import LeftOut, find_images, walk
 from tracks.datasets.notices import refuse
-from tracks.datasets.photos import find_images, walk
 from tracks.errors import TrackInputError
 
 Folders = str | Path | Sequence[str | Path] | None

@@ -9,10 +9,10 @@ from pathlib import Path
 from tracks.datasets.files import (
     FileSample,
     existing_folder,
+    labelled_by_mask,
     list_folders,
     list_images,
     listed_samples,
-    marks_a_defect,
     mask_rule,
     references_of,
     unique_stems,
@@ -62,14 +62,10 @@ class KSDD:
     def test(self, category: str) -> list[FileSample]:
         """All images, by folder and then by name."""
         listed_samples({CATEGORY: []}, category)
-        self._test = self._test or [self._sample(image, mask) for image, mask in self._pairs.items()]
+        self._test = self._test or [
+            labelled_by_mask(image, mask, self._root, CATEGORY, self._mask_above) for image, mask in self._pairs.items()
+        ]
         return list(self._test)
-
-    def _sample(self, image: Path, mask: Path) -> FileSample:
-        name = image.relative_to(self._root).as_posix()
-        if marks_a_defect(mask, self._mask_above):
-            return FileSample(name, CATEGORY, 1, "defect", image, mask, self._mask_above)
-        return FileSample(name, CATEGORY, 0, "good", image)
 
     def _folders(self) -> list[Path]:
         inner = list_folders(self._root)

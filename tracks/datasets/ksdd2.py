@@ -13,10 +13,10 @@ from tracks.command.names import listed, unknown
 from tracks.datasets.files import (
     FileSample,
     existing_folder,
+    labelled_by_mask,
     list_folders,
     list_images,
     listed_samples,
-    marks_a_defect,
     mask_rule,
     references_of,
     unique_stems,
@@ -88,19 +88,15 @@ class KSDD2:
 
     def _samples(self, key: str, pairs: Mapping[Path, Path]) -> list[FileSample]:
         if key not in self._listed:
-            self._listed[key] = [self._sample(image, mask) for image, mask in pairs.items()]
+            self._listed[key] = [
+                labelled_by_mask(image, mask, self._root, CATEGORY, self._mask_above) for image, mask in pairs.items()
+            ]
         return self._listed[key]
-
-    def _sample(self, image: Path, mask: Path) -> FileSample:
-        name = image.relative_to(self._root).as_posix()
-        if marks_a_defect(mask, self._mask_above):
-            return FileSample(name, CATEGORY, 1, "defect", image, mask, self._mask_above)
-        return FileSample(name, CATEGORY, 0, "good", image)
 
     def _pairs(self, part: str, needed: bool) -> dict[Path, Path]:
         """Each image's mask in one of the two folders, in natural order."""
         folder = self._root / part
-        files = list_images(folder) if folder.is_dir() else []
+        files = list_images(folder)
         left_out = LeftOut()
         left_out.look_at([folder])
         left_out.say(folder)

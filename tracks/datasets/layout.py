@@ -1,20 +1,27 @@
-"""What readers share of how folders are laid out: names in another spelling, and what is left out, said in one line."""
+"""What readers share of how folders are laid out: spellings, what lies deeper, which is normal, which mask is whose.
+
+What a reader leaves out is said in one line.
+"""
 
 import logging
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
-from tracks.datasets.files import list_folders, list_images
-from tracks.datasets.formats import passed_over
-from tracks.datasets.notices import leave_out
-from tracks.datasets.photos import files_in, find_images, walk
+from tracks.command.names import listed
+from tracks.datasets.files import is_run_folder, list_folders, list_images, natural_key, unique_stems
+from tracks.datasets.formats import IMAGE_SUFFIXES, passed_over
+from tracks.datasets.notices import leave_out, refuse
 from tracks.errors import TrackInputError
 
 log = logging.getLogger(__name__)
 
 MASK_FOLDERS = ("ground_truth", "gt", "masks", "mask")
 """Names of folders of masks; MVTec's own stands first."""
+NORMAL_FOLDERS = ("good", "ok", "normal")
+"""Names, in any case, of the folder of normal images: "good" is MVTec's, the others stand in sets built like it."""
 
 
 def inner_folder(folder: Path, *names: str) -> Path:
@@ -26,7 +33,7 @@ def inner_folder(folder: Path, *names: str) -> Path:
         TrackInputError: one name in two spellings.
     """
     for name in names:
-        alike = [inner for inner in _folders(folder) if same_name(inner.name, name)]
+        alike = [inner for inner in list_folders(folder) if same_name(inner.name, name)]
         exact = [inner for inner in alike if inner.name == name]
         if len(alike) > 1 and not exact:
             raise TrackInputError(f"expected one folder {name} in {folder}, got {alike[0].name} and {alike[1].name}")
@@ -37,7 +44,8 @@ def inner_folder(folder: Path, *names: str) -> Path:
 
 def same_name(one: str, other: str) -> bool:
     """Whether two names of folders differ by case, blanks, hyphens and underscores at most."""
-    return _plain(one) == _plain(other)
+    plain = ["".join(letter for letter in name.casefold() if letter not in " -_") for name in (one, other)]
+    return plain[0] == plain[1]
 
 
 def is_mask_folder(name: str) -> bool:
@@ -83,9 +91,124 @@ def with_images(folders: Iterable[Path]) -> list[Path]:
     return [folder for folder in folders if any(list_images(place) for place in walk(folder))]
 
 
-def _folders(folder: Path) -> Sequence[Path]:
-    return list_folders(folder) if folder.is_dir() else ()
+def find_images(
+    folder: Path, recursive: bool = True, skipped: Sequence[Path] = (), suffixes: Sequence[str] = IMAGE_SUFFIXES
+) -> list[Path]:
+    """The images in a folder and, if `recursive`, below it, each once; see `walk`."""
+    found = [path for place in walk(folder, recursive, skipped) for path in list_images(place, suffixes)]
+    return sorted(found, key=natural_key)
 
 
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.casefold() if letter not in " -_")
+def walk(folder: Path, recursive: bool = True, skipped: Sequence[Path] = ()) -> Iterator[Path]:
+    """The folder and, if `recursive`, those below it: not hidden ones, run folders, those in `skipped`.
+
+    A link to a folder is followed, unless it leads to one that is walked anyway.
+    """
+    closed = {path.resolve() for path in skipped} - {folder.resolve()}
+    waiting = [folder]
+    while waiting:
+        links: list[Path] = []
+        for place, inner, _ in (entry for top in waiting for entry in os.walk(top, onerror=_refuse)):
+            is_new = Path(place).resolve() not in closed
+            if is_new:
+                closed.add(Path(place).resolve())
+                yield Path(place)
+            below = [
+                Path(place, name) for name in sorted(inner) if recursive and is_new and _is_open(Path(place, name))
+            ]
+            links += [path for path in below if path.is_symlink()]
+            inner[:] = [path.name for path in below if not path.is_symlink()]
+        waiting = links
+
+
+def files_in(folder: Path) -> list[Path]:
+    """What lies directly in a folder and is no folder."""
+    return [path for path in folder.iterdir() if not path.is_dir()]
+
+
+def _is_open(folder: Path) -> bool:
+    return not folder.name.startswith(".") and not is_run_folder(folder)
+
+
+def _refuse(error: OSError) -> NoReturn:
+    """Folders that cannot be listed are not passed over in silence."""
+    raise error
+
+
+def is_called_normal(folder: Path) -> bool:
+    """Whether a folder of images has one of the names of normal ones."""
+    return folder.name.casefold() in NORMAL_FOLDERS
+
+
+def check_normal_is_told(kinds: Sequence[Path], folder: Path) -> None:
+    """Ask which folders hold normal images where their names do not tell, rather than count good parts as missed.
+
+    A single folder may stand alone if its name is a word: a set of one kind of defect.
+
+    Raises:
+        TrackInputError: none of the folders is called like normal images, or one begins like them ("good_2").
+    """
+    names = [kind.name for kind in kinds]
+    doubtful = [name for name in names if any(_begins_like(name, normal) for normal in NORMAL_FOLDERS)]
+    alone = len(names) == 1 and len(names[0]) > 2 and names[0][0].isalpha()
+    if not names or ((alone or any(is_called_normal(kind) for kind in kinds)) and not doubtful):
+        return
+    what = f"{doubtful[0]!r}, which may be one of them too" if doubtful else f"no such one but {listed(names)}"
+    refuse(
+        f"expected to know which folders of {folder} hold normal images (one called {', '.join(NORMAL_FOLDERS)}), got "
+        f"{what}; name those of normal images with ARGS='data.normal_folders=[name]', all others are then defects, "
+        "or say ARGS='data.normal_folders=[]' if all hold defects"
+    )
+
+
+def _begins_like(name: str, normal: str) -> bool:
+    rest = name.casefold().removeprefix(normal)
+    return 0 < len(rest) < len(name) and not rest[0].isalpha()
+
+
+def match_masks(
+    images: Sequence[Path], folder: Path, beside: Path | None = None, left_out: LeftOut | None = None
+) -> dict[Path, Path | None]:
+    """Each image's mask, `<stem>_mask` or `<stem>` with any image suffix; None for all if there is no such folder.
+
+    Images deeper in the folder `beside` have their masks equally deep in `folder`, or straight in it.
+
+    Raises:
+        TrackInputError: an image without a mask beside others with one, two masks for an image, or the reverse.
+    """
+    if not folder.is_dir():
+        return dict.fromkeys(images)
+    left_out = left_out or LeftOut()
+    masks: dict[Path, dict[str, Path]] = {}
+    by_place: dict[Path, list[Path]] = {}
+    for image in images:
+        by_place.setdefault(image.parent.relative_to(beside or image.parent), []).append(image)
+    for place, there in by_place.items():
+        unique_stems(there, "image")
+        masks[place] = unique_stems(list_images(folder / place), "mask")
+        left_out.look_at([folder / place])
+    straight = unique_stems(list_images(folder), "mask") if len({image.stem for image in images}) == len(images) else {}
+    matched = {
+        image: _mask_of(image, masks[place] or straight, folder)
+        for place, there in by_place.items()
+        for image in there
+    }  # fmt: skip
+    everything = dict.fromkeys(path for of in (*masks.values(), straight) for path in of.values())
+    left_out.add("masks without an image", [path for path in everything if path not in matched.values()])
+    return {image: matched[image] for image in images}
+
+
+def _mask_of(image: Path, masks: Mapping[str, Path], folder: Path) -> Path | None:
+    found = [masks[stem] for stem in (f"{image.stem}_mask", image.stem) if stem in masks]
+    if not found:
+        several = (folder / image.stem).is_dir()
+        hint = "it has a folder of masks, as in MVTec LOCO: use data=mvtec_loco; else " if several else ""
+        refuse(
+            f"expected a mask for {image} named {image.stem}_mask.png or {image.stem}.png in {folder}, got none; "
+            f"{hint}add it, take the image away, or take the folder of masks away to go without pixel metrics",
+            "masks missing", image,
+        )  # fmt: skip
+        return None
+    if len(found) > 1:
+        refuse(f"expected one mask for {image}, got {found[0]} and {found[1]}; remove one")
+    return found[0]

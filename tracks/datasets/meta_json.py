@@ -132,7 +132,7 @@ class MetaJson:
 
     def _masks(self, mask: str, place: str) -> list[Path]:
         path = self._root / mask
-        found = [path] if path.is_file() else list_images(path) if path.is_dir() else []
+        found = [path] if path.is_file() else list_images(path)
         if not found:
             raise missing_path(f"a mask of {self._meta} ({place})", path)
         return found

@@ -8,7 +8,7 @@
 Bergmann et al., "MVTec AD: A Comprehensive Real-World Dataset for Unsupervised Anomaly Detection", CVPR 2019.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tracks.command.names import listed, unknown
@@ -20,15 +20,21 @@ from tracks.datasets.files import (
     list_images,
     listed_samples,
     mask_rule,
-    unique_stems,
 )
-from tracks.datasets.layout import MASK_FOLDERS, LeftOut, images_below, inner_folder, with_images
+from tracks.datasets.layout import (
+    MASK_FOLDERS,
+    LeftOut,
+    check_normal_is_told,
+    images_below,
+    inner_folder,
+    is_called_normal,
+    match_masks,
+    with_images,
+)
 from tracks.datasets.notices import refuse
 from tracks.datasets.recognise import find_categories, other_reader
 from tracks.errors import TrackInputError
 
-NORMAL_FOLDERS = ("good", "ok", "normal")
-"""Names, in any case, of the folder of normal images: "good" is MVTec's, the others stand in sets built like it."""
 MVTEC_AD = frozenset((
     "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw", "tile",
     "toothbrush", "transistor", "wood", "zipper",
@@ -96,9 +102,9 @@ class MVTec:
         """The normal images of `train/good`; TrackInputError if there are none."""
         listed_samples(self._test, category)
         folder, left_out = inner_folder(self._folders[category], "train"), LeftOut()
-        kinds = [kind for kind in _kinds(folder) if self._is_normal(kind) or is_called_normal(kind)]
+        kinds = [kind for kind in list_folders(folder) if self._is_normal(kind) or is_called_normal(kind)]
         samples = [sample for kind in kinds for sample in self._normal(category, kind, left_out)]
-        straight = list_images(folder) if folder.is_dir() else []
+        straight = list_images(folder)
         if not samples:
             raise TrackInputError(
                 f"expected normal images of {category} in {folder / 'good'}, from which references are drawn, "
@@ -106,7 +112,9 @@ class MVTec:
                 "track (shots=0)"
             )
         left_out.add("images straight in train", straight)
-        left_out.add("folders of train not called normal", with_images(k for k in _kinds(folder) if k not in kinds))
+        left_out.add(
+            "folders of train not called normal", with_images(k for k in list_folders(folder) if k not in kinds)
+        )
         left_out.say(self._root)
         return samples
 
@@ -116,14 +124,14 @@ class MVTec:
 
     def _list_test(self, category: str) -> list[FileSample]:
         folder = inner_folder(self._folders[category], "test")
-        kinds = _kinds(folder)
+        kinds = list_folders(folder)
         if self._told is None:
             check_normal_is_told(with_images(kinds), folder)
         samples: list[FileSample] = []
         for kind in kinds:
             normal = self._is_normal(kind)
             samples += self._normal(category, kind, self._left_out) if normal else self._anomalous(category, kind)
-        straight = list_images(folder) if folder.is_dir() else []
+        straight = list_images(folder)
         if not samples:
             other = other_reader(self._folders[category])
             remedy = f"{other}, or name" if other else "put them there, or name"
@@ -152,7 +160,9 @@ class MVTec:
 
     def _check_told(self) -> None:
         """Refuse a normal folder that no category has."""
-        seen = {kind.name: kind for folder in self._folders.values() for kind in _kinds(inner_folder(folder, "test"))}
+        seen = {
+            kind.name: kind for folder in self._folders.values() for kind in list_folders(inner_folder(folder, "test"))
+        }
         for name in self._told or ():
             if name not in seen:
                 raise unknown("each of data.normal_folders", name, seen)
@@ -171,89 +181,6 @@ class MVTec:
     def _sample(self, category: str, path: Path, label: int, kind: str, mask: Path | None) -> FileSample:
         name = path.relative_to(self._folders[category]).as_posix()
         return FileSample(name, category, label, kind, path, mask, self._mask_above, self._bit_depth)
-
-
-def match_masks(
-    images: Sequence[Path], folder: Path, beside: Path | None = None, left_out: LeftOut | None = None
-) -> dict[Path, Path | None]:
-    """Each image's mask, `<stem>_mask` or `<stem>` with any image suffix; None for all if there is no such folder.
-
-    Images deeper in the folder `beside` have their masks equally deep in `folder`, or straight in it.
-
-    Raises:
-        TrackInputError: an image without a mask beside others with one, two masks for an image, or the reverse.
-    """
-    if not folder.is_dir():
-        return dict.fromkeys(images)
-    left_out = left_out or LeftOut()
-    masks: dict[Path, dict[str, Path]] = {}
-    by_place: dict[Path, list[Path]] = {}
-    for image in images:
-        by_place.setdefault(image.parent.relative_to(beside or image.parent), []).append(image)
-    for place, there in by_place.items():
-        unique_stems(there, "image")
-        masks[place] = unique_stems(list_images(folder / place), "mask") if (folder / place).is_dir() else {}
-        left_out.look_at([folder / place])
-    straight = unique_stems(list_images(folder), "mask") if len(_stems(images)) == len(images) else {}
-    matched = {
-        image: _mask_of(image, masks[place] or straight, folder)
-        for place, there in by_place.items()
-        for image in there
-    }  # fmt: skip
-    everything = dict.fromkeys(path for of in (*masks.values(), straight) for path in of.values())
-    left_out.add("masks without an image", [path for path in everything if path not in matched.values()])
-    return {image: matched[image] for image in images}
-
-
-def _stems(paths: Iterable[Path]) -> set[str]:
-    return {path.stem for path in paths}
-
-
-def _mask_of(image: Path, masks: Mapping[str, Path], folder: Path) -> Path | None:
-    found = [masks[stem] for stem in (f"{image.stem}_mask", image.stem) if stem in masks]
-    if not found:
-        several = (folder / image.stem).is_dir()
-        hint = "it has a folder of masks, as in MVTec LOCO: use data=mvtec_loco; else " if several else ""
-        refuse(
-            f"expected a mask for {image} named {image.stem}_mask.png or {image.stem}.png in {folder}, got none; "
-            f"{hint}add it, take the image away, or take the folder of masks away to go without pixel metrics",
-            "masks missing", image,
-        )  # fmt: skip
-        return None
-    if len(found) > 1:
-        refuse(f"expected one mask for {image}, got {found[0]} and {found[1]}; remove one")
-    return found[0]
-
-
-def is_called_normal(folder: Path) -> bool:
-    """Whether a folder of images has one of the names of normal ones."""
-    return folder.name.casefold() in NORMAL_FOLDERS
-
-
-def check_normal_is_told(kinds: Sequence[Path], folder: Path) -> None:
-    """Ask which folders hold normal images where their names do not tell, rather than count good parts as missed.
-
-    A single folder may stand alone if its name is a word: a set of one kind of defect.
-
-    Raises:
-        TrackInputError: none of the folders is called like normal images, or one begins like them ("good_2").
-    """
-    names = [kind.name for kind in kinds]
-    doubtful = [name for name in names if any(_begins_like(name, normal) for normal in NORMAL_FOLDERS)]
-    alone = len(names) == 1 and len(names[0]) > 2 and names[0][0].isalpha()
-    if not names or ((alone or any(is_called_normal(kind) for kind in kinds)) and not doubtful):
-        return
-    what = f"{doubtful[0]!r}, which may be one of them too" if doubtful else f"no such one but {listed(names)}"
-    refuse(
-        f"expected to know which folders of {folder} hold normal images (one called {', '.join(NORMAL_FOLDERS)}), got "
-        f"{what}; name those of normal images with ARGS='data.normal_folders=[name]', all others are then defects, "
-        "or say ARGS='data.normal_folders=[]' if all hold defects"
-    )
-
-
-def _begins_like(name: str, normal: str) -> bool:
-    rest = name.casefold().removeprefix(normal)
-    return 0 < len(rest) < len(name) and not rest[0].isalpha()
 
 
 def _name_of(root: Path, categories: Sequence[str]) -> str:
@@ -278,7 +205,3 @@ def check_own_categories(name: str, categories: Sequence[str], known: Iterable[s
             f"expected categories of {name} ({listed(list(known))}), got {listed(strangers)} in {root}; "
             "other data in MVTec layout are read by data=mvtec, in this layout by a data.name of their own"
         )
-
-
-def _kinds(folder: Path) -> list[Path]:
-    return list_folders(folder) if folder.is_dir() else []

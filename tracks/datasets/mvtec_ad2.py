@@ -23,8 +23,7 @@ from tracks.datasets.files import (
     mask_rule,
     references_of,
 )
-from tracks.datasets.layout import LeftOut
-from tracks.datasets.mvtec import match_masks
+from tracks.datasets.layout import LeftOut, match_masks
 from tracks.datasets.notices import refuse
 from tracks.errors import TrackInputError
 
@@ -81,14 +80,14 @@ class MVTecAD2:
     def _normal(self, category: str, part: str) -> list[FileSample]:
         folder = self._folders[category] / part / NORMAL
         self._left_out.look_at([folder])
-        paths = list_images(folder) if folder.is_dir() else []
+        paths = list_images(folder)
         return [self._sample(category, path, 0, NORMAL) for path in paths]
 
     def _list_test(self, category: str, split: AD2Split) -> list[FileSample]:
         folder = self._folders[category] / split
         self._left_out.look_at([folder])
         if split in PRIVATE:
-            paths = list_images(folder) if folder.is_dir() else []
+            paths = list_images(folder)
             samples = [self._sample(category, path, None, "") for path in paths]
         else:
             samples = self._bad(category, folder) + self._normal(category, split)
@@ -100,7 +99,7 @@ class MVTecAD2:
         return samples
 
     def _bad(self, category: str, folder: Path) -> list[FileSample]:
-        kinds = [kind for kind in list_folders(folder) if kind.name not in (NORMAL, MASKS)] if folder.is_dir() else []
+        kinds = [kind for kind in list_folders(folder) if kind.name not in (NORMAL, MASKS)]
         self._left_out.look_at(kinds)
         masks = [
             (kind.name, match_masks(list_images(kind), folder / MASKS / kind.name, left_out=self._left_out))

@@ -21,8 +21,7 @@ from tracks.datasets.files import (
     mask_rule,
     references_of,
 )
-from tracks.datasets.layout import LeftOut, inner_folder
-from tracks.datasets.mvtec import check_normal_is_told
+from tracks.datasets.layout import LeftOut, check_normal_is_told, inner_folder
 from tracks.datasets.notices import refuse
 from tracks.datasets.recognise import find_categories
 
@@ -76,17 +75,17 @@ class MVTecLOCO:
     def _good(self, category: str, part: str) -> list[FileSample]:
         folder = inner_folder(inner_folder(self._folders[category], part), NORMAL)
         self._left_out.look_at([folder])
-        return [self._sample(category, path, None) for path in list_images(folder)] if folder.is_dir() else []
+        return [self._sample(category, path, None) for path in list_images(folder)]
 
     def _list_test(self, category: str) -> list[FileSample]:
         folder = inner_folder(self._folders[category], "test")
-        kinds = list_folders(folder) if folder.is_dir() else []
+        kinds = list_folders(folder)
         self._left_out.look_at([folder, *kinds])
-        self._left_out.add("images straight in test", list_images(folder) if folder.is_dir() else [])
+        self._left_out.add("images straight in test", list_images(folder))
         check_normal_is_told([kind for kind in kinds if list_images(kind)], folder)
         truth = inner_folder(self._folders[category], "ground_truth")
         of_images = {inner_folder(truth, kind.name) / path.stem for kind in kinds for path in list_images(kind)}
-        masks = [own for kind in (list_folders(truth) if truth.is_dir() else []) for own in list_folders(kind)]
+        masks = [own for kind in list_folders(truth) for own in list_folders(kind)]
         without = [path for own in masks if own not in of_images for path in list_images(own)]
         self._left_out.add("masks without an image", without)
         samples = [
@@ -114,7 +113,7 @@ class MVTecLOCO:
         if not folder.is_dir():
             return []
         own = folder / image.stem
-        masks = list_images(own) if own.is_dir() else []
+        masks = list_images(own)
         if not masks:
             refuse(
                 f"expected the masks of {image} in the folder {own} (000.png and so on), got none; add them, take the "

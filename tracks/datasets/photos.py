@@ -1,16 +1,15 @@
 """A user's own photos: a folder of images with no labels and no layout."""
 
 import logging
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 from tracks.command.names import unknown
-from tracks.datasets.files import FileSample, category_name, existing_folder, is_run_folder, list_images, natural_key
-from tracks.datasets.formats import IMAGE_SUFFIXES, endings, passed_over
+from tracks.datasets.files import FileSample, category_name, existing_folder
+from tracks.datasets.formats import endings, passed_over
 from tracks.datasets.images import common_bit_depth
+from tracks.datasets.layout import files_in, find_images, walk
 from tracks.errors import TrackInputError
 from tracks.run.references import distinct, warn_of_judged_references
 
@@ -88,47 +87,3 @@ class Photos:
         return [
             FileSample(name, self.categories[0], label, kind, path) for name, path in zip(names, paths, strict=True)
         ]
-
-
-def find_images(
-    folder: Path, recursive: bool = True, skipped: Sequence[Path] = (), suffixes: Sequence[str] = IMAGE_SUFFIXES
-) -> list[Path]:
-    """The images in a folder and, if `recursive`, below it, each once; see `walk`."""
-    found = [path for place in walk(folder, recursive, skipped) for path in list_images(place, suffixes)]
-    return sorted(found, key=natural_key)
-
-
-def walk(folder: Path, recursive: bool = True, skipped: Sequence[Path] = ()) -> Iterator[Path]:
-    """The folder and, if `recursive`, those below it: not hidden ones, run folders, those in `skipped`.
-
-    A link to a folder is followed, unless it leads to one that is walked anyway.
-    """
-    closed = {path.resolve() for path in skipped} - {folder.resolve()}
-    waiting = [folder]
-    while waiting:
-        links: list[Path] = []
-        for place, inner, _ in (entry for top in waiting for entry in os.walk(top, onerror=_refuse)):
-            is_new = Path(place).resolve() not in closed
-            if is_new:
-                closed.add(Path(place).resolve())
-                yield Path(place)
-            below = [
-                Path(place, name) for name in sorted(inner) if recursive and is_new and _is_open(Path(place, name))
-            ]
-            links += [path for path in below if path.is_symlink()]
-            inner[:] = [path.name for path in below if not path.is_symlink()]
-        waiting = links
-
-
-def files_in(folder: Path) -> list[Path]:
-    """What lies directly in a folder and is no folder."""
-    return [path for path in folder.iterdir() if not path.is_dir()]
-
-
-def _is_open(folder: Path) -> bool:
-    return not folder.name.startswith(".") and not is_run_folder(folder)
-
-
-def _refuse(error: OSError) -> NoReturn:
-    """Folders that cannot be listed are not passed over in silence."""
-    raise error

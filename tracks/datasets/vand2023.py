@@ -61,7 +61,7 @@ class VAND2023:
     def _list(self, part: str, category: str, label: int | None) -> list[FileSample]:
         folder = self._root / part / category / "Images"
         self._left_out.look_at([folder])
-        images = unique_stems(list_images(folder), "image") if folder.is_dir() else {}
+        images = unique_stems(list_images(folder), "image")
         kind = "" if label is None else "good"
         return [
             FileSample(f"{part}/Images/{path.name}", category, label, kind, path) for path in images.values()
@@ -71,7 +71,7 @@ class VAND2023:
 def _categories(root: Path) -> list[Path]:
     """The folders of categories in `Test`; TrackInputError if `root` is no pack."""
     test = root / "Test"
-    folders = [folder for folder in list_folders(test) if (folder / "Images").is_dir()] if test.is_dir() else []
+    folders = [folder for folder in list_folders(test) if (folder / "Images").is_dir()]
     if folders:
         return folders
     inner = [folder for folder in list_folders(root) if (folder / "Test").is_dir()]

@@ -30,10 +30,9 @@ from tracks.datasets.files import (
     natural_key,
     references_of,
 )
-from tracks.datasets.layout import LeftOut
+from tracks.datasets.layout import LeftOut, find_images
 from tracks.datasets.mvtec import MVTec, check_own_categories
 from tracks.datasets.notices import refuse
-from tracks.datasets.photos import find_images
 from tracks.errors import TrackInputError
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from train.adapters.losses import adapter_loss
 from train.adapters.processes import ALONE, Processes
 from train.adapters.record import adapter_header, draw_curves, write_log
 from train.adapters.source import Course
-from train.adapters.token_cache import open_sources
+from train.adapters.token_sources import open_sources
 from train.adapters.tokens import TokenBatch, TokenSource
 
 log = logging.getLogger(__name__)

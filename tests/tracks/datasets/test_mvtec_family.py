@@ -251,6 +251,14 @@ def test_sets_in_mvtec_layout(tmp_path: Path, name: str, category: str, kind: st
     assert len(dataset.train(category)) == 1
 
 
+@pytest.mark.parametrize("name", ["btad", "mpdd", "dtd_synthetic", "visa"])
+def test_mvtec_ad_is_not_taken_for_another_set(tmp_path: Path, name: str) -> None:
+    save_image(tmp_path / "bottle/test/good/000.png")
+    with pytest.raises(TrackInputError, match=r"(?i)expected categories of .*, got bottle in .*read by data=mvtec"):
+        built(name, tmp_path)
+    assert MVTec(tmp_path, name=f"my_{name}").categories == ("bottle",)
+
+
 def test_palette_masks_of_kinds_are_defects(loco: Path) -> None:
     """Masks that name kinds by colours of a palette."""
     mask = PIL.Image.new("P", (8, 6))

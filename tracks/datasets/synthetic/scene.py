@@ -187,3 +187,13 @@ class Bench:
     def scene(self, lines: tuple[float, float] | None = None) -> Scene:
         """The finished scene."""
         return Scene(self.image, self.foreground, self.studio.light, self.background, tuple(self.instances), lines)
+
+
+def scatter(pose: np.random.Generator, tries: int, reach: float, most: int, apart: float) -> list[tuple[float, float]]:
+    """Up to `most` random (x, y) in +-`reach`, each farther than `apart` from all others; every try draws."""
+    spots: list[tuple[float, float]] = []
+    for _ in range(tries):
+        x, y = (float(value) for value in pose.uniform(-reach, reach, 2))
+        if len(spots) < most and all(np.hypot(x - other[0], y - other[1]) > apart for other in spots):
+            spots.append((x, y))
+    return spots

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tracks.datasets.synthetic.scene import Bench, Scene, Studio, backdrop, metal, mix, tone
+from tracks.datasets.synthetic.scene import Bench, Scene, Studio, backdrop, metal, mix, scatter, tone
 from tracks.datasets.synthetic.shapes import bevel, box, disc, ellipse, frame, polygon
 
 
@@ -47,13 +47,8 @@ def beads(studio: Studio) -> Scene:
     radius, count = look.uniform(0.13, 0.24), int(look.integers(6, 14))
     bench = Bench(studio, backdrop(studio, colours[0]))
     drilled = look.uniform() < 0.5
-    places: list[np.ndarray] = []
-    for _ in range(60):
-        place = pose.uniform(-0.85, 0.85, 2)
-        if len(places) < count and all(np.hypot(*(place - p)) > 2.15 * radius for p in places):
-            places.append(place)
-    for k, place in enumerate(places):
-        at = frame(size, (float(place[0]), float(place[1])), 0, radius, reach=1.1)
+    for k, place in enumerate(scatter(pose, 60, 0.85, count, 2.15 * radius)):
+        at = frame(size, place, 0, radius, reach=1.1)
         distance = disc(at, 1)
         dome = np.sqrt(np.maximum(1 - at.x**2 - at.y**2, 0))
         bench.lay(at, distance, colours[k % len(colours)], height=dome, gloss=0.6, sharpness=50, counts=False)

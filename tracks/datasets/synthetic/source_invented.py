@@ -7,7 +7,18 @@ products never seen.
 import numpy as np
 
 from tracks.datasets.synthetic.noise import Field, cells, clouds, enlarge, fractal
-from tracks.datasets.synthetic.scene import Bench, Scene, Studio, backdrop, contrasting, metal, mix, surface, tone
+from tracks.datasets.synthetic.scene import (
+    Bench,
+    Scene,
+    Studio,
+    backdrop,
+    contrasting,
+    metal,
+    mix,
+    scatter,
+    surface,
+    tone,
+)
 from tracks.datasets.synthetic.shapes import Frame, bevel, frame
 
 
@@ -271,11 +282,7 @@ def _placed(studio: Studio, arranged: bool) -> Scene:
     ]
     if not arranged:
         radius = look.uniform(0.12, 0.24)
-        spots = []
-        for _ in range(50):
-            spot = tuple(pose.uniform(-0.85, 0.85, 2))
-            if len(spots) < 12 and all(np.hypot(spot[0] - x, spot[1] - y) > 2.3 * radius for x, y in spots):
-                spots.append(spot)
+        spots = scatter(pose, 50, 0.85, 12, 2.3 * radius)
     gloss, rounding = look.uniform(0, 0.5), look.uniform(0.05, 0.4)
     for k, (x, y) in enumerate(spots):
         which = k % len(kinds) if arranged else int(pose.integers(len(kinds)))

@@ -3,7 +3,18 @@
 import numpy as np
 
 from tracks.datasets.synthetic.noise import clouds, enlarge, fractal
-from tracks.datasets.synthetic.scene import Bench, Scene, Studio, backdrop, contrasting, metal, mix, surface, tone
+from tracks.datasets.synthetic.scene import (
+    Bench,
+    Scene,
+    Studio,
+    backdrop,
+    contrasting,
+    metal,
+    mix,
+    scatter,
+    surface,
+    tone,
+)
 from tracks.datasets.synthetic.shapes import bevel, box, disc, frame, ring
 
 
@@ -148,14 +159,9 @@ def almonds(studio: Studio) -> Scene:
     skin = np.array([1.0, look.uniform(0.55, 0.75), look.uniform(0.3, 0.5)], np.float32) * look.uniform(0.45, 0.9)
     bench = Bench(studio, backdrop(studio, skin))
     scale, wanted = look.uniform(0.2, 0.27), int(look.integers(6, 10))
-    places: list[np.ndarray] = []
-    for _ in range(80):
-        place = pose.uniform(-0.8, 0.8, 2)
-        if len(places) < wanted and all(np.hypot(*(place - p)) > 1.75 * scale for p in places):
-            places.append(place)
-    for place in places:
+    for place in scatter(pose, 80, 0.8, wanted, 1.75 * scale):
         turn, own = pose.uniform(0, 2 * np.pi), scale * pose.uniform(0.9, 1.05)
-        at = frame(size, (float(place[0]), float(place[1])), turn, own, reach=1.1)
+        at = frame(size, place, turn, own, reach=1.1)
         half = 0.52 * np.sqrt(np.maximum(1 - at.x**2, 0)) * (1 - 0.3 * at.x)
         distance = np.abs(at.y) - half
         ribs = np.sin(at.y / np.maximum(half, 0.05) * pose.uniform(9, 12) + pose.uniform(0, 6))
