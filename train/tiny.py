@@ -22,7 +22,7 @@ from models.clip_adapter.adapter import AdapterHeader
 from models.clip_adapter.checkpoint import save_adapter
 from models.weights.registry import record
 from tracks.command.cli import command, run_main
-from tracks.run.device import pick_device
+from tracks.run.build import pick_device
 from train.adapters.record import current_commit
 from train.small.corpus import CorpusPlan, build_corpus
 from train.small.fit import fit

@@ -22,7 +22,7 @@ from tracks.datasets.mtd import UNMARKED
 from tracks.datasets.notices import Findings, gathered_findings
 from tracks.datasets.recognise import known_layouts
 from tracks.datasets.registry import DatasetEntry, registry
-from tracks.datasets.sample import Dataset
+from tracks.datasets.sample import Dataset, Sample
 from tracks.errors import TrackInputError
 
 State = Literal["ok", "note", "problem", "skipped"]
@@ -97,7 +97,8 @@ def examine_data(root: Path, name: str, mask_above: float, workers: int, build: 
 
 def list_pictures(dataset: Dataset) -> Listed:
     """All that a reader lists, and what it knows but no run with these settings reads (its `unread`)."""
-    listed, unread = Listed(dataset.name), getattr(dataset, "unread", lambda category: [])
+    listed = Listed(dataset.name)
+    unread: Callable[[str], Sequence[Sample]] = getattr(dataset, "unread", lambda category: [])
     for category in dataset.categories:
         test = dataset.test(category)
         try:

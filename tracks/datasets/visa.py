@@ -197,12 +197,12 @@ def _sample(root: Path, row: Mapping[str, str], place: str, mask_above: float) -
     name = f"{row['split']}/{kind}/{image.name}"
     if row["label"] == "normal":
         return FileSample(name, row["object"], 0, kind, image)
-    mask: Path | None = root / posixpath.normpath(row["mask"])
-    if not row["mask"] or not mask.is_file():
-        wanted = mask if row["mask"] else image.with_suffix(".png")
-        refuse(str(missing_path(f"the mask of {image} ({place})", wanted)), "masks missing", image)
-        mask = None
-    return FileSample(name, row["object"], 1, kind, image, mask, mask_above)
+    mask = root / posixpath.normpath(row["mask"])
+    if row["mask"] and mask.is_file():
+        return FileSample(name, row["object"], 1, kind, image, mask, mask_above)
+    wanted = mask if row["mask"] else image.with_suffix(".png")
+    refuse(str(missing_path(f"the mask of {image} ({place})", wanted)), "masks missing", image)
+    return FileSample(name, row["object"], 1, kind, image)
 
 
 def _check_no_name_twice(samples: Sequence[FileSample], split_file: Path) -> None:

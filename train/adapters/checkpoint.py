@@ -28,6 +28,9 @@ CONFIG_FILE = "config.yaml"
 ADAPTER_FILE = "adapter.safetensors"
 PICTURE_FILE = "loss.png"
 
+NO_LONGER_SET = (("deviation", False),)
+"""What a run.json of an earlier version says of options that are gone, where it says nothing else than is done now."""
+
 Row = dict[str, Any]
 
 
@@ -138,6 +141,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _refuse_other_settings(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    found = {key: value for key, value in found.items() if (key, value) not in NO_LONGER_SET}
     different = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
     if different:
         listed = "; ".join(f"{key} there {found.get(key)}, here {wanted.get(key)}" for key in different)

@@ -37,7 +37,6 @@ class TrainOptions:
     """Of Adam."""
     seed: int = 0
     """Initial weights, order of the images, mosaics, categories held out."""
-    """Let the adapters read how tokens deviate from their image, as the small weights do, instead of the tokens."""
     aug_rate: float = 0.2
     """Probability that an image is replaced by a mosaic of four of its category; mosaics are never cached."""
     dice_on_normal: bool = True

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tracks.datasets.sample import Sample
 from tracks.errors import TrackInputError
-from tracks.run.ahead import cut, load_ahead
+from tracks.run.loading import cut, load_ahead
 from tracks.run.resize import resize_mask
 
 Pair = tuple[PIL.Image.Image, np.ndarray]

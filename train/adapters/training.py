@@ -45,7 +45,7 @@ class AdapterTraining:
         self.backbone, self.course, self.options, self.folder = backbone, course, options, folder
         self.prompts, self.processes, self.device = prompts, processes, processes.device
         self.part_size = processes.part_size(options.batch_size)
-        adapter = random_adapter(backbone.stage_widths, backbone.embed_dim, options.seed, options.deviation)
+        adapter = random_adapter(backbone.stage_widths, backbone.embed_dim, options.seed)
         self.adapter = adapter.to(self.device)
         first, second = options.betas
         self.optimizer = torch.optim.Adam(self.adapter.parameters(), lr=options.learning_rate, betas=(first, second))
@@ -177,7 +177,7 @@ class AdapterTraining:
             return
         state = self.state
         chosen = state.best_epoch if state.best is not None else state.epoch
-        adapter = random_adapter(self.adapter.stage_widths, self.adapter.embed_dim, deviation=self.adapter.deviation)
+        adapter = random_adapter(self.adapter.stage_widths, self.adapter.embed_dim)
         adapter.load_state_dict(self.adapter.state_dict() if state.best is None else state.best)
         threshold = state.history[chosen - 1]["image_threshold"]
         header = adapter_header(self.backbone, self.course, self.options, (chosen, state.epoch), threshold)
