@@ -13,7 +13,8 @@ import numpy as np
 import PIL.Image
 
 from eval.published.reader import load
-from tracks.datasets.visa import COLUMNS, SPLIT_FILE, TEST_COUNTS
+from tracks.datasets.visa import TEST_COUNTS
+from tracks.datasets.visa_split import COLUMNS, SPLIT_FILE
 
 NUM_REFERENCES = 4
 MVTEC = tuple(row.words["Object"] for row in load("april_gan/5").rows[:-1])

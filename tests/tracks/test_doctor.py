@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 from models.weights import registry
 from tracks import doctor
 from tracks.checkup import machine
-from tracks.checkup.data import SHOTS, check_counts, examine_data, list_pictures
+from tracks.checkup.data import SHOTS, check_counts, examine_data
+from tracks.checkup.pictures import list_pictures
 from tracks.command.cli import CONF, run_main
 from tracks.datasets.dagm import DAGM
 from tracks.datasets.ksdd import KSDD

@@ -1,6 +1,7 @@
 """The training itself: it learns, resumes to the same weights, and says what it is."""
 
 import csv
+import json
 from dataclasses import dataclass, replace
 
 import pytest
@@ -48,6 +49,16 @@ def quick(monkeypatch):
     monkeypatch.setattr("train.adapters.training.draw_curves", lambda *_: None)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The run folder of a training that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.adapters.training.draw_curves", lambda *_: None)
+        training(folder).run()
+    return folder
+
+
 def weights(folder) -> dict[str, torch.Tensor]:
     return load_adapter(folder / "adapter.safetensors")[0].state_dict()
 
@@ -82,14 +93,13 @@ def test_only_the_adapters_learn(tmp_path):
 
 # 16 images in batches of 5 are 4 steps to an epoch. Steps 3, 7: before the last of an epoch; 4: exactly between two.
 @pytest.mark.parametrize(("step", "checkpoint_every"), [(3, 0), (6, 0), (6, 1), (7, 2), (4, 1), (9, 4)])
-def test_killed_and_continued_ends_in_the_same_weights(tmp_path, step, checkpoint_every):
+def test_killed_and_continued_ends_in_the_same_weights(whole, tmp_path, step, checkpoint_every):
     options = replace(OPTIONS, checkpoint_every=checkpoint_every)
-    training(tmp_path / "whole", options).run()
-    run_until(step, tmp_path / "killed", options)
-    training(tmp_path / "killed", options).run()
-    whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
-    assert all(torch.equal(whole[name], killed[name]) for name in whole)
-    ours, theirs = log_rows(tmp_path / "killed"), log_rows(tmp_path / "whole")
+    run_until(step, tmp_path, options)
+    training(tmp_path, options).run()
+    expected, killed = weights(whole), weights(tmp_path)
+    assert all(torch.equal(expected[name], killed[name]) for name in expected)
+    ours, theirs = log_rows(tmp_path), log_rows(whole)
     assert [{**row, "seconds": ""} for row in ours] == [{**row, "seconds": ""} for row in theirs]
 
 
@@ -163,12 +173,18 @@ def test_a_finished_training_is_not_trained_again(tmp_path):
 
 
 def test_a_folder_of_other_settings_is_refused(tmp_path):
-    training(tmp_path).run()
+    training(tmp_path)
     with pytest.raises(TrackInputError, match=r"learning_rate there 0\.001, here 0\.01"):
         training(tmp_path, replace(OPTIONS, learning_rate=0.01))
     with pytest.raises(TrackInputError, match="images there"):
         training(tmp_path, dataset=FlatDataset(good=5))
     training(tmp_path, replace(OPTIONS, workers=1, max_cache_gb=1.0))
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "deviation": False}))  # as earlier versions wrote it
+    training(tmp_path)
+    file.write_text(file.read_text().replace('"deviation": false', '"deviation": true'))
+    with pytest.raises(TrackInputError, match="deviation there True, here None"):
+        training(tmp_path)
 
 
 def test_fresh_discards_and_spares_other_folders(tmp_path):
@@ -233,9 +249,8 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_earlier_epochs(tmp_path):
     assert training(tmp_path).state.epoch == 1
 
 
-def test_the_header_says_what_it_was_trained_on(tmp_path):
-    training(tmp_path).run()
-    adapter, header = load_adapter(tmp_path / "adapter.safetensors")
+def test_the_header_says_what_it_was_trained_on(whole):
+    adapter, header = load_adapter(whole / "adapter.safetensors")
     assert adapter.trained_on == header.trained_on == ("flat",)
     assert (header.backbone, header.stages, header.image_size, header.activation) == ("small", (1, 2), 32, "gelu")
     assert header.backbone_fingerprint == BACKBONE.fingerprint
@@ -272,7 +287,7 @@ def test_best_keeps_the_epoch_that_validates_best(tmp_path, monkeypatch):
 
 
 def test_each_image_meets_its_own_categorys_text(tmp_path):
-    """The map of an image is the same in mixed company as alone, and as the model's."""
+    """The map of an image is the same in a batch of several categories as alone, and as the model's."""
     dataset = FlatDataset()
     samples = [dataset.test(category)[5] for category in dataset.categories]
     text = {category: PROMPTS.text_features(BACKBONE, category) for category in dataset.categories}

@@ -1,5 +1,6 @@
 """The recipe of the small weights, in seconds: what it draws, what it teaches, and that it can be stopped."""
 
+import functools
 import hashlib
 import json
 from types import SimpleNamespace
@@ -57,6 +58,17 @@ def settings(tmp_path, **changed):
     }  # fmt: skip
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("tiny", [f"{key}={value}" for key, value in values.items()])
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory):
+    """Renders each corpus once, whichever folder a training works in."""
+    return functools.cache(lambda plan: build_corpus(plan, tmp_path_factory.mktemp("corpus"), workers=1))
+
+
+@pytest.fixture
+def once(rendered, monkeypatch):
+    monkeypatch.setattr("train.tiny.build_corpus", lambda plan, *_: rendered(plan))
 
 
 def test_a_pair_of_sentences_differs_in_the_state_alone():
@@ -159,7 +171,7 @@ def test_a_corpus_is_pairs_of_a_scene_and_is_rendered_once(tmp_path):
     np.testing.assert_array_equal(again.images, corpus.images)
 
 
-def test_stopped_and_started_again_ends_in_the_same_weights(tmp_path, monkeypatch):
+def test_stopped_and_started_again_ends_in_the_same_weights(once, tmp_path, monkeypatch):
     whole = train_tiny(settings(tmp_path, work=tmp_path / "whole"))
     real, calls = TinyClip.forward, []
 
@@ -177,7 +189,7 @@ def test_stopped_and_started_again_ends_in_the_same_weights(tmp_path, monkeypatc
     assert_close(continued.state_dict(), whole.state_dict(), rtol=0, atol=1e-4)  # a step moves by 2e-3
 
 
-def test_a_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path, caplog):
+def test_a_checkpoint_of_other_settings_is_not_resumed_from(once, tmp_path, caplog):
     whole = train_tiny(settings(tmp_path, seed=1, work=tmp_path / "whole"))
     train_tiny(settings(tmp_path, seed=0, work=tmp_path / "cut"))
     changed = train_tiny(settings(tmp_path, seed=1, work=tmp_path / "cut"))

@@ -197,7 +197,7 @@ def test_trainings_that_share_a_cache_never_delete_what_the_other_reads(tmp_path
     with open_sources(BACKBONE, course, options, runs[0]) as (mine, _):
         with open_sources(BACKBONE, course, options, runs[1]):
             pass
-        assert f"stays: {runs[0]} goes on using it" in caplog.text
+        assert f"stays: {runs[0]} still uses it" in caplog.text
         assert len(list(mine.batches(range(8), 3))) == 3
     assert not (tmp_path / "shared").exists()
 

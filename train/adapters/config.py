@@ -29,7 +29,7 @@ class TrainOptions:
     validation_share: float = 0.0
     """Or a share of the categories, drawn by seed."""
     epochs: int = 15
-    """Times through the images; may be raised later to go on. Published: 15 on VisA, 3 on MVTec AD."""
+    """Times through the images; may be raised later to train on. Published: 15 on VisA, 3 on MVTec AD."""
     batch_size: int = 8
     learning_rate: float = 1e-3
     """Of Adam; constant."""

@@ -196,7 +196,7 @@ def release(cache: Path, user: Path | None) -> None:
         marks = cache.glob(f"{USERS_FOLDER}/*")
         others = [path for mark in marks if Path(path := mark.read_text(encoding="utf-8")).is_dir()]
         if others:
-            log.warning("the token cache %s stays: %s goes on using it", cache, ", ".join(others))
+            log.warning("the token cache %s stays: %s still uses it", cache, ", ".join(others))
         else:
             shutil.rmtree(cache, ignore_errors=True)
     with suppress(OSError):  # something else is in it

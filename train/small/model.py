@@ -89,9 +89,9 @@ class TinyClip(nn.Module):
 
     def _others(self, features: ImageFeatures, scenes: int, shots: int) -> References:
         half = len(features.embedding) // 2
-        place = torch.arange(half, device=features.embedding.device)
-        first = place - place % scenes
-        others = torch.stack([first + (place + step) % scenes for step in range(1, shots + 1)], dim=1)
+        number = torch.arange(half, device=features.embedding.device)
+        first = number - number % scenes
+        others = torch.stack([first + (number + step) % scenes for step in range(1, shots + 1)], dim=1)
         remembered = self.adapter.remember(features[:half])
         return References(tuple(tokens[others.repeat(2, 1)] for tokens in remembered.tokens))
 

@@ -6,130 +6,42 @@ products never seen.
 
 import numpy as np
 
-from tracks.datasets.synthetic.noise import Field, cells, clouds, enlarge, fractal
+from tracks.datasets.synthetic.invented_materials import colours_of, lamplight, layer, material, waves
+from tracks.datasets.synthetic.noise import Field
 from tracks.datasets.synthetic.scene import (
     Bench,
     Scene,
     Studio,
     backdrop,
-    contrasting,
-    metal,
     mix,
     scatter,
     surface,
-    tone,
 )
 from tracks.datasets.synthetic.shapes import Frame, bevel, frame
-
-
-def _layer(look: np.random.Generator, pose: np.random.Generator, size: int) -> Field:
-    """A random field (size, size) of about unit deviation: grain, streaks, ridges, spots or cells."""
-    kind = int(look.integers(6))
-    slope, low = look.uniform(0, 2.0), np.exp(look.uniform(0, np.log(45)))
-    stretch = 1.0 if look.uniform() < 0.55 else float(np.exp(look.uniform(0.7, 3.8)))
-    angle, level, count = look.uniform(0, np.pi), look.uniform(0.6, 2.2), int(np.exp(look.uniform(2.5, 6.5)))
-    if kind == 5:
-        first, second, _ = cells(pose, size, count, look.uniform(0.5, 2.0))
-        field = enlarge(np.ascontiguousarray((second - first) if look.uniform() < 0.6 else first), size)
-        return (field - field.mean()) / np.float32(field.std() + 1e-6)
-    field = fractal(pose, size, slope=slope, low=low, stretch=stretch, angle=angle)
-    if kind == 3:
-        field = 0.8 - np.abs(field)
-    if kind == 4:
-        field = np.clip((np.abs(field) - level) * 3, 0, 1) * 2
-    return field
-
-
-def _waves(look: np.random.Generator, at: Frame) -> Field:
-    """A random periodic pattern over the plane, in [-1, 1]: bars, checks, dots, scales or a moire of waves."""
-    u, v = at.x, at.y
-    if look.uniform() < 0.35:
-        u = u + np.float32(0.5) * (np.floor(v) % 2)
-    a, b = u % 1 - 0.5, v % 1 - 0.5
-    kind, width = int(look.integers(6)), np.float32(look.uniform(0.12, 0.4))
-    if kind == 0:
-        pattern = np.abs(a) - width
-    elif kind == 1:
-        pattern = np.maximum(np.abs(a), np.abs(b)) - width
-    elif kind == 2:
-        pattern = np.hypot(a, b * np.float32(look.uniform(0.5, 2))) - width
-    elif kind == 3:
-        pattern = np.minimum(np.abs(a), np.abs(b)) - width / 3
-    elif kind == 4:
-        pattern = np.hypot(a, b + 0.5) % np.float32(0.35) - width / 2
-    else:
-        turns = look.uniform(0, 2 * np.pi, 3)
-        pattern = sum(np.cos(2 * np.pi * (u * np.cos(t) + v * np.sin(t))) for t in turns) / 3
-        return np.asarray(pattern, np.float32)
-    soft = np.float32(np.exp(look.uniform(np.log(min(at.pixel, 0.25)), np.log(0.3))))
-    return np.clip(-pattern / soft, -1, 1).astype(np.float32)
-
-
-def _colours(look: np.random.Generator, count: int) -> list[np.ndarray]:
-    """Colours (3,) of one product: greys, metals, or any, near one another or not."""
-    first = metal(look, (0.15, 0.9)) if look.uniform() < 0.25 else tone(look, (0.06, 0.97), (0.03, 0.85), grey=0.45)
-    rest = []
-    for _ in range(count - 1):
-        if look.uniform() < 0.5:
-            rest.append(np.clip(first * np.float32(np.exp(look.normal(0, 0.35))), 0, 1))
-        else:
-            rest.append(contrasting(look, first, 0.15, grey=0.3))
-    return [first, *rest]
-
-
-def _material(look: np.random.Generator, pose: np.random.Generator, size: int, colour: np.ndarray) -> np.ndarray:
-    """A colour grown into albedo (size, size, 3) by one to three layers of random strength, some of them tinted."""
-    albedo = np.broadcast_to(colour, (size, size, 3)).astype(np.float32)
-    for _ in range(int(look.integers(1, 4))):
-        amount = np.float32(np.exp(look.uniform(np.log(0.008), np.log(0.16))))
-        tint = np.ones(3, np.float32)
-        if look.uniform() < 0.3:
-            tint = look.uniform(0.2, 1.4, 3).astype(np.float32)
-        albedo = albedo * (1 + amount * _layer(look, pose, size)[..., None] * tint)
-    return albedo
-
-
-def _lamplight(look: np.random.Generator, pose: np.random.Generator, size: int) -> Field:
-    """Uneven light (size, size) about 1 that is no defect: a slope, a spot, a falling-off side, broad clouds."""
-    ticks = ((np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1).astype(np.float32)
-    heading = look.uniform(0, 2 * np.pi) + pose.normal(0, 0.2)
-    along = ticks[None, :] * np.float32(np.cos(heading)) + ticks[:, None] * np.float32(np.sin(heading))
-    light: np.ndarray = 1 + np.float32(look.uniform(0, 0.45) * pose.uniform(0.6, 1.2)) * along
-    if look.uniform() < 0.4:
-        x, y = look.uniform(-0.8, 0.8, 2) + pose.normal(0, 0.1, 2)
-        spread = np.float32(look.uniform(0.5, 1.4))
-        spot = np.exp(-((ticks[None, :] - x) ** 2 + (ticks[:, None] - y) ** 2) / spread**2)
-        light = light * (1 + np.float32(look.uniform(-0.4, 0.8)) * spot)
-    if look.uniform() < 0.3:
-        edge, width = look.uniform(0.3, 0.95) + pose.normal(0, 0.05), look.uniform(0.05, 0.6)
-        light = light * (1 - np.float32(look.uniform(0.2, 0.85)) / (1 + np.exp(-(along - edge) / width * 6)))
-    if look.uniform() < 0.4:
-        light = light * (1 + np.float32(look.uniform(0.03, 0.25)) * clouds(pose, size, look.uniform(1, 3)))
-    return np.clip(light, 0.08, 2.5).astype(np.float32)
 
 
 def coated_sheet(studio: Studio) -> Scene:
     """A sheet of an invented material, flat or rough."""
     look, pose, size = studio.look, studio.pose, studio.size
-    albedo = _material(look, pose, size, _colours(look, 1)[0])
+    albedo = material(look, pose, size, colours_of(look, 1)[0])
     if look.uniform() < 0.35:
-        (second,) = _colours(look, 2)[1:]
-        share = np.clip(_layer(look, pose, size) * np.float32(look.uniform(0.2, 1.5)) + np.float32(look.normal()), 0, 1)
+        (second,) = colours_of(look, 2)[1:]
+        share = np.clip(layer(look, pose, size) * np.float32(look.uniform(0.2, 1.5)) + np.float32(look.normal()), 0, 1)
         albedo = mix(albedo, second, share)
-    rough = _layer(look, pose, size)
+    rough = layer(look, pose, size)
     return surface(studio, albedo, rough, depth=float(look.uniform(0, 1) ** 3 * 2.5), gloss=look.uniform(0, 0.5))
 
 
 def patterned_sheet(studio: Studio) -> Scene:
     """A sheet with an invented repeat, printed or embossed, over an invented material."""
     look, pose, size = studio.look, studio.pose, studio.size
-    colours = _colours(look, 3)
-    albedo = _material(look, pose, size, colours[0])
+    colours = colours_of(look, 3)
+    albedo = material(look, pose, size, colours[0])
     side, turn = float(np.exp(look.uniform(np.log(0.05), np.log(0.5)))), look.uniform(0, np.pi) + studio.turn(3)
-    height = _layer(look, pose, size) * np.float32(look.uniform(0, 0.3))
+    height = layer(look, pose, size) * np.float32(look.uniform(0, 0.3))
     for colour in colours[1 : int(look.integers(2, 4))]:
         at = frame(size, studio.shift(0.6), turn, side)
-        share = _waves(look, at) * np.float32(0.5) + np.float32(0.5)
+        share = waves(look, at) * np.float32(0.5) + np.float32(0.5)
         if look.uniform() < 0.7:
             albedo = mix(albedo, colour, share * np.float32(look.uniform(0.15, 1)))
         else:
@@ -142,10 +54,10 @@ def patterned_sheet(studio: Studio) -> Scene:
 def lit_panel(studio: Studio) -> Scene:
     """A nearly plain panel under uneven light, often with a dark margin or a frame."""
     look, pose, size = studio.look, studio.pose, studio.size
-    albedo = _material(look, pose, size, _colours(look, 1)[0] * np.float32(0.9))
-    grain = _layer(look, pose, size)
+    albedo = material(look, pose, size, colours_of(look, 1)[0] * np.float32(0.9))
+    grain = layer(look, pose, size)
     scene = surface(studio, albedo, grain, depth=look.uniform(0, 0.3), gloss=look.uniform(0, 0.2))
-    image = scene.image * _lamplight(look, pose, size)[..., None]
+    image = scene.image * lamplight(look, pose, size)[..., None]
     foreground = scene.foreground
     for side in range(4):
         if look.uniform() < 0.22:
@@ -198,7 +110,7 @@ def _rings(look: np.random.Generator, radius: Field, colours: list[np.ndarray]) 
 def turned_part(studio: Studio) -> Scene:
     """A round part seen from above: an invented profile of rings, some with teeth, spokes or holes."""
     look, pose, size = studio.look, studio.pose, studio.size
-    colours = _colours(look, 3)
+    colours = colours_of(look, 3)
     bench = Bench(studio, backdrop(studio, colours[0], look.uniform(0.05, 0.3)))
     at = frame(
         size, studio.shift(0.05), look.uniform(0, np.pi) + studio.turn(look.choice([2, 180])), look.uniform(0.7, 1.05)
@@ -207,7 +119,7 @@ def turned_part(studio: Studio) -> Scene:
     order = int(look.integers(3, 40))
     ripple = np.cos(np.float32(order) * theta) * np.float32(look.choice([0, 0, 0.02, 0.05]))
     body, height = _rings(look, radius + ripple, colours)
-    body = body * (_material(look, pose, size, np.ones(3, np.float32)))
+    body = body * (material(look, pose, size, np.ones(3, np.float32)))
     distance = radius - 0.97 + ripple * np.float32(look.choice([0, 1]))
     if look.uniform() < 0.3:
         distance = np.maximum(distance, np.float32(look.uniform(0.1, 0.5)) - radius)
@@ -226,18 +138,18 @@ def turned_part(studio: Studio) -> Scene:
         sharpness=look.uniform(5, 40),
     )
     scene = bench.scene()
-    return _shone(scene, _lamplight(look, pose, size)) if look.uniform() < 0.3 else scene
+    return _shone(scene, lamplight(look, pose, size)) if look.uniform() < 0.3 else scene
 
 
 def moulded_part(studio: Studio) -> Scene:
     """A part of an invented outline with ribs, windows and bosses, of an invented material."""
     look, pose, size = studio.look, studio.pose, studio.size
-    colours = _colours(look, 3)
+    colours = colours_of(look, 3)
     bench = Bench(studio, backdrop(studio, colours[0], look.uniform(0.05, 0.3)))
     scale = look.uniform(0.45, 0.9)
     at = frame(size, studio.shift(0.06), look.uniform(0, 2 * np.pi) + studio.turn(look.choice([3, 10, 180])), scale)
     distance = _outline(look, at)
-    body = _material(look, pose, size, colours[0])
+    body = material(look, pose, size, colours[0])
     height = bevel(distance, look.uniform(0.04, 0.3))
     for colour in colours[1 : int(look.integers(1, 4))]:
         inner = _outline(look, frame(size, (0.0, 0.0), 0.0, 1.0)) if look.uniform() < 0.1 else None
@@ -251,12 +163,12 @@ def moulded_part(studio: Studio) -> Scene:
         height = height + cover * np.float32(look.normal(0, 0.08))
     if look.uniform() < 0.35:
         local = Frame(at.x * np.float32(6), at.y * np.float32(6), at.pixel * 6, at.window)
-        body = body * (1 + np.float32(look.uniform(0.05, 0.3)) * _waves(look, local)[..., None])
+        body = body * (1 + np.float32(look.uniform(0.05, 0.3)) * waves(look, local)[..., None])
     bench.lay(
         at, distance, np.clip(body, 0, 1.1), height=height, gloss=look.uniform(0, 0.5), sharpness=look.uniform(5, 40)
     )
     scene = bench.scene()
-    return _shone(scene, _lamplight(look, pose, size)) if look.uniform() < 0.3 else scene
+    return _shone(scene, lamplight(look, pose, size)) if look.uniform() < 0.3 else scene
 
 
 def _shone(scene: Scene, light: Field) -> Scene:
@@ -269,7 +181,7 @@ def _shone(scene: Scene, light: Field) -> Scene:
 def _placed(studio: Studio, arranged: bool) -> Scene:
     """Several bodies of one to three invented kinds, in rows or scattered."""
     look, pose, size = studio.look, studio.pose, studio.size
-    colours = _colours(look, 3)
+    colours = colours_of(look, 3)
     bench = Bench(studio, backdrop(studio, colours[0], look.uniform(0.08, 0.3)))
     kinds = [int(seed) for seed in look.integers(2**31, size=int(look.integers(1, 4)))]
     rows, columns = int(look.integers(2, 5)), int(look.integers(2, 5))
