@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import yaml
 
-from tracks.command.names import unknown
 from tracks.errors import TrackInputError
 
 log = logging.getLogger(__name__)
@@ -67,13 +66,6 @@ def read_registry(path: Path) -> dict[str, DatasetEntry]:
     """
     content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     return {name: _entry(name, fields, path) for name, fields in content.items()}
-
-
-def dataset_entry(name: str) -> DatasetEntry:
-    """The entry of one set; TrackInputError names the nearest."""
-    if name not in registry():
-        raise unknown("data set", name, registry())
-    return registry()[name]
 
 
 def licence_notice(name: str) -> str | None:
