@@ -40,7 +40,11 @@ class Sample(Protocol):
 
 
 class Dataset(Protocol):
-    """A data set with categories. Cheap to construct: lists files, decodes none."""
+    """A data set with categories. Cheap to construct: lists files, decodes none.
+
+    So that the doctor can list all that is wrong, a reader ends a run by `notices.refuse` where it could go on without
+    the file, and may offer `unread(category)`: samples that it knows and that no run with its settings reads.
+    """
 
     @property
     def name(self) -> str:
