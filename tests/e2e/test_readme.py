@@ -17,7 +17,7 @@ pytestmark = pytest.mark.e2e
 
 PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 CHECKS = [
-    "assert prediction.anomaly_maps.shape[0] == 1 and prediction.image_scores.shape == (1,)",
+    "assert scored[0].anomaly_map.shape == (300, 200) and len(scored) == 3",
     "import sys; assert set(scorer.compute().recall_by_type) == {'scratch'} and 'torch' not in sys.modules",
 ]
 
