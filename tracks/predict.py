@@ -36,6 +36,8 @@ DEFAULT_CATEGORY = "object"
 def predict(cfg: DictConfig) -> list[Verdict]:
     """Judge the photos of a folder; writes predictions.csv, threshold.json, maps/ and overlays/, returns the verdicts.
 
+    Waits where another process works in the output folder.
+
     Raises:
         TrackInputError: anything in the settings or the folders that the user can mend; no photo that decodes; at the
             very end, files that could not be written.
@@ -154,7 +156,7 @@ def announce(threshold: Threshold | None, folder: Path) -> None:
     if threshold is None:
         print("threshold: from the photos themselves, once all are scored; most of them are taken to be good")
         return
-    write_atomically(folder / "threshold.json", json.dumps(asdict(threshold), indent=2).encode())
+    write_atomically(folder / "threshold.json", json.dumps(asdict(threshold), indent=2))
     print(f"threshold {threshold.value:.4f}: {threshold.source}", *threshold.remarks, sep="\n", flush=True)
 
 
