@@ -1,11 +1,15 @@
-"""What is said to be OpenCV's rounding is OpenCV's, bit for bit."""
+"""OpenCV's rounding to the bit; the statistics are open_clip's, the Gaussian SciPy's."""
 
 import cv2
 import numpy as np
+import open_clip
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
+from torch.testing import assert_close
 
-from models.images import nearest_rows, resize_bytes
+from models.images import CLIP_MEAN, CLIP_STD, nearest_rows, resize_bytes
+from models.maps import blurred
 
 SIZES = [
     ((90, 70), (64, 64)), ((23, 77), (64, 64)), ((128, 64), (64, 32)), ((37, 256), (61, 256)), ((3, 500), (40, 41)),
@@ -28,3 +32,18 @@ def test_nearest_rows_are_opencvs_at_every_size():
         for new in (1, 3, 49, 97, 256, 400, 1001):
             expected = cv2.resize(column, (1, new), interpolation=cv2.INTER_NEAREST)[:, 0]
             np.testing.assert_array_equal(nearest_rows(new, old), expected.astype(int))
+
+
+@pytest.mark.parametrize("sigma", [0.8, 2.0])
+def test_the_gaussian_is_scipys(sigma):
+    maps = torch.rand(2, 1, 30, 40, generator=torch.Generator().manual_seed(0))
+    plain = [
+        gaussian_filter(each[0].double().numpy(), sigma, mode="mirror", truncate=np.ceil(4 * sigma) / sigma)
+        for each in maps
+    ]
+    assert_close(blurred(maps, sigma)[:, 0], torch.from_numpy(np.stack(plain)).float())
+    assert torch.equal(blurred(maps, 0), maps)
+
+
+def test_the_statistics_of_clip_are_open_clips():
+    assert (CLIP_MEAN, CLIP_STD) == (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)

@@ -1,12 +1,13 @@
 """Nearest reference tokens: the chunked search against the whole matrix in float64, exclusions against loops."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
 from models.features import ImageFeatures
-from models.nearest import CategoryMemory, MemoryBank, near_own_position, nearest_distance
+from models.nearest import CategoryMemory, MemoryBank, near_own_position, nearest_distance, nearest_rows
 
 
 def unit(count: int, channels: int, seed: int) -> torch.Tensor:
@@ -112,3 +113,41 @@ def test_the_map_is_the_sum_over_stages_at_corner_aligned_places():
     assert_close(maps[:, 6, 6], distances[0][:, 3, 3] + distances[1][:, 1, 1])
     assert_close(maps[:, 0, 3], (distances[0][:, 0, 1] + distances[0][:, 0, 2]) / 2 + distances[1][:, 0].mean(dim=1))
     assert_close(CategoryMemory(banks[1:], (1,), size=7).maps(features)[:, 0, 0], distances[1][:, 0, 0])
+
+
+def rows_of(count: int, width: int = 5, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("max_elements", [7, 100, 10**6])
+@pytest.mark.parametrize("count", [1, 3])
+def test_nearest_rows_are_what_a_loop_finds(count, max_elements):
+    queries, bank = rows_of(11), rows_of(20, seed=1)
+    distances, rows = nearest_rows(queries, bank, count, max_elements=max_elements)
+    for query, found, apart in zip(queries, rows, distances, strict=True):
+        plain = sorted((float((query - row).norm()), i) for i, row in enumerate(bank))[:count]
+        assert found.tolist() == [i for _, i in plain]
+        assert apart.tolist() == pytest.approx([d for d, _ in plain], rel=1e-5)
+
+
+def test_equal_rows_are_nothing_apart_however_large_they_are():
+    bank = 1000 + rows_of(30)
+    distances, rows = nearest_rows(bank, bank)
+    assert torch.equal(distances, torch.zeros(30, 1))
+    assert rows[:, 0].tolist() == list(range(30))
+
+
+def test_excluded_rows_are_not_found():
+    patches = rows_of(16)
+    distances, rows = nearest_rows(patches, patches, excluded=near_own_position((4, 4), 0.15, patches.device))
+    others = torch.cdist(patches, patches) + torch.diag(torch.full((16,), torch.inf))
+    assert_close(distances[:, 0], others.amin(dim=1))
+    assert torch.equal(rows[:, 0], others.argmin(dim=1))
+
+
+def test_a_window_around_each_patch_leaves_every_patch_some_others():
+    near = near_own_position((9, 12), 0.5, torch.device("cpu"))(slice(0, 108), slice(0, 108))
+    rows, columns = np.divmod(np.arange(108), 12)
+    plain = (abs(rows[:, None] - rows) <= 2) & (abs(columns[:, None] - columns) <= 2)
+    assert np.array_equal(near.numpy(), plain)
+    assert not near_own_position((3, 3), 0.99, torch.device("cpu"))(slice(0, 9), slice(0, 9)).all(dim=1).any()

@@ -2,18 +2,15 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from scipy.spatial.distance import mahalanobis
 from torch.testing import assert_close
 
 from models.baselines.padim import PaDiM
 from models.baselines.patchcore import PatchCore
 from models.baselines.spade import SPADE
 from models.errors import ModelInputError
-from models.gaussians import Gaussians
 from models.imagenet.backbone import load_timm_backbone
 from models.maps import upsampled
 from tests.support.baseline_stand_ins import small_resnet
@@ -53,20 +50,6 @@ def test_a_planted_defect_is_where_the_map_is_highest(name, resnet):
     assert 12 <= x < 44
     assert prediction.image_scores[1] > 1.5 * prediction.image_scores[0]
     assert prediction.image_scores[1] > 1.5 * model.reference_prediction("nut").image_scores.max()
-
-
-@pytest.mark.parametrize("count", [1, 2, 5])
-def test_the_mahalanobis_distance_is_scipys(count):
-    generator = torch.Generator().manual_seed(0)
-    references, images = (torch.randn(n, 3, 8, generator=generator) for n in (count, 4))
-    got = Gaussians.of(references, 0.01).distance(images)
-    for place in range(3):
-        known = references[:, place].double().numpy()
-        covariance = (np.cov(known, rowvar=False) if count > 1 else 0) + 0.01 * np.eye(8)
-        inverse = np.linalg.inv(covariance)
-        for i in range(4):
-            expected = mahalanobis(images[i, place].double().numpy(), known.mean(0), inverse)
-            assert got[i, place].item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_padim_draws_its_channels_by_seed(resnet):

@@ -1,68 +1,21 @@
-"""Nearest neighbours, smoothing, the coreset and locally aware patches, each against the obvious slow version."""
+"""PatchCore: the coreset, locally aware patches and the image score, each against the obvious slow version."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import gaussian_filter
 from torch.testing import assert_close
 
 from models.baselines.coreset import greedy_coreset
 from models.baselines.patchcore import locally_aware, reweighted
 from models.baselines.patches import check_stages
 from models.errors import ModelInputError
-from models.maps import blurred
-from models.nearest import near_own_position, nearest_rows
+from models.nearest import nearest_rows
 from tests.support.baseline_stand_ins import small_resnet
 
 
 def tokens(count, width=5, seed=0):
     return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.mark.parametrize("max_elements", [7, 100, 10**6])
-@pytest.mark.parametrize("count", [1, 3])
-def test_nearest_is_what_a_loop_finds(count, max_elements):
-    queries, bank = tokens(11), tokens(20, seed=1)
-    distances, rows = nearest_rows(queries, bank, count, max_elements=max_elements)
-    for query, found, apart in zip(queries, rows, distances, strict=True):
-        plain = sorted((float((query - row).norm()), i) for i, row in enumerate(bank))[:count]
-        assert found.tolist() == [i for _, i in plain]
-        assert apart.tolist() == pytest.approx([d for d, _ in plain], rel=1e-5)
-
-
-def test_equal_rows_are_nothing_apart_however_large_they_are():
-    bank = 1000 + tokens(30)
-    distances, rows = nearest_rows(bank, bank)
-    assert torch.equal(distances, torch.zeros(30, 1))
-    assert rows[:, 0].tolist() == list(range(30))
-
-
-def test_excluded_rows_are_not_found():
-    places = tokens(16)
-    distances, rows = nearest_rows(places, places, excluded=near_own_position((4, 4), 0.15, places.device))
-    others = torch.cdist(places, places) + torch.diag(torch.full((16,), torch.inf))
-    assert_close(distances[:, 0], others.amin(dim=1))
-    assert torch.equal(rows[:, 0], others.argmin(dim=1))
-
-
-def test_a_window_around_each_place_leaves_every_place_some_others():
-    near = near_own_position((9, 12), 0.5, torch.device("cpu"))(slice(0, 108), slice(0, 108))
-    rows, columns = np.divmod(np.arange(108), 12)
-    plain = (abs(rows[:, None] - rows) <= 2) & (abs(columns[:, None] - columns) <= 2)
-    assert np.array_equal(near.numpy(), plain)
-    assert not near_own_position((3, 3), 0.99, torch.device("cpu"))(slice(0, 9), slice(0, 9)).all(dim=1).any()
-
-
-@pytest.mark.parametrize("sigma", [0.8, 2.0])
-def test_the_gaussian_is_scipys(sigma):
-    maps = torch.rand(2, 1, 30, 40, generator=torch.Generator().manual_seed(0))
-    plain = [
-        gaussian_filter(each[0].double().numpy(), sigma, mode="mirror", truncate=np.ceil(4 * sigma) / sigma)
-        for each in maps
-    ]
-    assert_close(blurred(maps, sigma)[:, 0], torch.from_numpy(np.stack(plain)).float())
-    assert torch.equal(blurred(maps, 0), maps)
 
 
 def plain_coreset(rows, count):
