@@ -94,14 +94,8 @@ class TopRegions:
     """How many boxes had to be outlined to know."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Region:
-    score: float
-    proposal: int
-    mask: PackedMask
-
-    def __lt__(self, other: "_Region") -> bool:
-        return (-self.score, self.proposal) < (-other.score, other.proposal)
+_Region = tuple[float, int, PackedMask]
+"""(-score, proposal, mask): in ascending order the best comes first, of equals the earlier proposal."""
 
 
 def top_regions(
@@ -141,11 +135,12 @@ def top_regions(
         num_outlined += len(part)
         if num_outlined < len(boxes) and ranking.settle(float(bounds[num_outlined])):
             break
-    regions = ranking.finish()
+    ranking.settle(-math.inf)
+    settled = ranking.settled
     return TopRegions(
-        size, tuple(region.mask for region in regions),
-        torch.tensor([region.score for region in regions], dtype=torch.float32, device=scores.device),
-        torch.tensor([region.proposal for region in regions], dtype=torch.int64, device=scores.device), num_outlined,
+        size, tuple(mask for _, _, mask in settled),
+        torch.tensor([-negative for negative, _, _ in settled], dtype=torch.float32, device=scores.device),
+        torch.tensor([proposal for _, proposal, _ in settled], dtype=torch.int64, device=scores.device), num_outlined,
     )  # fmt: skip
 
 
@@ -155,32 +150,27 @@ class _Ranking:
     def __init__(self, top_k: int | None, merge_overlap: float | None):
         self._top_k = math.inf if top_k is None else top_k
         self._merge_overlap = merge_overlap
-        self._settled: list[_Region] = []
+        self.settled: list[_Region] = []
         self._waiting: list[_Region] = []
 
     def add(self, scores: Tensor, proposals: Tensor, masks: Sequence[PackedMask]) -> None:
         """Rank some more regions."""
         for score, proposal, mask in zip(scores.tolist(), proposals.tolist(), masks, strict=True):
-            heapq.heappush(self._waiting, _Region(score, proposal, mask))
+            heapq.heappush(self._waiting, (-score, proposal, mask))
         if self._merge_overlap is None and len(self._waiting) > self._top_k:  # the rest can never count
             self._waiting = heapq.nsmallest(int(self._top_k), self._waiting)
 
     def settle(self, bound: float) -> bool:
         """Settle what scores above anything still to come; whether that makes K."""
-        while self._waiting and len(self._settled) < self._top_k and self._waiting[0].score > bound:
+        while self._waiting and len(self.settled) < self._top_k and -self._waiting[0][0] > bound:
             region = heapq.heappop(self._waiting)
-            if not self._is_duplicate(region):
-                self._settled.append(region)
-        return len(self._settled) >= self._top_k
+            if not self._is_duplicate(region[2]):
+                self.settled.append(region)
+        return len(self.settled) >= self._top_k
 
-    def finish(self) -> list[_Region]:
-        """All that count, nothing being still to come."""
-        self.settle(-math.inf)
-        return self._settled
-
-    def _is_duplicate(self, region: _Region) -> bool:
+    def _is_duplicate(self, mask: PackedMask) -> bool:
         limit = self._merge_overlap
-        return limit is not None and any(region.mask.overlap(kept.mask) >= limit for kept in self._settled)
+        return limit is not None and any(mask.overlap(kept) >= limit for _, _, kept in self.settled)
 
 
 def _rescored(masks: Tensor, scores: Tensor, saliency: Tensor | None, highest: float, factor: float) -> Tensor:
