@@ -15,11 +15,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from models.base import AnomalyModel, Images, Prediction, check_categories
-from models.errors import checked
+from models.errors import checked, checked_type
 from models.frozen import Frozen
 from models.images import KeepSize
 from models.references import MAX_REFERENCES, ManyReferences
@@ -28,16 +27,7 @@ from models.saa.generator.base import Proposals, RegionGenerator, ask
 from models.saa.language import LANGUAGES, Caption, Language, ProductPrompt, PromptBook, PromptChoice
 from models.saa.property import Scene
 from models.saa.refiner.base import RegionRefiner
-from models.saa.result import (
-    Assessment,
-    anomaly_map,
-    image_score,
-    most_agreed,
-    prediction,
-    score_label,
-    top,
-    with_dense_saliency,
-)
+from models.saa.result import Assessment, anomaly_map, assess, most_agreed, prediction, score_label, top
 from models.saa.rules import Rules
 from models.saa.saliency.prompt import Saliency
 
@@ -98,23 +88,19 @@ class SAA(AnomalyModel, Frozen):
         super().__init__()
         for name, part in {"generator": generator, "refiner": refiner, "saliency_map": saliency_map}.items():
             checked(name, part, part is not None, "a built part; choose weights that have it (weights=tiny, for one)")
-        ours = isinstance(prompts, PromptBook | PromptChoice)
         choices = "prompts of SAA (prompts=saa_general, saa_expert, saa_naive or saa_auto)"
-        checked("prompts", type(prompts).__name__, ours, choices)
         self.generator = generator
         self.refiner = refiner
         self.saliency_map = saliency_map
-        self.prompts = prompts
+        self.prompts = checked_type("prompts", prompts, (PromptBook, PromptChoice), choices)
         self.rules = Rules.named(rules, switches)
         self.language: Language = checked("language", language, language in LANGUAGES, f"one of {', '.join(LANGUAGES)}")
         self.property, self.saliency, self.confidence = property, saliency, confidence
         some = merge_overlap is None or 0 < merge_overlap <= 1
         self.merge_overlap = checked("merge_overlap", merge_overlap, some, "above 0 and up to 1, or null")
         self.dense_saliency = checked("dense_saliency", dense_saliency, dense_saliency >= 0, "at least 0")
-        share = 0 <= score_saliency <= 1
-        self.score_saliency = checked("score_saliency", score_saliency, share, "between 0 and 1")
-        positive = few_shot_exponent >= 0
-        self.few_shot_exponent = checked("few_shot_exponent", few_shot_exponent, positive, "at least 0")
+        self.score_saliency = checked("score_saliency", score_saliency, 0 <= score_saliency <= 1, "between 0 and 1")
+        self.few_shot_exponent = checked("few_shot_exponent", few_shot_exponent, few_shot_exponent >= 0, "at least 0")
         self.map_size = checked("map_size", map_size, map_size >= 1, "at least 1")
         self.image_threshold, self.threshold_source = image_threshold, threshold_source
         self.preprocess = KeepSize(self.rules.max_side)
@@ -197,7 +183,10 @@ class SAA(AnomalyModel, Frozen):
         ]
         maps = [anomaly_map(each, extra_weight=self.rules.denominator) for each in regions]  # Eq. 9
         chosen = 0 if len(maps) == 1 else most_agreed(maps, saliency)
-        return self._assessment(regions[chosen], maps[chosen], saliency, category)
+        return assess(
+            regions[chosen], maps[chosen], saliency, map_size=self.map_size, highest=self.saliency_map.highest,
+            dense=self.dense_saliency, share=self.score_saliency, typical=self._typical.get(category),
+        )  # fmt: skip
 
     def _look(
         self, image: Tensor, category: str, product: ProductPrompt, wanted: Sequence[Sequence[Caption]]
@@ -263,18 +252,6 @@ class SAA(AnomalyModel, Frozen):
     def _several(self, product: ProductPrompt) -> bool:
         """Whether saliency compares the objects of an image with each other."""
         return self.saliency and self.rules.several_objects and product.count > 1 and not self._references
-
-    def _assessment(
-        self, regions: TopRegions, region_map: Tensor, saliency: Tensor | None, category: str
-    ) -> Assessment:
-        highest = self.saliency_map.highest
-        if self.dense_saliency and saliency is not None:
-            region_map = with_dense_saliency(region_map, saliency, highest=highest, weight=self.dense_saliency)
-        size = (self.map_size, self.map_size)
-        resized = F.interpolate(region_map[None, None], size, mode="bilinear")[0, 0]
-        confidence = regions.scores.max() if len(regions.scores) else region_map.new_zeros(())
-        typical = self._typical.get(category)
-        return Assessment(resized, image_score(confidence, saliency, highest, self.score_saliency, typical), confidence)
 
     def _shown(self, image: Tensor) -> Tensor:
         """The image as the refiner and the saliency net see it."""

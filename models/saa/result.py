@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.base import Prediction
@@ -29,6 +30,29 @@ class Assessment:
     anomaly_map: Tensor
     image_score: Tensor
     confidence: Tensor
+
+
+def assess(
+    regions: TopRegions, region_map: Tensor, saliency: Tensor | None, *, map_size: int, highest: float, dense: float,
+    share: float, typical: Tensor | None,
+) -> Assessment:  # fmt: skip
+    """What is said of an image by its regions and their map (H, W).
+
+    Args:
+        regions: that count.
+        region_map: of Eq. 9.
+        saliency: (H, W), or None.
+        map_size: side in pixels that the map is resized to.
+        highest: that a saliency can be.
+        dense: weight of the saliency under the regions of the map; 0 for none.
+        share: of the saliency in the image score.
+        typical: as for `image_score`.
+    """
+    if dense and saliency is not None:
+        region_map = with_dense_saliency(region_map, saliency, highest=highest, weight=dense)
+    resized = F.interpolate(region_map[None, None], (map_size, map_size), mode="bilinear")[0, 0]
+    confidence = regions.scores.max() if len(regions.scores) else region_map.new_zeros(())
+    return Assessment(resized, image_score(confidence, saliency, highest, share, typical), confidence)
 
 
 def prediction(assessed: Sequence[Assessment]) -> Prediction:
