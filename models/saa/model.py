@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.base import AnomalyModel, Images, Prediction, check_categories
+from models.base import AnomalyModel, Images, Prediction
 from models.errors import checked, checked_type
-from models.frozen import Frozen
 from models.images import KeepSize
 from models.references import MAX_REFERENCES, ManyReferences
 from models.saa.confidence import TopRegions, top_regions
@@ -38,7 +37,7 @@ LARGEST_EXPONENT = 10.0
 NO_DIGITS = str.maketrans("", "", "0123456789")
 
 
-class SAA(AnomalyModel, Frozen):
+class SAA(AnomalyModel):
     """The assembly; with all four prompts it is SAA+, without them SAA.
 
     Args:
@@ -106,20 +105,17 @@ class SAA(AnomalyModel, Frozen):
         self.preprocess = KeepSize(self.rules.max_side)
         self._many = ManyReferences(max_references)
         self._references: dict[str, list[Tensor]] = {}
-        self._typical: dict[str, Tensor] = {}
         self._warned: set[tuple[str, str]] = set()
         self.eval()
 
-    @torch.no_grad()
     def fit(self, references: Images, category: str) -> None:
         """Measure saliency in this category against normal (3, H, W) uint8 images, of any sizes, from now on."""
         known = [image.cpu() for image in self._many.remembered(references, category)]
         self.saliency_map.fit([self._shown(image) for image in known], category)
         self._references[category] = known
         maps = self.saliency_map.reference_maps(category)
-        self._typical[category] = torch.stack([top(each) for each in maps]).mean().cpu()
+        self._states[category] = {"typical": torch.stack([top(each) for each in maps]).mean()}
 
-    @torch.no_grad()
     def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
         """Score B uint8 images (3, H, W), each at its own size.
 
@@ -127,12 +123,8 @@ class SAA(AnomalyModel, Frozen):
             KeyError: once `fit` was called, for a category that was not fitted.
             ModelInputError: not one category per image, or no prompt for a category.
         """
-        check_categories(images, categories)
-        for category in categories if self._references else ():
-            self.saliency_map.bank(category)
         return prediction([self._assess(image.cpu(), name) for image, name in zip(images, categories, strict=True)])
 
-    @torch.no_grad()
     def reference_prediction(self, category: str) -> Prediction:
         """The references of a category, each measured against the others (one alone against itself)."""
         maps = self.saliency_map.reference_maps(category)
@@ -185,7 +177,7 @@ class SAA(AnomalyModel, Frozen):
         chosen = 0 if len(maps) == 1 else most_agreed(maps, saliency)
         return assess(
             regions[chosen], maps[chosen], saliency, map_size=self.map_size, highest=self.saliency_map.highest,
-            dense=self.dense_saliency, share=self.score_saliency, typical=self._typical.get(category),
+            dense=self.dense_saliency, share=self.score_saliency, typical=self._states.get(category, {}).get("typical"),
         )  # fmt: skip
 
     def _look(
@@ -232,7 +224,7 @@ class SAA(AnomalyModel, Frozen):
         if not (self.saliency or self.dense_saliency or self.score_saliency or isinstance(self.prompts, PromptChoice)):
             return None
         shown = self._shown(image).to(self.device)
-        if self._references:
+        if self._states:
             return self.saliency_map(shown, category=category)
         if not self._several(product):
             return self.saliency_map(shown)
@@ -244,14 +236,14 @@ class SAA(AnomalyModel, Frozen):
 
     def _exponent(self, category: str) -> float:
         """Factor on the mean saliency of a region (Eq. 6)."""
-        if category not in self._typical:
+        if category not in self._states:
             return self.rules.exponent
         largest = LARGEST_EXPONENT / self.saliency_map.highest
-        return min(largest, self.few_shot_exponent / max(float(self._typical[category]), 1e-6))
+        return min(largest, self.few_shot_exponent / max(float(self._states[category]["typical"]), 1e-6))
 
     def _several(self, product: ProductPrompt) -> bool:
         """Whether saliency compares the objects of an image with each other."""
-        return self.saliency and self.rules.several_objects and product.count > 1 and not self._references
+        return self.saliency and self.rules.several_objects and product.count > 1 and not self._states
 
     def _shown(self, image: Tensor) -> Tensor:
         """The image as the refiner and the saliency net see it."""

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import moved
+from models.base import ByCategory, moved
 from models.errors import ModelInputError, checked
 from models.images import check_image, nearest_rows, resize_bytes
 from models.saa.saliency.distances import SCALE, Reference, ReferenceBank, distance_elsewhere, mean_distance
@@ -80,7 +80,7 @@ class Saliency(nn.Module):
         self.several_size = checked("several_size", several_size, several_size >= LEAST_SIZE, f"at least {LEAST_SIZE}")
         self.normalise_stages = normalise_stages
         self.own_window = checked("own_window", own_window, 0 <= own_window < 1, "at least 0 and below 1")
-        self._banks: dict[str, ReferenceBank] = {}
+        self._banks: ByCategory[ReferenceBank] = ByCategory()
         self.register_buffer("_here", torch.empty(0), persistent=False)
 
     @property
@@ -121,7 +121,7 @@ class Saliency(nn.Module):
         check_image(image)
         if category is not None and self._banks:
             tokens, grid = self._tokens(image, self.size)
-            values = self.bank(category).distance(tokens.contiguous())
+            values = self._banks[category].distance(tokens.contiguous())
         elif objects is not None:
             values, grid = self._unlike_other_objects(image, objects)
         else:
@@ -151,7 +151,7 @@ class Saliency(nn.Module):
 
         A single one is compared with itself, patches near each patch excluded.
         """
-        left_out = self.bank(category).left_out()
+        left_out = self._banks[category].left_out()
         return [_upsampled(distance, reference.grid, reference.size) for distance, reference in left_out]
 
     def _unlike_other_objects(self, image: Tensor, objects: Tensor | Iterable[Tensor]) -> tuple[Tensor, Grid]:
@@ -171,17 +171,6 @@ class Saliency(nn.Module):
         if self.normalise_stages:
             maps = torch.cat([F.normalize(stage, dim=1) for stage in maps.split(list(self.net.stage_widths), 1)], dim=1)
         return F.normalize(maps[0].flatten(1).t(), dim=1), (maps.shape[2], maps.shape[3])
-
-    def bank(self, category: str) -> ReferenceBank:
-        """What is remembered of a category.
-
-        Raises:
-            KeyError: nothing is; lists the categories of which something is.
-        """
-        if category not in self._banks:
-            known = ", ".join(self._banks) or "none"
-            raise KeyError(f"expected a category with references, got {category!r}; fitted: {known}; call `fit` for it")
-        return self._banks[category]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the references along with the parameters (`to`, `cuda`, `cpu`)."""
