@@ -1,41 +1,22 @@
 """The charts of a category as inline SVG by matplotlib: PR, ROC and PRO curves marked at F1-max, and image scores."""
 
-import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
-from xml.etree import ElementTree
 
-import cv2
-import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from eval.category import ScoreCurves
 from eval.ranking.curves import F1Max, RankingCurve
+from tracks.report_page.drawing import CHANCE, COLOURS, FONT_PX, draw_curve, new_axes, page_svg
 from tracks.report_page.html import percent, plural, significant
 from tracks.run.store import Row
 
-WIDTH, HEIGHT = 280, 222
-LEFT, RIGHT, TOP, BOTTOM = 40, 10, 10, 38
-"""The frame of the axes within a chart, in the chart's own pixels."""
 BINS = 24
 KINDS = ((0, "normal"), (1, "anomalous"), (None, "unlabelled"))
-COLOURS = {
-    "images": "#0b63b5", "pixels": "#9a3fa0", "normal": "#2f7d6b", "anomalous": "#c2410c", "unlabelled": "#6b7280",
-    "ink": "#1b2430", "soft": "#566172", "rule": "#dde2e9", "paper": "#fffffe",
-}  # fmt: skip
-"""matplotlib draws in these; the page has the style sheet's variables of the same names instead, for light and dark."""
-FONT_PX = 10.5
-TOLERANCE = 0.2
-"""How far, in the chart's own pixels, a thinned line may pass from a point that was left out."""
 RECALL, RATE = "recall, %", "false positive rate, %"
-CHANCE: dict[str, Any] = {"linewidth": 1.2, "linestyle": (0, (1.5, 3)), "clip_on": False}
 
 
 @dataclass(frozen=True)
@@ -66,21 +47,21 @@ def category_charts(
 
 def precision_recall_chart(curves: ScoreCurves, key: str = "pr") -> Chart | None:
     """Recall against precision, with the shares of anomalous images and pixels (chance) as dotted lines."""
-    axes, drawn = _axes(RECALL, "precision, %"), []
+    axes, drawn = new_axes(RECALL, "precision, %"), []
     for level, curve in _levels(curves):
         share, best = curve.num_positive / (curve.num_positive + curve.num_negative), curve.f1_max()
         axes.plot([0, 1], [share, share], color=COLOURS[level], **CHANCE)
-        drawn.append(_draw_curve(axes, precision_recall_points(curve), level, (best.recall, best.precision)))
+        drawn.append(draw_curve(axes, precision_recall_points(curve), level, (best.recall, best.precision)))
     return _curves_chart("Precision and recall", "AP", curves, axes, drawn, key)
 
 
 def roc_chart(curves: ScoreCurves, key: str = "roc") -> Chart | None:
     """False positive rate against recall, with the diagonal (chance) as a dotted line."""
-    axes, drawn = _axes(RATE, RECALL), []
+    axes, drawn = new_axes(RATE, RECALL), []
     axes.plot([0, 1], [0, 1], color=COLOURS["soft"], **CHANCE)
     for level, curve in _levels(curves):
         best = curve.f1_max()
-        drawn.append(_draw_curve(axes, roc_points(curve), level, (_rate_at(curve, best), best.recall)))
+        drawn.append(draw_curve(axes, roc_points(curve), level, (_rate_at(curve, best), best.recall)))
     return _curves_chart("ROC", "AUROC", curves, axes, drawn, key)
 
 
@@ -90,10 +71,10 @@ def pro_chart(curves: ScoreCurves, limit: float, key: str = "pro") -> Chart | No
         return None
     rate, overlap = curves.pro
     points, best = pro_points(rate, overlap, limit), _rate_at(curves.pixel, curves.pixel.f1_max())
-    axes = _axes(RATE, "mean overlap of regions, %", limit)
+    axes = new_axes(RATE, "mean overlap of regions, %", limit)
     axes.plot([0, limit], [0, limit], color=COLOURS["pixels"], **CHANCE)
     at_best = (best, float(np.interp(best, rate, overlap))) if best <= limit else None
-    drawn = _draw_curve(axes, points, "pixels", at_best)
+    drawn = draw_curve(axes, points, "pixels", at_best)
     axes.fill_between(*drawn.T, color=COLOURS["pixels"], alpha=0.13, linewidth=0)
     beyond = "" if at_best else f" F1-max of the pixels lies beyond the limit, at {percent(best)} %."
     spoken = (
@@ -101,7 +82,7 @@ def pro_chart(curves: ScoreCurves, limit: float, key: str = "pro") -> Chart | No
         "percent"
     )
     note = f"{len(drawn):,} points drawn for {rate.size:,} pixel thresholds.{beyond}"
-    return Chart("PRO", spoken, _svg(axes, key), note)
+    return Chart("PRO", spoken, page_svg(axes, key), note)
 
 
 def score_histogram(
@@ -130,7 +111,7 @@ def score_histogram(
     for height, text, side in names if down.any() else names[:1]:
         axes.text(0.98, height, text, ha="right", va=side, transform=axes.transAxes, color=COLOURS["ink"],
                   fontsize=FONT_PX, gid="name")  # fmt: skip
-    return Chart("Image scores", _spoken_scores(scores, threshold), _svg(axes, key),
+    return Chart("Image scores", _spoken_scores(scores, threshold), page_svg(axes, key),
                  _scores_note(scores, labelled, threshold, own))  # fmt: skip
 
 
@@ -166,25 +147,8 @@ def _rate_at(curve: RankingCurve, best: F1Max) -> float:
     return float(curve.false_positives[place] / curve.num_negative)
 
 
-def _axes(x_name: str, y_name: str, right: float = 1.0) -> Axes:
-    """Empty axes from 0 to `right` and from 0 to 1, ticks in percent."""
-    figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), facecolor="none")
-    place = (LEFT / WIDTH, BOTTOM / HEIGHT, (WIDTH - LEFT - RIGHT) / WIDTH, (HEIGHT - TOP - BOTTOM) / HEIGHT)
-    axes = figure.add_axes(place, facecolor="none", axisbelow=True, xlim=(0, right), ylim=(0, 1))
-    axes.spines[:].set_visible(False)
-    axes.grid(color=COLOURS["rule"], linewidth=1, clip_on=False)
-    axes.tick_params(left=False, bottom=False, labelcolor=COLOURS["soft"], labelsize=FONT_PX, pad=4)
-    for axis, name, end in ((axes.xaxis, x_name, right), (axes.yaxis, y_name, 1.0)):
-        axis.set_major_locator(FixedLocator([end * step / 4 for step in range(5)]))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}"))
-        axis.set_label_text(name, color=COLOURS["ink"], fontsize=FONT_PX)
-    axes.xaxis.set_label_coords(0.5, -0.145)
-    axes.yaxis.set_label_coords(-0.125, 0.5)
-    return axes
-
-
 def _histogram_axes(edges: np.ndarray, most_up: int, most_down: int) -> Axes:
-    axes = _axes("image score", "images")
+    axes = new_axes("image score", "images")
     room = 0.12 * (max(most_up, 1) + most_down)
     axes.set(xlim=(edges[0], edges[-1]), ylim=(-most_down - room if most_down else 0, max(most_up, 1) + room))
     axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -194,27 +158,6 @@ def _histogram_axes(edges: np.ndarray, most_up: int, most_down: int) -> Axes:
     digits = int(np.floor(np.log10(np.abs(edges).max())) - np.floor(np.log10(step))) + 1
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * (abs(value) > step / 9):.{digits}g}"))
     return axes
-
-
-def _draw_curve(axes: Axes, points: np.ndarray, level: str, best: tuple[float, float] | None) -> np.ndarray:
-    """The line through the points (N, 2), and where F1 is highest a round mark (images) or a square one (pixels).
-
-    Returns the points that are drawn, as many as keep the line within TOLERANCE of all (Ramer, Douglas and Peucker).
-    """
-    colour, (shape, size) = COLOURS[level], {"images": ("o", 9), "pixels": ("s", 8)}[level]
-    placed = axes.transData.transform(points).astype(np.float32)
-    thinned = axes.transData.inverted().transform(cv2.approxPolyDP(placed, TOLERANCE, closed=False)[:, 0])
-    (line,) = axes.plot(*thinned.T, color=colour, linewidth=2, clip_on=False, gid=f"line {level}")
-    line.get_path().should_simplify = False
-    if best is not None:
-        style: dict[str, Any] = {
-            "color": colour,
-            "markeredgecolor": COLOURS["paper"],
-            "markeredgewidth": 1.5,
-            "zorder": 3,
-        }
-        axes.plot(*best, shape, markersize=size, clip_on=False, gid=f"mark {level}", **style)
-    return thinned
 
 
 def _curves_chart(
@@ -231,7 +174,7 @@ def _curves_chart(
             f"{level}: {metric} {percent(value)}, F1-max {percent(best.value)} at precision "
             f"{percent(best.precision)} and recall {percent(best.recall)}"
         )
-    return Chart(title, f"{title} curves, percent. {'; '.join(spoken)}", _svg(axes, key), f"{'; '.join(notes)}.")
+    return Chart(title, f"{title} curves, percent. {'; '.join(spoken)}", page_svg(axes, key), f"{'; '.join(notes)}.")
 
 
 def _spoken_scores(scores: dict[int | None, np.ndarray], threshold: float | None) -> str:
@@ -252,42 +195,3 @@ def _scores_note(
     at = f"; dashed: the F1-max threshold, {significant(threshold)}" if threshold is not None else ""
     ours = f"; solid: the run's own threshold, {significant(own)}" if own is not None else ""
     return f"{counted}{left_out}{ours}{at}."
-
-
-def _svg(axes: Axes, key: str) -> Markup:
-    """The inside of matplotlib's `svg`, made to stand in a page.
-
-    No namespaces, no ids but those referred to (`key` makes them unique), colours and fonts of the style sheet.
-    """
-    buffer = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
-        FigureCanvasSVG(cast(Figure, axes.figure)).print_svg(buffer, metadata={"Date": None})
-    svg = re.sub(r'xmlns="[^"]*"|<metadata>.*?</metadata>|\n *', " ", buffer.getvalue(), flags=re.DOTALL)
-    root = ElementTree.fromstring(svg)
-    for node in root.iter():
-        node.tail = None
-        node.text = node.text if node.tag == "text" else None
-        if name := node.attrib.pop("id", "") if node.tag == "g" else "":
-            node.attrib |= {} if re.search(r"_\d+$", name) else {"class": name}
-        for attribute, value in [*node.attrib.items()]:
-            _restyle(node, attribute, value)
-    svg = "".join(ElementTree.tostring(node, "unicode") for node in root if node.tag == "g")
-    for name, colour in COLOURS.items():
-        svg = svg.replace(colour, f"var(--{name})")
-    return Markup(svg)
-
-
-def _restyle(node: ElementTree.Element, attribute: str, value: str) -> None:
-    """One attribute of matplotlib's SVG: one decimal for coordinates, no font but the page's, plain `href`."""
-    if attribute in ("d", "x", "y", "transform"):
-        short = re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.1f}".removesuffix(".0"), value)
-        node.set(attribute, re.sub(r" ?([MLCZz]) ?", r"\1", short))
-        if short.startswith("rotate(-0 "):
-            del node.attrib[attribute]
-    elif attribute == "style":
-        node.set(attribute, re.sub(r"font-family: [^;]*; ?|font-size: 10\.5px; ?", "", value))
-    elif attribute == "clip-path":
-        del node.attrib[attribute]
-    elif attribute.endswith("}href"):
-        del node.attrib[attribute]
-        node.set("href", value)

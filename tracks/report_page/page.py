@@ -12,8 +12,9 @@ from eval.tables import mean_over_categories, track_score
 from tracks.decide.decision import decisions
 from tracks.errors import TrackInputError
 from tracks.report_page import tables
-from tracks.report_page.charts import HEIGHT, WIDTH, category_charts
+from tracks.report_page.charts import category_charts
 from tracks.report_page.choice import Choice
+from tracks.report_page.drawing import HEIGHT, WIDTH
 from tracks.report_page.html import FOLDER, percent, plural, templates
 from tracks.report_page.pictures import Photos, Picture, Style, colours, read_picture
 from tracks.report_page.record import RunRecord, read_record, unlike

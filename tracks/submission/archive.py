@@ -32,8 +32,8 @@ def replace_submission(
     taken = [path for path in taken if path not in ours]
     if taken:
         raise TrackInputError(
-            f"expected a new place for the submission, or an earlier one, got {taken[0]}, which holds other files; "
-            "choose another folder with OUT=..."
+            f"expected a new folder for the submission, or that of an earlier one, got {taken[0]}, which holds other "
+            "files; choose another folder with OUT=..."
         )
     try:
         _discard(partial)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+import PIL.Image
 from tqdm import tqdm
 
 from tracks.datasets.archives import StrictInfo
@@ -130,6 +132,12 @@ def _of_tar(path: Path) -> Iterator[Member]:
                 yield Member(name, content.read())
         while packed.read(1 << 20):  # to the end, where the checksum stands
             pass
+
+
+def read_png(content: bytes) -> tuple[str, np.ndarray]:
+    """The mode and the pixels of a PNG; a damaged one makes Pillow raise whatever its bytes lead it into."""
+    with PIL.Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+        return image.mode, np.asarray(image)
 
 
 def read_table(content: bytes, header: Sequence[str], encoding: str = "utf-8") -> tuple[list[list[str]], Wrong | None]:

@@ -9,7 +9,6 @@ and how the score of a sample follows from its views (`sample_score`).
 """
 
 import csv
-import io
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from tracks.errors import TrackInputError
 from tracks.run.resize import MAP_RULE, resize_map
 from tracks.run.store import PredictionStore, Row
 from tracks.submission.base import SCALING, Problem, Range, checked_range
-from tracks.submission.contents import Wrong, check_contents, read_table, wrong_row
+from tracks.submission.contents import Wrong, check_contents, read_png, read_table, wrong_row
 from tracks.submission.runs import StoredImage, check_same_method, fixed_range, placed, scale
 
 TABLE, MASKS = "submission.csv", "predicted_masks"
@@ -224,13 +223,12 @@ def validate(path: Path, samples: Collection[str], size: int = SIDE, views: int 
 
 def _check_mask(content: bytes, size: int) -> Wrong | None:
     try:
-        with PIL.Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            mode, shape = image.mode, np.asarray(image).shape
-    except Exception as error:  # a damaged file makes Pillow raise whatever its bytes lead it into
+        mode, values = read_png(content)
+    except Exception as error:
         return "unreadable", f"expected a PNG, got: {error}"
     if mode != "L":
         return "dtype", f"expected 8-bit grey, got mode {mode}"
-    return None if shape == (size, size) else ("shape", f"expected ({size}, {size}), got {shape}")
+    return None if values.shape == (size, size) else ("shape", f"expected ({size}, {size}), got {values.shape}")
 
 
 def _check_table(content: bytes, samples: Collection[str]) -> list[Wrong]:

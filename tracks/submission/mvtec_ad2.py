@@ -29,7 +29,7 @@ from tracks.errors import TrackInputError
 from tracks.run.resize import MAP_RULE, resize_map
 from tracks.run.store import PredictionStore, Row
 from tracks.submission.base import Problem
-from tracks.submission.contents import Wrong, check_contents
+from tracks.submission.contents import Wrong, check_contents, read_png
 from tracks.submission.runs import StoredImage, check_finite, check_same_method, placed
 
 MAPS, MASKS = "anomaly_images", "anomaly_images_thresholded"
@@ -245,39 +245,32 @@ def validate(
 
 
 def _check_file(name: str, content: bytes, shapes: dict[str, tuple[int, ...]]) -> Wrong | None:
-    wrong, shape = _check_map(content) if name.startswith(f"{MAPS}/") else _check_mask(content)
+    is_map = name.startswith(f"{MAPS}/")
+    try:
+        mode, values = ("", tifffile.imread(io.BytesIO(content))) if is_map else read_png(content)
+    except Exception as error:  # a damaged file makes tifffile and Pillow raise whatever its bytes lead them into
+        return "unreadable", f"expected a {'TIFF' if is_map else 'PNG'}, got: {error}"
+    wrong = _wrong_map(values) if is_map else _wrong_mask(values, mode)
     if wrong is None:
-        shapes[name] = shape
+        shapes[name] = values.shape
     return wrong
 
 
-def _check_map(content: bytes) -> tuple[Wrong | None, tuple[int, ...]]:
-    try:
-        values = tifffile.imread(io.BytesIO(content))
-    except Exception as error:  # a damaged file makes tifffile raise whatever its bytes lead it into
-        return ("unreadable", f"expected a TIFF, got: {error}"), ()
+def _wrong_map(values: np.ndarray) -> Wrong | None:
     if values.dtype != np.float16:
-        return ("dtype", f"expected float16, got {values.dtype}"), ()
+        return "dtype", f"expected float16, got {values.dtype}"
     if values.ndim != 2 or not values.size:
-        return ("shape", f"expected (h, w), got {values.shape}"), ()
-    if not np.isfinite(values).all():
-        return ("number", "expected finite values, got NaN or infinity"), ()
-    return None, values.shape
+        return "shape", f"expected (h, w), got {values.shape}"
+    return None if np.isfinite(values).all() else ("number", "expected finite values, got NaN or infinity")
 
 
-def _check_mask(content: bytes) -> tuple[Wrong | None, tuple[int, ...]]:
-    try:
-        with PIL.Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            mode, values = image.mode, np.asarray(image)
-    except Exception as error:  # as above, of Pillow
-        return ("unreadable", f"expected a PNG, got: {error}"), ()
+def _wrong_mask(values: np.ndarray, mode: str) -> Wrong | None:
     if values.ndim != 2:
-        return ("shape", f"expected (h, w), got {values.shape}"), ()
+        return "shape", f"expected (h, w), got {values.shape}"
     if mode != "L":
-        return ("dtype", f"expected 8-bit grey, got mode {mode}"), ()
-    if other := sorted(set(np.unique(values).tolist()) - {0, 255}):
-        return ("values", f"expected 0 and 255 alone, got {other[0]} too"), ()
-    return None, values.shape
+        return "dtype", f"expected 8-bit grey, got mode {mode}"
+    other = sorted(set(np.unique(values).tolist()) - {0, 255})
+    return ("values", f"expected 0 and 255 alone, got {other[0]} too") if other else None
 
 
 def _unlike_sizes(places: list[str], shapes: Mapping[str, tuple[int, ...]]) -> list[Problem]:

@@ -13,7 +13,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -71,29 +71,6 @@ class Options:
         object.__setattr__(self, "map_range", checked_range("map_range", self.map_range))
 
 
-@dataclass
-class Rounding:
-    """What 8 bits and a fixed range did to the maps: the grey levels in use, and the pixels cut at the range's ends."""
-
-    levels: np.ndarray = field(default_factory=lambda: np.zeros(256, dtype=bool))
-    pixels: int = 0
-    cut: int = 0
-
-    def remarks(self) -> list[str]:
-        """What the user should know of it, a sentence each."""
-        said = []
-        if self.cut:
-            said.append(
-                f"{self.cut / self.pixels:.3%} of all map pixels lie outside the range and were cut to its ends"
-            )
-        if (used := int(self.levels.sum())) < FEW_LEVELS:
-            said.append(
-                f"the maps use {used} of 256 grey levels, so rounding costs some segmentation score; a narrower "
-                "map_range, chosen on other data, costs less"
-            )
-        return said
-
-
 class Submission:
     """The images of one or several runs, which may differ in shots and seed, ready to be written."""
 
@@ -127,21 +104,23 @@ class Submission:
         Raises:
             TrackInputError: a value that is not finite, or an image score outside [0, 1] under normalise=fixed.
         """
-        rounding = Rounding()
+        used, num_pixels, cut = np.zeros(256, dtype=bool), 0, 0
         groups: dict[tuple[Path, str], list[StoredImage]] = {}
         for image in self.images:
             groups.setdefault((image.store.folder, image.row.category), []).append(image)
         with tqdm(total=len(self.images), unit="image") as bar:
             for (_, category), group in groups.items():
                 bar.set_description(f"{category}: export")
-                for image, pixels, score in self._normalised(group, rounding):
+                for image, pixels, num_cut, score in self._normalised(group):
+                    used[pixels] = True
+                    num_pixels, cut = num_pixels + pixels.size, cut + num_cut
                     score_path, map_path = below(folder, score_file(image.place)), below(folder, map_file(image.place))
                     for path in (score_path, map_path):
                         path.parent.mkdir(parents=True, exist_ok=True)
                     score_path.write_text(f"{score:.5f}", encoding="ascii")
                     np.savez_compressed(map_path, img=pixels)
                     bar.update()
-        return self._remarks() + rounding.remarks()
+        return [*self._remarks(), *_rounding_remarks(int(used.sum()), cut / num_pixels)]
 
     def check(self, archive: Path) -> list[Problem]:
         """What is wrong with the archive, by the images of the runs."""
@@ -171,10 +150,8 @@ class Submission:
             f"{second.row.name}, which would both be {score_file(second.place)}; rename one{apart}"
         )
 
-    def _normalised(
-        self, group: Sequence[StoredImage], rounding: Rounding
-    ) -> Iterator[tuple[StoredImage, np.ndarray, float]]:
-        """The images of one category and run with uint8 maps and scores in [0, 1]."""
+    def _normalised(self, group: Sequence[StoredImage]) -> Iterator[tuple[StoredImage, np.ndarray, int, float]]:
+        """The images of one category and run with their uint8 maps, how many pixels were cut, and scores in [0, 1]."""
         map_range, score_range = self.ranges[group[0].store.folder.resolve()], (0.0, 1.0)
         if map_range is None:
             map_range, score_range = self._test_set_ranges(group)
@@ -182,11 +159,9 @@ class Submission:
             scaled = scale(self._map(image), map_range, image, "map")
             anomaly_map = np.clip(scaled, 0, 1)
             pixels = np.rint(anomaly_map * 255).astype(np.uint8)
-            rounding.levels[pixels] = True
-            rounding.pixels += pixels.size
-            rounding.cut += int(np.count_nonzero(np.abs(scaled - anomaly_map) > SLACK))
+            num_cut = int(np.count_nonzero(np.abs(scaled - anomaly_map) > SLACK))
             own = self.options.image_scores == "model"
-            yield image, pixels, _score(image, score_range) if own else float(anomaly_map.max())
+            yield image, pixels, num_cut, _score(image, score_range) if own else float(anomaly_map.max())
 
     def _map(self, image: StoredImage) -> np.ndarray:
         """Its map as (map_size, map_size) float32, unscaled."""
@@ -222,6 +197,17 @@ def _score(image: StoredImage, score_range: Range) -> float:
             f"{image.row.image_score:.4g}; {SCORE_REMEDY}"
         )
     return min(max(score, 0.0), 1.0)
+
+
+def _rounding_remarks(levels: int, cut: float) -> list[str]:
+    """What 8 bits and a fixed range did to the maps: how many grey levels are in use, what share of pixels was cut."""
+    said = [f"{cut:.3%} of all map pixels lie outside the range and were cut to its ends"] if cut else []
+    if levels < FEW_LEVELS:
+        said.append(
+            f"the maps use {levels} of 256 grey levels, so rounding costs some segmentation score; a narrower "
+            "map_range, chosen on other data, costs less"
+        )
+    return said
 
 
 def score_file(place: str) -> str:

@@ -13,13 +13,6 @@ from eval.scorer import Scorer
 from tests.support.rows import row
 from tracks.report_page.charts import (
     BINS,
-    BOTTOM,
-    COLOURS,
-    HEIGHT,
-    LEFT,
-    RIGHT,
-    TOP,
-    WIDTH,
     category_charts,
     precision_recall_chart,
     precision_recall_points,
@@ -29,6 +22,7 @@ from tracks.report_page.charts import (
     roc_points,
     score_histogram,
 )  # fmt: skip
+from tracks.report_page.drawing import BOTTOM, COLOURS, HEIGHT, LEFT, RIGHT, TOLERANCE, TOP, WIDTH
 
 
 def curve(seed=0, size=300, levels=None) -> RankingCurve:
@@ -103,8 +97,8 @@ def test_no_point_left_out_is_further_from_the_drawn_line_than_the_page_says():
     chart = roc_chart(ScoreCurves(ranking, None, None, None))
     drawn, points = corners(group(chart, "line images")), placed(roc_points(ranking))
     assert 2 < len(drawn) < len(points)
-    assert distance(points, drawn).max() <= 0.2
-    assert distance(drawn, points).max() <= 0.2
+    assert distance(points, drawn).max() <= TOLERANCE
+    assert distance(drawn, points).max() <= TOLERANCE
 
 
 def test_the_marks_stand_at_f1_max(scorer):

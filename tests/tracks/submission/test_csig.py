@@ -1,6 +1,5 @@
 """The CSIG writer and validator, on stores made here; small maps by the setting `size`."""
 
-import io
 import json
 import shutil
 import zipfile
@@ -9,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-from hydra import compose, initialize_config_dir
 
-from tests.support.submission_stand_ins import make_run
-from tracks.command.cli import CONF
+from tests.support.submission_stand_ins import configured, kinds, make_run, png
 from tracks.errors import TrackInputError
 from tracks.submission.archive import write_archive
 from tracks.submission.csig import Options, Submission, mask_file, read_samples, validate
@@ -46,10 +43,6 @@ def good(tmp_path):
     folder.mkdir()
     Submission([run_of(tmp_path / "run")], Options(size=8)).write(folder)
     return folder
-
-
-def kinds(problems):
-    return sorted((problem.kind, Path(problem.path).name) for problem in problems)
 
 
 def test_files_lie_and_read_as_the_kit_wants_them(good):
@@ -139,13 +132,6 @@ def test_ours_is_accepted_zipped_and_as_a_folder(good, tmp_path):
     assert validate(good, SAMPLES, size=8) == [], "without a byte-order mark"
 
 
-def png(values, mode=None, kind="PNG"):
-    content = io.BytesIO()
-    image = PIL.Image.fromarray(values)
-    (image.convert(mode) if mode else image).save(content, kind)
-    return content.getvalue()
-
-
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
 MASK = "predicted_masks/lock/S2/3_mask.png"
 LINES = "group_folder,anomaly_score\nlock/S1,0.1\nlock/S2,0.2\ntire/S1,0.3\n"
@@ -206,8 +192,7 @@ def test_the_command_takes_the_format_and_a_list_of_samples(tmp_path, monkeypatc
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
 
     def submitted(*chosen):
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return submit_configured(compose("submit", overrides=["format=csig", *chosen]))
+        return submit_configured(configured("format=csig", *chosen))
 
     assert submitted("csig.size=8", f"csig.samples={tmp_path}/all.csv") == []
     assert json.loads((tmp_path / "out.json").read_text())["map_range_of_run"] == {str(tmp_path / "run"): [0.0, 2.0]}

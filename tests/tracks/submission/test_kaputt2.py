@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hydra import compose, initialize_config_dir
 
-from tests.support.submission_stand_ins import make_run
-from tracks.command.cli import CONF
+from tests.support.submission_stand_ins import configured, make_run
 from tracks.errors import TrackInputError
 from tracks.submission.archive import write_archive
 from tracks.submission.kaputt2 import Options, Submission, read_captures, validate
@@ -175,9 +173,7 @@ def test_the_command_takes_the_format(tmp_path, monkeypatch):
     run = run_of(tmp_path / "run", {"c1.jpg": 2.0}).folder
     monkeypatch.setenv("RUN", str(run))
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("submit", overrides=["format=kaputt2", f"kaputt2.ids={ids}", "kaputt2.score_range=[0,4]"])
-    assert submit_configured(cfg) == []
+    assert submit_configured(configured("format=kaputt2", f"kaputt2.ids={ids}", "kaputt2.score_range=[0,4]")) == []
     with zipfile.ZipFile(tmp_path / "out.zip") as archive:
         assert archive.read("predictions.csv") == b"capture_id,pred\nc1,0.5\n"
     assert json.loads((tmp_path / "out.json").read_text())["captures"] == ids

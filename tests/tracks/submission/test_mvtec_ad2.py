@@ -11,10 +11,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import tifffile
-from hydra import compose, initialize_config_dir
 
-from tests.support.submission_stand_ins import make_run
-from tracks.command.cli import CONF
+from tests.support.submission_stand_ins import configured, kinds, make_run, png
 from tracks.errors import TrackInputError
 from tracks.run.store import PredictionStore
 from tracks.submission.archive import write_tar
@@ -50,10 +48,6 @@ def good(tmp_path, stores):
     return folder
 
 
-def kinds(problems):
-    return sorted((problem.kind, Path(problem.path).name) for problem in problems)
-
-
 def test_files_lie_and_read_as_the_server_wants_them(good):
     assert len([path for path in good.rglob("*") if path.is_file()]) == 12
     values = tifffile.imread(good / "anomaly_images/can/test_private/001_regular.tiff")
@@ -81,6 +75,7 @@ def test_ours_is_accepted_as_folder_and_as_archive(good, tmp_path):
 
 
 MAP = "anomaly_images/can/test_private/000_regular.tiff"
+RICE_MAP = MAP.replace("can", "rice")
 MASK = "anomaly_images_thresholded/can/test_private/000_regular.png"
 LEVELS = np.where(CAN > 1, 255, 0).astype(np.uint8)
 
@@ -88,12 +83,6 @@ LEVELS = np.where(CAN > 1, 255, 0).astype(np.uint8)
 def tiff(values):
     content = io.BytesIO()
     tifffile.imwrite(content, values)
-    return content.getvalue()
-
-
-def png(image, kind="PNG"):
-    content = io.BytesIO()
-    (image if isinstance(image, PIL.Image.Image) else PIL.Image.fromarray(image)).save(content, kind)
     return content.getvalue()
 
 
@@ -111,9 +100,9 @@ HALF = CAN.astype(np.float16)
         (MAP, b"", "unreadable"),
         (MASK, png(np.where(CAN > 1, 1, 0).astype(np.uint8)), "values"),
         (MASK, png(np.stack([LEVELS] * 3, -1)), "shape"),
-        (MASK, png(PIL.Image.fromarray(LEVELS > 0)), "dtype"),
+        (MASK, png(LEVELS > 0), "dtype"),
         (MASK, png(LEVELS.astype(np.uint16)), "dtype"),
-        (MASK, png(LEVELS, "JPEG"), "unreadable"),
+        (MASK, png(LEVELS, kind="JPEG"), "unreadable"),
         (MASK, png(LEVELS[:2]), "size"),
     ],
 )
@@ -122,30 +111,8 @@ def test_each_spoilt_file_is_named_with_its_problem(good, name, content, kind):
     assert kinds(validate(good, COUNTS)) == [(kind, Path(name).name)]
 
 
-def drop(folder):
-    (folder / MAP).unlink()
-
-
-def count_from_one(folder):
-    for half, suffix in (("anomaly_images", "tiff"), ("anomaly_images_thresholded", "png")):
-        place = folder / half / "rice" / "test_private"
-        (place / f"000_regular.{suffix}").rename(place / f"001_regular.{suffix}")
-
-
-def wrong_ending(folder):
-    (folder / MAP).rename((folder / MAP).with_name("000_mixed.tiff"))
-
-
-def one_more(folder):
-    shutil.copy(folder / MAP, (folder / MAP).with_name("002_regular.tiff"))
-
-
-def system_file(folder):
-    (folder / ".DS_Store").write_bytes(b"")
-
-
-def empty_folder(folder):
-    (folder / "anomaly_images/can/validation").mkdir()
+def moved(name, other):
+    return lambda folder: (folder / name).rename(folder / other)
 
 
 def a_link(folder):
@@ -153,28 +120,29 @@ def a_link(folder):
     (folder / MAP).symlink_to("001_regular.tiff")
 
 
-def no_masks(folder):
-    shutil.rmtree(folder / "anomaly_images_thresholded/rice")
+def an_empty_folder(folder):
+    (folder / "anomaly_images/can/validation").mkdir()
 
 
 @pytest.mark.parametrize(
     ("spoil", "found"),
     [
-        (drop, {("missing", "000_regular.tiff")}),
-        (count_from_one, {("extra", "001_regular.tiff"), ("extra", "001_regular.png"),
-                          ("missing", "000_regular.tiff"), ("missing", "000_regular.png")}),
-        (wrong_ending, {("extra", "000_mixed.tiff"), ("missing", "000_regular.tiff")}),
-        (one_more, {("extra", "002_regular.tiff")}),
-        (system_file, {("extra", ".DS_Store")}),
-        (empty_folder, {("extra", "validation")}),
+        (lambda folder: (folder / MAP).unlink(), {("missing", "000_regular.tiff")}),
+        (moved(RICE_MAP, RICE_MAP.replace("000", "001")),
+         {("extra", "001_regular.tiff"), ("missing", "000_regular.tiff")}),
+        (moved(MAP, MAP.replace("regular", "mixed")), {("extra", "000_mixed.tiff"), ("missing", "000_regular.tiff")}),
+        (lambda folder: shutil.copy(folder / MAP, folder / MAP.replace("000", "002")), {("extra", "002_regular.tiff")}),
+        (lambda folder: (folder / ".DS_Store").touch(), {("extra", ".DS_Store")}),
+        (lambda folder: shutil.rmtree(folder / "anomaly_images_thresholded/rice"),
+         {("missing", "000_regular.png"), ("missing", "000_mixed.png")}),
+        (an_empty_folder, {("extra", "validation")}),
         (a_link, {("link", "000_regular.tiff")}),
-        (no_masks, {("missing", "000_regular.png"), ("missing", "000_mixed.png")}),
     ],
 )  # fmt: skip
 def test_each_spoilt_tree_is_named_with_its_problem(good, tmp_path, spoil, found):
     spoil(good)
     assert set(kinds(validate(good, COUNTS))) == found
-    if spoil is not a_link and spoil is not empty_folder:  # which our writer of archives leaves out
+    if spoil not in (a_link, an_empty_folder):  # which our writer of archives leaves out
         write_tar(good, tmp_path / "spoilt.tar.gz")
         assert set(kinds(validate(tmp_path / "spoilt.tar.gz", COUNTS))) == found
 
@@ -310,11 +278,6 @@ def test_maps_that_are_no_numbers_are_refused(tmp_path):
     run = make_run(tmp_path / "run", {"can": {"test_private/000_regular.png": (0.5, np.full((2, 2), np.inf))}}, {})
     with pytest.raises(TrackInputError, match=r"finite map of can/test_private/000_regular\.png"):
         Submission([run], Options(threshold=1.0)).write(tmp_path)
-
-
-def configured(*overrides):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("submit", overrides=list(overrides))
 
 
 def test_the_command_writes_archive_and_record_and_replaces_its_own(stores, tmp_path, monkeypatch, capsys):

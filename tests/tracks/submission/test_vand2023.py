@@ -8,15 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 
-from tests.support.submission_stand_ins import make_run
-from tracks.command.cli import CONF
+from tests.support.submission_stand_ins import configured, files_below, kinds, make_run
 from tracks.errors import TrackInputError
 from tracks.run.store import PredictionStore
 from tracks.submission.archive import replace_submission
 from tracks.submission.base import Problem
-from tracks.submission.vand2023 import Options, Rounding, Submission, validate
+from tracks.submission.vand2023 import Options, Submission, validate
 from tracks.submit import main, submit, submit_configured
 
 PROTOCOL = {"map_bound": 1.0, "few_shot_map_bound": 4.0}
@@ -44,14 +42,6 @@ def submitted(stores, out, options):
 BOTH = ["0shot/0/bolt/Unknown/a", "0shot/0/bolt/Unknown/b"]
 
 
-def files_below(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def kinds(problems):
-    return sorted((problem.kind, Path(problem.path).name) for problem in problems)
-
-
 @pytest.fixture
 def good(tmp_path):
     """A right submission of two images, and their places."""
@@ -59,16 +49,13 @@ def good(tmp_path):
     return tmp_path / "good", BOTH
 
 
-def test_files_lie_where_the_format_wants_them(good):
+def test_files_lie_where_the_format_wants_them_and_scores_have_five_decimals(good):
     assert files_below(good[0]) == [
         "0shot/0/bolt/Unknown/classification/a.txt",
         "0shot/0/bolt/Unknown/classification/b.txt",
         "0shot/0/bolt/Unknown/segmentation/a.npz",
         "0shot/0/bolt/Unknown/segmentation/b.npz",
     ]
-
-
-def test_scores_have_five_decimals_and_no_newline(good):
     folder = good[0] / "0shot/0/bolt/Unknown/classification"
     assert (folder / "a.txt").read_bytes() == b"0.25000"
     assert (folder / "b.txt").read_bytes() == b"1.00000"
@@ -126,12 +113,9 @@ def test_two_images_of_one_stem_are_refused_and_the_remedy_works(tmp_path):
     with pytest.raises(TrackInputError, match=r"test/dent/000.png and test/scratch/000.png.*level=defect_type"):
         places([store], level="Unknown")
     assert len(places([store], level="defect_type")) == len(places([store])) == 2
-
-
-def test_one_stem_with_two_suffixes_is_refused(tmp_path):
     images = {name: (0.5, np.zeros((4, 4))) for name in ("a.png", "a.jpg")}
     with pytest.raises(TrackInputError, match=r"a.png and a.jpg"):
-        places([make_run(tmp_path / "run", {"bolt": images}, PROTOCOL)])
+        places([make_run(tmp_path / "suffixes", {"bolt": images}, PROTOCOL)])
 
 
 def test_two_runs_with_one_place_are_refused(tmp_path):
@@ -233,7 +217,6 @@ def test_few_grey_levels_are_remarked_upon_and_many_are_not(tmp_path):
     assert written_to(tmp_path / "many", [store], Options(map_size=40))[1:] == []
     few = written_to(tmp_path / "few", [store], Options(map_size=40, map_range=(0.0, 20.0)))
     assert few[1].startswith(f"the maps use {round(255 / 20) + 1} of 256 grey levels")
-    assert len(Rounding().remarks()) == 1
 
 
 def test_a_model_that_states_no_bound_needs_a_range(tmp_path):
@@ -378,11 +361,6 @@ def test_a_failed_write_leaves_the_earlier_submission(tmp_path):
         replace_submission(out, {"n": 2}, fails)
     assert files_below(tmp_path) == ["out.json", "out.zip", "out/a"]
     assert json.loads((tmp_path / "out.json").read_text()) == {"n": 1}
-
-
-def configured(*overrides):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("submit", overrides=list(overrides))
 
 
 def test_the_command_takes_run_and_out_from_the_environment(tmp_path, monkeypatch):
