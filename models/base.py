@@ -115,7 +115,8 @@ class AnomalyModel(Frozen, ABC):
 
         Raises:
             KeyError: once `fit` was called, for a category that was not fitted; lists those that were.
-            ModelInputError: not one category for each image; before any `fit`, of a model of few-shot alone.
+            ModelInputError: images of another shape; not one category for each image; before any `fit`, of a model of
+                few-shot alone.
         """
 
     def reference_prediction(self, category: str) -> Prediction:

@@ -1,10 +1,15 @@
-"""The disk: files that are there whole or not at all, and room that is asked for before it is needed."""
+"""The disk: files that are there whole or not at all, room asked for before it is needed, one process at a time."""
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+log = logging.getLogger(__name__)
 
 SPARE_BYTES = 64 << 20
 """So much stays free when a download or an archive has taken what it needs."""
@@ -41,3 +46,23 @@ def lacking_room(folder: Path, num_bytes: int, spare_bytes: int = SPARE_BYTES) -
     """What is wrong if the disk of `folder` lacks room for so many bytes and the spare ones; "" if it has room."""
     free, wanted = shutil.disk_usage(folder).free, num_bytes + spare_bytes
     return f"expected {wanted / 1e9:.2f} GB free in {folder}, got {free / 1e9:.2f} GB" if free < wanted else ""
+
+
+@contextmanager
+def alone(lock: Path, what: str) -> Iterator[None]:
+    """Hold the file `lock` for as long as this process lives at most; waits, and says so, where another one has it.
+
+    The file is gone afterwards; filelock sees to it that nobody goes on waiting at one that was deleted.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        log.warning("another process is at %s; waiting for it to end", what)
+        held.acquire()
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        held.release()

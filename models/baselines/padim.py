@@ -72,12 +72,7 @@ class PaDiM(AnomalyModel):
         self._states[category] = state
 
     def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
-        """Score (B, 3, S, S) preprocessed images of B named categories.
-
-        Raises:
-            KeyError: for a category that was not fitted, once any was.
-            ModelInputError: before any `fit`, or images of another shape.
-        """
+        """Score (B, 3, S, S) preprocessed images of B named categories."""
         tokens = self._tokens(stacked(images, self.device))
         distances = tokens.new_empty(tokens.shape[:2])
         for category, members in groups(categories):

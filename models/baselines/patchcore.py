@@ -80,12 +80,7 @@ class PatchCore(AnomalyModel):
         self._states[category] = {"patches": patches, "bank": self._reduced(patches)}
 
     def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
-        """Score (B, 3, S, S) preprocessed images of B named categories.
-
-        Raises:
-            KeyError: for a category that was not fitted, once any was.
-            ModelInputError: before any `fit`, or images of another shape.
-        """
+        """Score (B, 3, S, S) preprocessed images of B named categories."""
         patches = self._patches(stacked(images, self.device))
         distances, scores = patches.new_empty(patches.shape[:2]), patches.new_empty(len(patches))
         for category, members in groups(categories):
@@ -157,10 +152,10 @@ class PatchCore(AnomalyModel):
 def locally_aware(
     maps: Sequence[Tensor], patch_size: int, stage_dim: int | None, target_dim: int | None
 ) -> Tensor:  # fmt: skip
-    """Stages (B, C_n, h_n, w_n) to patches (B, h_1 * w_1, C): each place with its neighbours, averaged and joined.
+    """Stages (B, C_n, h_n, w_n) to patches (B, h_1 * w_1, C): each patch with its neighbours, averaged and joined.
 
-    As in the authors' code, averages run over a neighbourhood's channels laid out with their places, zeros beyond the
-    edge; where `stage_dim` is a stage's own width, that is the mean over the places. Averaging commutes with the
+    As in the authors' code, averages run over a neighbourhood's channels laid out with their positions, zeros beyond
+    the edge; where `stage_dim` is a stage's own width, that is the mean over the positions. Averaging commutes with the
     resizing of coarser stages to the grid of the first (bilinear), and is done before it.
     """
     size = maps[0].shape[2:]
@@ -169,7 +164,7 @@ def locally_aware(
         if stage_dim in (None, stage.shape[1]):
             averaged = F.avg_pool2d(stage, patch_size, stride=1, padding=patch_size // 2)
         else:
-            around = F.unfold(stage, patch_size, padding=patch_size // 2)  # (B, C_n * places around, h_n * w_n)
+            around = F.unfold(stage, patch_size, padding=patch_size // 2)  # (B, C_n * positions around, h_n * w_n)
             pooled = F.adaptive_avg_pool1d(around.transpose(1, 2), stage_dim)
             averaged = pooled.transpose(1, 2).unflatten(2, stage.shape[2:])
         joined.append(F.interpolate(averaged, size, mode="bilinear", align_corners=False))

@@ -72,12 +72,7 @@ class SPADE(AnomalyModel):
             self._states[category]["flipped"] = self.backbone.encode_image(images.flip(3)).embedding
 
     def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
-        """Score (B, 3, S, S) preprocessed images of B named categories.
-
-        Raises:
-            KeyError: for a category that was not fitted, once any was.
-            ModelInputError: before any `fit`, or images of another shape.
-        """
+        """Score (B, 3, S, S) preprocessed images of B named categories."""
         features = self.backbone.encode_image(stacked(images, self.device))
         patches = self._patches(features)
         assessed = []

@@ -1,9 +1,9 @@
-"""Texture anomalies by self-similarity: a place is anomalous if even the places most like it are unlike it.
+"""Texture anomalies by self-similarity: a patch is anomalous if even the patches most like it are unlike it.
 
 T. Aota, L. T. T. Tong, T. Okatani: Zero-Shot Versus Many-Shot: Unsupervised Texture Anomaly Detection (WACV 2023), the
 method that SAA+'s saliency comes from, and by that paper's equation (SAA+ Eq. 5, rule "paper"): the mean of 1 - cosine
-to the N = 400 nearest places of the same image. Departs from its source in what SAA+ departs in; the image score is the
-highest value of the map.
+to the N = 400 nearest patches of the same image. Departs from its source in what SAA+ departs in; the image score is
+the highest value of the map.
 """
 
 from collections.abc import Sequence

@@ -75,12 +75,7 @@ class WinCLIP(AnomalyModel):
         self._states[category] = features.tensors(self.window_sides)
 
     def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
-        """Score (B, 3, S, S) preprocessed images of B named categories.
-
-        Raises:
-            KeyError: once `fit` was called, for a category that was not fitted.
-            ModelInputError: images of another shape, or not one category per image.
-        """
+        """Score (B, 3, S, S) preprocessed images of B named categories."""
         features = self._encode(stacked(images, self.device))
         scores, maps = self._by_words(features, categories)
         if not self._states:

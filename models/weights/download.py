@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.locked import alone
+from models.disk import alone
 from models.weights.cache import offline_by
 from models.weights.digest import git_blob_of, sha256_of
 from models.weights.failures import REMEDIES, RETRIED, DownloadError, Failure, TransferError

@@ -5,9 +5,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.disk import write_atomically
+from models.disk import alone, write_atomically
 from models.errors import ModelInputError
-from models.locked import alone
 from models.weights.cache import weights_folder
 from models.weights.digest import sha256_of
 

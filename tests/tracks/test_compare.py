@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 import tracks.command.config  # noqa: F401  (registers the schema)
 from eval.published.reader import load
 from eval.tables import COLUMNS
-from models.locked import alone
+from models.disk import alone
 from tracks.command.cli import CONF
 from tracks.compare import choose_models, plan, shared_words
 from tracks.comparison import cells

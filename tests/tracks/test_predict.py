@@ -20,8 +20,8 @@ from omegaconf import OmegaConf
 
 from eval.ranking.histogram import VALUES
 from models.base import AnomalyModel, Prediction
+from models.disk import alone
 from models.errors import ModelInputError
-from models.locked import alone
 from tracks.command.cli import CONF
 from tracks.decide.threshold import UNCHECKED, weights_threshold
 from tracks.decide.threshold_fit import fit_threshold, folder_threshold

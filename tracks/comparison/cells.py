@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from models.base import FEW_SHOT, ZERO_SHOT
-from models.disk import write_atomically
-from models.locked import alone
+from models.disk import alone, write_atomically
 from models.weights.registry import catalogue
 from tracks.command.cli import EXIT_BAD_INPUT
 from tracks.run.cost import read_cost

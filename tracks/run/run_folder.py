@@ -10,8 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from models.disk import write_atomically
-from models.locked import alone
+from models.disk import alone, write_atomically
 from tracks.command.paths import below, folder_name
 from tracks.decide.decision import THRESHOLDS_FILE
 from tracks.errors import TrackInputError

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from models.disk import write_atomically
-from models.locked import alone
+from models.disk import alone, write_atomically
 from tracks.errors import TrackInputError
 from tracks.run.fingerprint import device_name, versions
 from tracks.run.store import LOCK_FILE

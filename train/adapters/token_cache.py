@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from models.disk import write_atomically
+from models.disk import alone, write_atomically
 from models.features import ImageFeatures
-from models.locked import alone
 from tracks.errors import TrackInputError
 from tracks.run.fingerprint import weights_digest
 from tracks.run.loading import cut
