@@ -23,6 +23,9 @@ from eval.regions.pro import add_covered_shares, check_fpr_limit
 from eval.regions.region_f1 import LEAST_IOU, RegionCurve, region_curve
 
 _NOTHING = np.zeros(0)
+_Steps = tuple[np.ndarray, np.ndarray]
+"""Scores at which a number changes, and by how much; (E,) each."""
+_NO_STEPS = (_NOTHING, np.zeros(0, dtype=np.int64))
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -36,10 +39,8 @@ class _FirstLook:
     values: np.ndarray = field(default_factory=lambda: _NOTHING)
     regions: np.ndarray = field(default_factory=lambda: _NOTHING)
     num_regions: int = 0
-    component_values: np.ndarray = field(default_factory=lambda: _NOTHING)
-    components: np.ndarray = field(default_factory=lambda: _NOTHING)
-    hit_values: np.ndarray = field(default_factory=lambda: _NOTHING)
-    hits: np.ndarray = field(default_factory=lambda: _NOTHING)
+    components: _Steps = _NO_STEPS
+    hits: _Steps = _NO_STEPS
 
 
 def score_arrays(
@@ -113,11 +114,11 @@ def _first_look(image: CheckedImage, name: str, region_f1: bool) -> _FirstLook:
     if not region_f1:
         return look
     components = component_changes(scores)
-    look = replace(look, component_values=flat[components.pixels], components=components.steps)
+    look = replace(look, components=(flat[components.pixels], components.steps))
     if not num_regions:
         return look
     hits = hit_changes(scores, labels, LEAST_IOU)
-    return replace(look, hit_values=flat[hits.pixels], hits=hits.steps)
+    return replace(look, hits=(flat[hits.pixels], hits.steps))
 
 
 def _in_one_piece(anomaly_map: np.ndarray) -> np.ndarray:
@@ -177,20 +178,15 @@ def _records(looks: Sequence[_FirstLook], ranks: np.ndarray) -> Iterable[DefectR
         begin, end = end, end + look.values.size
         if end > begin:
             ones = np.broadcast_to(np.int64(1), (end - begin,))
-            yield DefectRecord(
-                look.image.defect_type, ranks[begin:end], ones, look.num_regions, look.hit_values, look.hits
-            )
+            yield DefectRecord(look.image.defect_type, ranks[begin:end], ones, look.num_regions, *look.hits)
 
 
 def _region_curve(looks: Sequence[_FirstLook]) -> RegionCurve:
-    parts = (
-        np.concatenate([_NOTHING, *(getattr(look, name) for look in looks)])
-        for name in ("component_values", "components", "hit_values", "hits")
+    components, hits = (
+        [np.concatenate(of) for of in zip(_NO_STEPS, *steps, strict=True)]
+        for steps in ([look.components for look in looks], [look.hits for look in looks])
     )
-    values, components, hit_values, hits = parts
-    return region_curve(
-        values, components.astype(np.int64), hit_values, hits.astype(np.int64), sum(look.num_regions for look in looks)
-    )
+    return region_curve(*components, *hits, sum(look.num_regions for look in looks))
 
 
 def _in_threads(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> list[Result]:

@@ -125,10 +125,12 @@ def curve_from_scores(scores: np.ndarray, labels: np.ndarray) -> RankingCurve:
             f"Expected scores and labels as two 1-D arrays of one length, got shapes {scores.shape} and "
             f"{labels.shape}. Flatten both in the same order, for example with ravel()."
         )
-    if scores.dtype.kind not in "fiu" or not np.isfinite(scores).all():
+    is_number = scores.dtype.kind in "fiu"
+    bad = int(np.count_nonzero(~np.isfinite(scores))) if is_number else 0
+    if bad or not is_number:
         raise ScoringInputError(
             f"Expected finite numbers as scores, got {scores.dtype} with "
-            f"{_num_not_finite(scores)} NaN or infinite. Mend what produced them: they have no place in a ranking."
+            f"{bad} NaN or infinite. Mend what produced them: they have no place in a ranking."
         )
     if labels.dtype != np.bool_ and not np.isin(labels, (0, 1)).all():
         raise ScoringInputError(
@@ -168,7 +170,3 @@ def f1_floor(num_positive: int, num_total: int) -> float:
             f"of {num_total}. Leave a set without anomalous items out of the average."
         )
     return 2 * num_positive / (num_positive + num_total)
-
-
-def _num_not_finite(scores: np.ndarray) -> int:
-    return int(np.count_nonzero(~np.isfinite(scores))) if scores.dtype.kind in "fiu" else 0

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import baselines, reproduce_stand_in
+from benchmarks.machine import run_measured
 from benchmarks.metrics import __main__ as metrics_command
 from benchmarks.metrics import scaling
 from benchmarks.metrics.compare import compare, measure, run_child
@@ -108,6 +109,13 @@ print(peak_mb() - before)
     command = [sys.executable, "-c", program]
     grown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
     assert 300 < float(grown.stdout) < 450
+
+
+def test_a_command_is_measured() -> None:
+    cost = run_measured([sys.executable, "-c", "assert len(b'x' * 2**27); raise SystemExit(3)"])
+    assert (cost.exit_code, cost.peak_memory_mb > 128) == (3, True)
+    assert cost.processor_seconds > 0
+    assert cost.seconds > 0
 
 
 def test_a_row_in_a_process_of_its_own() -> None:
