@@ -7,8 +7,8 @@ Shows that each command arrives at the printed comparison, every figure of ours 
 peak memory of the command's own process. The figures mean nothing; `--weights tiny` makes it quick. What is finished
 below --folder is found again, and a stopped command resumes, as any run does; --fresh begins anew.
 SAM is ViT-B unless --refiner says otherwise (published: ViT-H, with several times the cost). With --quick the detector
-sees images at 320 px (published: 800), all captions in one pass, in bfloat16, of its boxes only the best count, and
-several objects are compared at 256 px (published: 1024).
+sees images at 320 px (published: 800), in bfloat16, of its boxes only the best count, and several objects are compared
+at 256 px (published: 1024).
 Tables that share runs share them here. Other rows: --models clipseg --weights clipseg_random, --models winclip
 --weights random_vitb16_plus_240, --models utad --weights saa_random.
 """
@@ -36,9 +36,8 @@ MODELS = {"april_gan": ("clip_adapter",), "saa_report": ("saa", "saa_plus"), "sa
 """Of each paper's tables, the models that its random weights serve."""
 
 QUICK = (
-    "weights.saa.generator.short_side=320",
-    "weights.saa.generator.box_threshold=0.25", "weights.saa.precision=bfloat16",
-    "model.saliency_map.several_size=256",
+    "weights.saa.generator.short_side=320", "weights.saa.generator.box_threshold=0.25",
+    "weights.saa.precision=bfloat16", "model.saliency_map.several_size=256",
 )  # fmt: skip
 """Settings of SAA+ that keep the networks and cost less. A random detector scores hundreds of boxes above the
 published threshold of 0.1, whatever it is asked; what a random SAM outlines is large, so that comparing several objects

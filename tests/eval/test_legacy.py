@@ -53,16 +53,15 @@ def box_around(*regions: np.ndarray) -> tuple[slice, slice]:
 def plain_region_f1(maps: Maps, masks: Maps) -> tuple[float, float, float, float]:
     """(F1, threshold, precision, recall) of the joint-box region F1, by its description."""
     low, high = min(m.min() for m in maps), max(m.max() for m in maps)
-    best = (0.0, float(high), 0.0, 0.0)
+    best, regions = (0.0, float(high), 0.0, 0.0), [parts(mask) for mask in masks]
     for i in range(200):
         threshold = high - i * ((high - low) / 200)
-        hits, predicted, true = 0, 0, 0
-        for anomaly_map, mask in zip(maps, masks, strict=True):
+        hits, predicted, true = 0, 0, sum(map(len, regions))
+        for anomaly_map, mask, of_image in zip(maps, masks, regions, strict=True):
             called = anomaly_map > threshold
-            true += len(parts(mask))
             for component in parts(called):
                 predicted += 1
-                boxes = [box_around(component, region) for region in parts(mask)]
+                boxes = [box_around(component, region) for region in of_image]
                 overlaps = [np.sum((called & mask)[box]) / np.sum((called | mask)[box]) for box in boxes]
                 hits += max(overlaps, default=0) >= 0.6
         if hits:
@@ -89,7 +88,7 @@ def test_pro_equals_its_plain_form(seed: int, levels: int, variant: str) -> None
     assert legacy_pro(maps, masks, variant=variant) == pytest.approx(plain_pro(maps, masks, variant), abs=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000), levels=st.integers(2, 12), dtype=st.sampled_from([np.float32, np.float64]))
 def test_region_f1_equals_its_plain_form(seed: int, levels: int, dtype: type) -> None:
     maps, masks = category(seed, levels, num_images=2, size=5)
@@ -102,9 +101,8 @@ def test_region_f1_equals_its_plain_form(seed: int, levels: int, dtype: type) ->
     )
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_region_f1_of_many_levels_equals_its_plain_form(seed: int) -> None:
-    maps, masks = category(seed, levels=500)
+def test_region_f1_of_many_levels_equals_its_plain_form() -> None:
+    maps, masks = category(0, levels=500)
     maps = [m + 2 * mask for m, mask in zip(maps, masks, strict=True)]
     value, threshold, precision, recall = plain_region_f1(maps, masks)
     ours = legacy_region_f1(maps, masks)
