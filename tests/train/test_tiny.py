@@ -15,9 +15,10 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from models.clip.weights import build_clip
+from tests.support.second_device import DEVICE, second_device
 from tracks.command.cli import CONF
 from tracks.errors import TrackInputError
-from train.small import model
+from train.small import batches, model, views, words
 from train.small.batches import BatchSource, augment_twins
 from train.small.corpus import Corpus, CorpusPlan, build_corpus
 from train.small.model import TinyClip
@@ -67,7 +68,14 @@ def rendered(tmp_path_factory):
 
 
 @pytest.fixture
-def once(rendered, monkeypatch):
+def few_sentences(monkeypatch):
+    """As many as the tests look at: tokens of thousands cost more than the steps."""
+    for module in (words, batches):
+        monkeypatch.setattr(module, "PAIRS", 500)
+
+
+@pytest.fixture
+def quick(rendered, few_sentences, monkeypatch):
     monkeypatch.setattr("train.tiny.build_corpus", lambda plan, *_: rendered(plan))
 
 
@@ -144,18 +152,18 @@ def test_a_scene_meets_the_other_scenes_of_its_product():
     assert moved.nonzero()[:, 0].tolist() == [3, 4, 5, 9, 11]
 
 
-def test_words_learn_one_direction_and_are_drawn_together(tmp_path):
+def test_words_learn_one_direction_and_are_drawn_together(few_sentences, tmp_path):
     torch.manual_seed(0)
     clip = build_clip(SMALL, image_size=64, activation="gelu")
-    words = Words.draw(SAMPLER, ["gear", "hex_nut", "coin"], seed=0)
-    teach_words(clip, words, settings(tmp_path, text_steps=200), "cpu")
-    directions, _ = words.embedded(clip, "cpu")
+    sentences = Words.draw(SAMPLER, ["gear", "hex_nut", "coin"], seed=0)
+    teach_words(clip, sentences, settings(tmp_path, text_steps=200), "cpu")
+    directions, _ = sentences.embedded(clip, "cpu")
     away = functional.normalize(directions[..., 1] - directions[..., 0], dim=-1)[:100]
     assert (away @ away.T).mean() > 0.9
-    text = clip.encode_text(words.pairs[:500].flatten(0, 1)).unflatten(0, (500, 2)).mean(0)
+    text = clip.encode_text(sentences.pairs.flatten(0, 1)).unflatten(0, (500, 2)).mean(0)
     assert functional.cosine_similarity(text[0], text[1], dim=0) == pytest.approx(STATE_COSINE, abs=1e-4)
-    draw_together(clip, words.pairs[:500], 0.99)
-    text = clip.encode_text(words.pairs[:500].flatten(0, 1)).unflatten(0, (500, 2)).mean(0)
+    draw_together(clip, sentences.pairs, 0.99)
+    text = clip.encode_text(sentences.pairs.flatten(0, 1)).unflatten(0, (500, 2)).mean(0)
     assert functional.cosine_similarity(text[0], text[1], dim=0) == pytest.approx(0.99, abs=1e-4)
 
 
@@ -171,7 +179,7 @@ def test_a_corpus_is_pairs_of_a_scene_and_is_rendered_once(tmp_path):
     np.testing.assert_array_equal(again.images, corpus.images)
 
 
-def test_stopped_and_started_again_ends_in_the_same_weights(once, tmp_path, monkeypatch):
+def test_stopped_and_started_again_ends_in_the_same_weights(quick, tmp_path, monkeypatch):
     whole = train_tiny(settings(tmp_path, work=tmp_path / "whole"))
     real, calls = TinyClip.forward, []
 
@@ -189,7 +197,7 @@ def test_stopped_and_started_again_ends_in_the_same_weights(once, tmp_path, monk
     assert_close(continued.state_dict(), whole.state_dict(), rtol=0, atol=1e-4)  # a step moves by 2e-3
 
 
-def test_a_checkpoint_of_other_settings_is_not_resumed_from(once, tmp_path, caplog):
+def test_a_checkpoint_of_other_settings_is_not_resumed_from(quick, tmp_path, caplog):
     whole = train_tiny(settings(tmp_path, seed=1, work=tmp_path / "whole"))
     train_tiny(settings(tmp_path, seed=0, work=tmp_path / "cut"))
     changed = train_tiny(settings(tmp_path, seed=1, work=tmp_path / "cut"))
@@ -216,6 +224,29 @@ def test_photographs_are_looks_of_their_own_whose_defects_are_made(tmp_path):
     assert of_photos.any(1).float().mean() > 0.4
     changed = (normal - defective).abs().amax(1)[is_photo].flatten(1)
     assert changed[of_photos].mean() > 3 * changed[~of_photos].mean()
+
+
+def test_a_gpu_draws_the_batches_of_a_cpu_but_for_the_noise_of_the_camera(tmp_path, monkeypatch):
+    monkeypatch.setattr(views, "_noisy", lambda images, amount, generator: images)
+    plan, random = CorpusPlan(variants=1, invented=1, scenes=2, image_size=48), np.random.default_rng(0)
+    images, masks = (
+        random.integers(256, size=(len(plan), 48, 48, 3)).astype(np.uint8),
+        random.random((len(plan), 48, 48)),
+    )
+    corpus = Corpus(plan, images, masks < 0.2, np.array([plan.picture(i)[0] for i in range(len(plan))]))
+    text = (torch.randn(PAIRS, 4, 2), torch.randn(len(plan.categories) + 1, NAMES_PER_PRODUCT, 4))
+    photos, cfg = (
+        torch.randint(100, 200, (3, 48, 48, 3), dtype=torch.uint8),
+        settings(tmp_path, looks=6, photo_share=0.5),
+    )
+    ours = [BatchSource(corpus, text, cfg, "cpu", photos).draw(step, 32) for step in (0, 3)]
+    with second_device():
+        moved = (text[0].to(DEVICE), text[1].to(DEVICE))
+        source = BatchSource(corpus, moved, cfg, str(DEVICE), photos)
+        theirs = [vars(source.draw(step, 32)) for step in (0, 3)]
+        theirs = [{name: getattr(value, "held", value) for name, value in batch.items()} for batch in theirs]
+    for batch, expected in zip(theirs, map(vars, ours), strict=True):
+        assert_close(batch, expected, rtol=0, atol=0)
 
 
 def test_photos_are_packed_and_read_again(tmp_path):

@@ -40,9 +40,7 @@ def read_photos(file: Path, side: int) -> Tensor:
     """All crops of a packed file, (N, side, side, 3) uint8."""
     with zipfile.ZipFile(file) as archive:
         images = [PIL.Image.open(io.BytesIO(archive.read(name))) for name in sorted(archive.namelist())]
-        return torch.stack(
-            [torch.from_numpy(np.asarray(image.resize((side, side)).convert("RGB"))) for image in images]
-        )
+        return torch.stack([torch.from_numpy(np.array(image.resize((side, side)).convert("RGB"))) for image in images])
 
 
 if __name__ == "__main__":
