@@ -79,8 +79,8 @@ def test_a_submission_is_written_and_valid(few_shot_run, tmp_path):
     names = {path.name for path in (tmp_path / "entry").rglob("*.npz")}
     assert len(list((tmp_path / "entry").rglob("*.npz"))) == 20, names
     scores = [path.relative_to(tmp_path / "entry").as_posix() for path in (tmp_path / "entry").rglob("*.txt")]
-    places = [name.replace("classification/", "").removesuffix(".txt") for name in scores]
-    assert validate(archive, places, map_size=64) == []
+    targets = [name.replace("classification/", "").removesuffix(".txt") for name in scores]
+    assert validate(archive, targets, map_size=64) == []
 
 
 def test_a_run_killed_in_the_middle_ends_in_the_same_results(tmp_path):

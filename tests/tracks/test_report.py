@@ -6,13 +6,16 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from tests.support.report_stand_ins import OPTIONS, ReportDataset, finished_run
+from tests.support.report_stand_ins import ReportDataset, finished_run
 from tracks.datasets.synthetic import Synthetic
 from tracks.errors import TrackInputError
 from tracks.report import open_photos, report, write_report
+from tracks.report_page.choice import Choice
+from tracks.report_page.page import PageOptions
 from tracks.report_page.pictures import Photos
 from tracks.run.store import PredictionStore
 
+OPTIONS = PageOptions(Choice(0, 0, 0))
 CONF = Path(__file__).resolve().parents[2] / "conf"
 SYNTHETIC = {"_target_": "tracks.datasets.synthetic.Synthetic", "_convert_": "all", "seed": 5}
 MVTEC = {"_target_": "tracks.datasets.mvtec.MVTec", "_convert_": "all", "root": "/nowhere/at/all"}

@@ -143,8 +143,8 @@ def _levels(curves: ScoreCurves) -> list[tuple[str, RankingCurve]]:
 
 def _rate_at(curve: RankingCurve, best: F1Max) -> float:
     """The false positive rate at the threshold of F1-max."""
-    place = np.searchsorted(-curve.thresholds, -best.threshold)
-    return float(curve.false_positives[place] / curve.num_negative)
+    index = np.searchsorted(-curve.thresholds, -best.threshold)
+    return float(curve.false_positives[index] / curve.num_negative)
 
 
 def _histogram_axes(edges: np.ndarray, most_up: int, most_down: int) -> Axes:

@@ -118,20 +118,20 @@ def _highest(rows: Iterable[Row]) -> list[Row]:
 
 
 def _numbered(rows: Sequence[Row], what: str) -> list[tuple[Row, str]]:
-    """Each row with its place: "lowest image score", "2nd lowest image score"."""
-    return [(row, what if place == 1 else f"{_ordinal(place)} {what}") for place, row in enumerate(rows, start=1)]
+    """Each row with its rank: "lowest image score", "2nd lowest image score"."""
+    return [(row, what if rank == 1 else f"{_ordinal(rank)} {what}") for rank, row in enumerate(rows, start=1)]
 
 
 def _in_turn(first: Sequence[tuple[Row, str]], second: Sequence[tuple[Row, str]]) -> list[tuple[Row, str]]:
     """One of each in turn, an image of both only where it comes up first."""
     taken: dict[str, tuple[Row, str]] = {}
-    for place in range(max(len(first), len(second))):
+    for rank in range(max(len(first), len(second))):
         for ranking in (first, second):
-            if place < len(ranking):
-                taken.setdefault(ranking[place][0].name, ranking[place])
+            if rank < len(ranking):
+                taken.setdefault(ranking[rank][0].name, ranking[rank])
     return list(taken.values())
 
 
-def _ordinal(place: int) -> str:
-    ending = "th" if 11 <= place % 100 <= 13 else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
-    return f"{place}{ending}"
+def _ordinal(rank: int) -> str:
+    ending = "th" if 11 <= rank % 100 <= 13 else {1: "st", 2: "nd", 3: "rd"}.get(rank % 10, "th")
+    return f"{rank}{ending}"

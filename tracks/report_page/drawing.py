@@ -32,8 +32,8 @@ CHANCE: dict[str, Any] = {"linewidth": 1.2, "linestyle": (0, (1.5, 3)), "clip_on
 def new_axes(x_name: str, y_name: str, right: float = 1.0) -> Axes:
     """Empty axes from 0 to `right` and from 0 to 1, ticks in percent."""
     figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), facecolor="none")
-    place = (LEFT / WIDTH, BOTTOM / HEIGHT, (WIDTH - LEFT - RIGHT) / WIDTH, (HEIGHT - TOP - BOTTOM) / HEIGHT)
-    axes = figure.add_axes(place, facecolor="none", axisbelow=True, xlim=(0, right), ylim=(0, 1))
+    frame = (LEFT / WIDTH, BOTTOM / HEIGHT, (WIDTH - LEFT - RIGHT) / WIDTH, (HEIGHT - TOP - BOTTOM) / HEIGHT)
+    axes = figure.add_axes(frame, facecolor="none", axisbelow=True, xlim=(0, right), ylim=(0, 1))
     axes.spines[:].set_visible(False)
     axes.grid(color=COLOURS["rule"], linewidth=1, clip_on=False)
     axes.tick_params(left=False, bottom=False, labelcolor=COLOURS["soft"], labelsize=FONT_PX, pad=4)
@@ -52,8 +52,8 @@ def draw_curve(axes: Axes, points: np.ndarray, level: str, best: tuple[float, fl
     Returns the points that are drawn, as many as keep the line within TOLERANCE of all (Ramer, Douglas and Peucker).
     """
     colour, (shape, size) = COLOURS[level], {"images": ("o", 9), "pixels": ("s", 8)}[level]
-    placed = axes.transData.transform(points).astype(np.float32)
-    thinned = axes.transData.inverted().transform(cv2.approxPolyDP(placed, TOLERANCE, closed=False)[:, 0])
+    in_pixels = axes.transData.transform(points).astype(np.float32)
+    thinned = axes.transData.inverted().transform(cv2.approxPolyDP(in_pixels, TOLERANCE, closed=False)[:, 0])
     (line,) = axes.plot(*thinned.T, color=colour, linewidth=2, clip_on=False, gid=f"line {level}")
     line.get_path().should_simplify = False
     if best is not None:

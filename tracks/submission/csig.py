@@ -28,7 +28,7 @@ from tracks.run.resize import MAP_RULE, resize_map
 from tracks.run.store import PredictionStore, Row
 from tracks.submission.base import SCALING, Problem, Range, checked_range
 from tracks.submission.contents import Wrong, check_contents, read_png, read_table, wrong_row
-from tracks.submission.runs import StoredImage, check_same_method, fixed_range, placed, scale
+from tracks.submission.runs import StoredImage, check_same_method, fixed_range, scale, stored_images
 
 TABLE, MASKS = "submission.csv", "predicted_masks"
 HEADER = ("group_folder", "anomaly_score")
@@ -83,10 +83,10 @@ class Submission:
         check_same_method(stores)
         self.options = options
         pattern = _compiled(options.image_name)
-        images = placed(stores, lambda _, row: _place(row, pattern))
+        images = stored_images(stores, lambda _, row: _target(row, pattern))
         self.samples: dict[str, dict[int, StoredImage]] = {}
         for image in images:
-            sample, _, view = image.place.rpartition("/")
+            sample, _, view = image.target.rpartition("/")
             self.samples.setdefault(sample, {})[int(view)] = image
         _check_views(self.samples, options.views)
         fixed = options.normalise == "fixed"
@@ -177,7 +177,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         raise TrackInputError(f"expected csig.image_name to be a pattern, got {pattern}: {error}") from error
 
 
-def _place(row: Row, pattern: re.Pattern[str]) -> str:
+def _target(row: Row, pattern: re.Pattern[str]) -> str:
     """The category, the sample and the view of an image: "3_adapter/S0001/0"."""
     found = pattern.search(row.name)
     if found is None or not found["view"].isdigit():

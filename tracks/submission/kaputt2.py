@@ -21,7 +21,7 @@ from tracks.errors import TrackInputError
 from tracks.run.store import PredictionStore, Row
 from tracks.submission.base import Problem, Range, checked_range
 from tracks.submission.contents import FAULTS, members, read_table, wrong_row
-from tracks.submission.runs import StoredImage, check_same_method, placed, scale
+from tracks.submission.runs import StoredImage, check_same_method, scale, stored_images
 
 HEADER = ("capture_id", "pred")
 ID = HEADER[0]
@@ -63,7 +63,7 @@ class Submission:
         check_same_method(stores)
         self.options = options
         captures = read_captures(Path(options.ids).expanduser(), options.image_column) if options.ids else None
-        self.images = placed(stores, lambda _, row: _capture(row, captures, options))
+        self.images = stored_images(stores, lambda _, row: _capture(row, captures, options))
         self.ids = sorted(set(captures.values())) if captures is not None else None
 
     @property
@@ -87,12 +87,12 @@ class Submission:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(HEADER)
             for image in self.images:
-                table.writerow((image.place, f"{_scaled(image, bounds):.9g}"))
+                table.writerow((image.target, f"{_scaled(image, bounds):.9g}"))
         return self._remarks()
 
     def check(self, archive: Path) -> list[Problem]:
         """What is wrong with the archive, by the captures of the table (or those of the runs)."""
-        return validate(archive, self.ids if self.ids is not None else [image.place for image in self.images])
+        return validate(archive, self.ids if self.ids is not None else [image.target for image in self.images])
 
     def _remarks(self) -> list[str]:
         if self.ids is None:
@@ -100,7 +100,7 @@ class Submission:
                 "without query-test.parquet (kaputt2.ids) it is not known whether these are all captures, nor whether "
                 "the file names are their ids"
             ]
-        lacking = sorted(set(self.ids) - {image.place for image in self.images})
+        lacking = sorted(set(self.ids) - {image.target for image in self.images})
         return [f"{len(lacking)} of {len(self.ids)} captures are in no run, {lacking[0]} first"] if lacking else []
 
 

@@ -30,7 +30,7 @@ from tracks.run.resize import MAP_RULE, resize_map
 from tracks.run.store import PredictionStore, Row
 from tracks.submission.base import Problem
 from tracks.submission.contents import Wrong, check_contents, read_png
-from tracks.submission.runs import StoredImage, check_finite, check_same_method, placed
+from tracks.submission.runs import StoredImage, check_finite, check_same_method, stored_images
 
 MAPS, MASKS = "anomaly_images", "anomaly_images_thresholded"
 SETS = {"test_private": "regular", "test_private_mixed": "mixed"}
@@ -81,14 +81,14 @@ class Submission:
     suffix = ".tar.gz"
 
     def __init__(self, stores: Sequence[PredictionStore], options: Options) -> None:
-        """Find each image's place and each category's threshold.
+        """Find each image's target and each category's threshold.
 
         Raises:
             TrackInputError: runs of other images or of unlike methods, or a threshold that cannot be had.
         """
         check_same_method(stores)
         self.options = options
-        self.images = placed(stores, _place)
+        self.images = stored_images(stores, _target)
         self.counts = dict(options.counts or PUBLISHED_COUNTS)
         categories = sorted({image.row.category for image in self.images})
         self.thresholds = _thresholds(stores[0], categories, options) if options.thresholded else {}
@@ -107,11 +107,11 @@ class Submission:
         """Fill the empty `folder`, one map in memory at a time; returns what the user should know."""
         for image in tqdm(self.images, desc="export", unit="image"):
             values = self._map(image)
-            path = below(folder, map_file(image.place))
+            path = below(folder, map_file(image.target))
             path.parent.mkdir(parents=True, exist_ok=True)
             tifffile.imwrite(path, values)
             if self.options.thresholded:
-                path = below(folder, mask_file(image.place))
+                path = below(folder, mask_file(image.target))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 above = values > np.float64(self.thresholds[image.row.category])
                 PIL.Image.fromarray(np.where(above, 255, 0).astype(np.uint8)).save(path)
@@ -138,9 +138,9 @@ class Submission:
 
     def _remarks(self) -> list[str]:
         said = []
-        have = {image.place for image in self.images}
+        have = {image.target for image in self.images}
         for category, count in self.counts.items():
-            lacking = [place for place in image_places({category: count}) if place not in have]
+            lacking = [target for target in image_targets({category: count}) if target not in have]
             if lacking:
                 said.append(f"{category}: {len(lacking)} of {2 * count} images are in no run, {lacking[0]} first")
         sizes = {image.store.settings["protocol"].get("resolution") for image in self.images}
@@ -154,7 +154,7 @@ class Submission:
         return said
 
 
-def _place(_: PredictionStore, row: Row) -> str:
+def _target(_: PredictionStore, row: Row) -> str:
     """Where an image goes, without folder of the half and suffix: "can/test_private/000_regular"."""
     path = PurePosixPath(row.name)
     ending = SETS.get(path.parent.name)
@@ -185,7 +185,7 @@ def _thresholds(method: PredictionStore, categories: Sequence[str], options: Opt
             f"{', '.join(store.categories)}; run the track on data.split=validation with all categories"
         )
     statistic = partial(mean_plus_stds, stds=options.threshold_stds)
-    images = placed([store], lambda _, row: f"{row.category}/{row.name}")
+    images = stored_images([store], lambda _, row: f"{row.category}/{row.name}")
     return {name: statistic([i for i in images if i.row.category == name]) for name in categories}
 
 
@@ -206,7 +206,7 @@ def mean_plus_stds(images: Sequence[StoredImage], stds: float) -> float:
     return centre + mean + stds * float(np.sqrt(max(squares / count - mean**2, 0.0)))
 
 
-def image_places(counts: Mapping[str, int]) -> list[str]:
+def image_targets(counts: Mapping[str, int]) -> list[str]:
     """Every image of a whole submission, "can/test_private/000_regular" and so on; numbered from 000."""
     return [
         f"{category}/{name}/{number:03d}_{ending}"
@@ -216,14 +216,14 @@ def image_places(counts: Mapping[str, int]) -> list[str]:
     ]
 
 
-def map_file(place: str) -> str:
+def map_file(target: str) -> str:
     """Where the map of an image goes, relative to the folder that is packed."""
-    return f"{MAPS}/{place}.tiff"
+    return f"{MAPS}/{target}.tiff"
 
 
-def mask_file(place: str) -> str:
+def mask_file(target: str) -> str:
     """Where the binary map of an image goes."""
-    return f"{MASKS}/{place}.png"
+    return f"{MASKS}/{target}.png"
 
 
 def validate(
@@ -235,12 +235,12 @@ def validate(
     there, without they must not. `same_size` asks the two files of an image to be of one size, which no source states.
     Kinds of problem: unreadable, link, root, extra, duplicate, missing, dtype, shape, number, values, size.
     """
-    places = image_places(counts)
-    expected = [map_file(place) for place in places] + [mask_file(place) for place in places if thresholded]
+    targets = image_targets(counts)
+    expected = [map_file(target) for target in targets] + [mask_file(target) for target in targets if thresholded]
     shapes: dict[str, tuple[int, ...]] = {}
     problems = check_contents(path, expected, lambda name, content: _check_file(name, content, shapes), inside="")
     if same_size and thresholded:
-        problems += _unlike_sizes(places, shapes)
+        problems += _unlike_sizes(targets, shapes)
     return problems
 
 
@@ -273,10 +273,10 @@ def _wrong_mask(values: np.ndarray, mode: str) -> Wrong | None:
     return ("values", f"expected 0 and 255 alone, got {other[0]} too") if other else None
 
 
-def _unlike_sizes(places: list[str], shapes: Mapping[str, tuple[int, ...]]) -> list[Problem]:
+def _unlike_sizes(targets: list[str], shapes: Mapping[str, tuple[int, ...]]) -> list[Problem]:
     problems = []
-    for place in places:
-        of_map, of_mask = shapes.get(map_file(place)), shapes.get(mask_file(place))
+    for target in targets:
+        of_map, of_mask = shapes.get(map_file(target)), shapes.get(mask_file(target))
         if of_map and of_mask and of_map != of_mask:
-            problems.append(Problem("size", mask_file(place), f"expected {of_map} as its map, got {of_mask}"))
+            problems.append(Problem("size", mask_file(target), f"expected {of_map} as its map, got {of_mask}"))
     return problems

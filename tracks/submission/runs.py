@@ -16,11 +16,11 @@ SAME = ("model", "weights", "weights_digest", "shots", "seed")
 
 @dataclass(frozen=True)
 class StoredImage:
-    """One image of a run; `place` is where it goes in a submission."""
+    """One image of a run; `target` is where it goes in a submission."""
 
     store: PredictionStore
     row: Row
-    place: str
+    target: str
 
 
 def finished_rows(stores: Iterable[PredictionStore]) -> Iterator[tuple[PredictionStore, Row]]:
@@ -56,27 +56,27 @@ def _check_encodable(store: PredictionStore, name: str) -> None:
         ) from error
 
 
-def placed(
-    stores: Iterable[PredictionStore], place: Callable[[PredictionStore, Row], str],
+def stored_images(
+    stores: Iterable[PredictionStore], target: Callable[[PredictionStore, Row], str],
     clash: Callable[[StoredImage, StoredImage], TrackInputError] | None = None,
 ) -> list[StoredImage]:  # fmt: skip
-    """Every image of every run with its place; `clash` says in a format's own words that two have one place.
+    """Every image of every run with its target; `clash` says in a format's own words that two have one target.
 
     Raises:
-        TrackInputError: as `finished_rows`, or two images with one place.
+        TrackInputError: as `finished_rows`, or two images with one target.
     """
-    by_place: dict[str, StoredImage] = {}
+    by_target: dict[str, StoredImage] = {}
     for store, row in finished_rows(stores):
-        image = StoredImage(store, row, place(store, row))
-        other = by_place.setdefault(image.place, image)
+        image = StoredImage(store, row, target(store, row))
+        other = by_target.setdefault(image.target, image)
         if other is not image:
-            raise (clash or _one_place)(other, image)
-    return list(by_place.values())
+            raise (clash or _one_target)(other, image)
+    return list(by_target.values())
 
 
-def _one_place(first: StoredImage, second: StoredImage) -> TrackInputError:
+def _one_target(first: StoredImage, second: StoredImage) -> TrackInputError:
     given = " and ".join(f"{i.row.category}/{i.row.name} of {i.store.folder}" for i in (first, second))
-    return TrackInputError(f"expected one image for {first.place}, got {given}; submit one of them")
+    return TrackInputError(f"expected one image for {first.target}, got {given}; submit one of them")
 
 
 def check_same_method(stores: Sequence[PredictionStore]) -> None:

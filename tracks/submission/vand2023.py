@@ -27,7 +27,7 @@ from tracks.run.resize import MAP_RULE, resize_map
 from tracks.run.store import PredictionStore, Row
 from tracks.submission.base import SCALING, Problem, Range, checked_range
 from tracks.submission.contents import Wrong, check_contents
-from tracks.submission.runs import StoredImage, fixed_range, placed, scale
+from tracks.submission.runs import StoredImage, fixed_range, scale, stored_images
 
 IMAGE_SCORES = {"model": "the model's own", "map_max": "the largest pixel of the submitted map"}
 LEVELS = ("defect_type", "Unknown", "none")
@@ -77,13 +77,13 @@ class Submission:
     suffix = ".zip"
 
     def __init__(self, stores: Sequence[PredictionStore], options: Options) -> None:
-        """Find each image's place.
+        """Find each image's target.
 
         Raises:
-            TrackInputError: a run without results or rows, two images with one place, no range for the maps.
+            TrackInputError: a run without results or rows, two images with one target, no range for the maps.
         """
         self.options = options
-        self.images = placed(stores, self._place, self._clash)
+        self.images = stored_images(stores, self._target, self._clash)
         fixed = options.normalise == "fixed"
         self.ranges = {s.folder.resolve(): fixed_range(s, options.map_range) if fixed else None for s in stores}
 
@@ -114,7 +114,10 @@ class Submission:
                 for image, pixels, num_cut, score in self._normalised(group):
                     used[pixels] = True
                     num_pixels, cut = num_pixels + pixels.size, cut + num_cut
-                    score_path, map_path = below(folder, score_file(image.place)), below(folder, map_file(image.place))
+                    score_path, map_path = (
+                        below(folder, score_file(image.target)),
+                        below(folder, map_file(image.target)),
+                    )
                     for path in (score_path, map_path):
                         path.parent.mkdir(parents=True, exist_ok=True)
                     score_path.write_text(f"{score:.5f}", encoding="ascii")
@@ -124,9 +127,9 @@ class Submission:
 
     def check(self, archive: Path) -> list[Problem]:
         """What is wrong with the archive, by the images of the runs."""
-        return validate(archive, [image.place for image in self.images], self.options.map_size)
+        return validate(archive, [image.target for image in self.images], self.options.map_size)
 
-    def _place(self, store: PredictionStore, row: Row) -> str:
+    def _target(self, store: PredictionStore, row: Row) -> str:
         """Where an image goes, without the folder of its kind and the suffix: "4shot/0/bottle/Unknown/000"."""
         shots, run = int(store.settings["shots"]), self.options.run_number
         if run is None:
@@ -140,14 +143,14 @@ class Submission:
         if first.store is not second.store:
             return TrackInputError(
                 f"expected runs that differ in shots or seed, got {first.store.folder} and {second.store.folder}, "
-                f"which both hold {second.place.rpartition('/')[0]}; submit one of them"
+                f"which both hold {second.target.rpartition('/')[0]}; submit one of them"
             )
         apart = (
             "" if self.options.level == "defect_type" else ", or keep defect types apart with ARGS=level=defect_type"
         )
         return TrackInputError(
             f"expected every image of {second.row.category} to have a file name of its own, got {first.row.name} and "
-            f"{second.row.name}, which would both be {score_file(second.place)}; rename one{apart}"
+            f"{second.row.name}, which would both be {score_file(second.target)}; rename one{apart}"
         )
 
     def _normalised(self, group: Sequence[StoredImage]) -> Iterator[tuple[StoredImage, np.ndarray, int, float]]:
@@ -179,7 +182,7 @@ class Submission:
 
     def _remarks(self) -> list[str]:
         """How many images each folder holds, and where shots or runs are others than the challenge's."""
-        counts = Counter(image.place.rpartition("/")[0] for image in self.images)
+        counts = Counter(image.target.rpartition("/")[0] for image in self.images)
         found = {PurePosixPath(folder).parts[:2] for folder in counts}
         shots = sorted({int(shot.removesuffix("shot")) for shot, _ in found} - set(PUBLISHED_SHOTS))
         runs = sorted({int(run) for _, run in found} - set(PUBLISHED_RUNS))
@@ -210,29 +213,29 @@ def _rounding_remarks(levels: int, cut: float) -> list[str]:
     return said
 
 
-def score_file(place: str) -> str:
+def score_file(target: str) -> str:
     """Where the score of an image goes."""
-    folder, _, stem = place.rpartition("/")
+    folder, _, stem = target.rpartition("/")
     return f"{folder}/classification/{stem}.txt"
 
 
-def map_file(place: str) -> str:
+def map_file(target: str) -> str:
     """Where the map of an image goes."""
-    folder, _, stem = place.rpartition("/")
+    folder, _, stem = target.rpartition("/")
     return f"{folder}/segmentation/{stem}.npz"
 
 
-def validate(path: Path, places: Collection[str], map_size: int = 400) -> list[Problem]:
+def validate(path: Path, targets: Collection[str], map_size: int = 400) -> list[Problem]:
     """Everything wrong with the submission at `path` (a zip or a folder); an empty list if it is right.
 
-    `places` are all images, such as "4shot/0/bottle/Unknown/000". Maps must be (map_size, map_size).
+    `targets` are all images, such as "4shot/0/bottle/Unknown/000". Maps must be (map_size, map_size).
     Kinds of problem: missing, extra, duplicate, link, unreadable, name, dtype, shape, number, range, format.
     """
 
     def check(name: str, content: bytes) -> Wrong | None:
         return _check_score(content) if name.endswith(".txt") else _check_map(content, map_size)
 
-    return check_contents(path, [file(place) for place in places for file in (score_file, map_file)], check)
+    return check_contents(path, [file(target) for target in targets for file in (score_file, map_file)], check)
 
 
 def _check_score(content: bytes) -> Wrong | None:

@@ -133,12 +133,6 @@ def test_the_cost_is_what_the_results_say(tree):
         assert said in shown
 
 
-def test_a_cost_that_is_absent_is_said_to_be_absent(tmp_path):
-    run = finished_run(tmp_path / "run", seconds=None, peak_memory_mb=None)
-    shown = text(table(ElementTree.fromstring(render_page(run, Photos(None, "none"), OPTIONS)), "What the run cost"))
-    assert shown.count("not recorded in results.json") == 3
-
-
 def section(tree, category):
     return next(
         node for node in tree.iter("section") if node.find("h3") is not None and text(node.find("h3")) == category
@@ -213,21 +207,41 @@ def test_photos_that_changed_or_broke_are_left_out_and_counted(store):
 
 
 def test_a_run_that_was_cut_short_says_so(tmp_path):
-    store = unfinished_run(tmp_path / "run")
-    tree = ElementTree.fromstring(render_page(store, Photos(ReportDataset()), OPTIONS))
+    store = unfinished_run(tmp_path / "run", categories=["bolt"])
+    tree = ElementTree.fromstring(render_page(store, Photos(None, "none"), OPTIONS))
     assert "no results.json" in text(tree.find(".//aside"))
     assert text(table(tree, "What the run cost")).count("not recorded") == 4
 
 
-def test_results_that_disagree_with_the_store_are_not_passed_over(tmp_path):
-    store = finished_run(tmp_path / "run")
-    results = json.loads((store.folder / "results.json").read_text())
-    results["categories"]["bolt"]["auroc_cls"] = 0.123
+@pytest.fixture(scope="module")
+def edited(tmp_path_factory):
+    """The page of a run whose results.json lost its cost, gained intervals and disagrees with the store."""
+    store = finished_run(
+        tmp_path_factory.mktemp("edited") / "run", seconds=None, peak_memory_mb=None,
+        mean_intervals={"pro_seg": [0.1, 0.2]}, interval_level=0.9,
+    )  # fmt: skip
+    path = store.folder / "results.json"
+    results = json.loads(path.read_text())
+    results["categories"]["bolt"] |= {"auroc_cls": 0.123, "intervals": {"auroc_cls": [0.25, 0.75], "f1_cls": None}}
     results["protocol"]["mask_rule"] = "> 127"
-    (store.folder / "results.json").write_text(json.dumps(results))
-    tree = ElementTree.fromstring(render_page(store, Photos(ReportDataset()), OPTIONS))
-    assert "bolt auroc_cls: 0.123 in results.json" in text(tree.find(".//aside"))
-    assert "run.json says: > 0" in text(table(tree, "The label"))
+    path.write_text(json.dumps(results))
+    return ElementTree.fromstring(render_page(store, Photos(None, "none"), PageOptions(Choice(0, 0, 0))))
+
+
+def test_a_cost_that_is_absent_is_said_to_be_absent(edited):
+    assert text(table(edited, "What the run cost")).count("not recorded in results.json") == 3
+
+
+def test_results_that_disagree_with_the_store_are_not_passed_over(edited):
+    assert "bolt auroc_cls: 0.123 in results.json" in text(edited.find(".//aside"))
+    assert "run.json says: > 0" in text(table(edited, "The label"))
+
+
+def test_intervals_stand_below_their_number(edited):
+    results = table(edited, "Results in percent, with 90 % confidence intervals")
+    assert [text(node) for node in results.iter("small")] == ["25.0 to 75.0", "10.0 to 20.0"]
+    assert "interval 10.0 to 20.0" in text(edited.find(".//dl[@class='headlines']"))
+    assert RunRecord({}).interval("pro_seg") is RunRecord({}).interval("pro_seg", "bolt") is None
 
 
 def test_a_good_run_has_nothing_to_read_first(tree):
@@ -261,19 +275,6 @@ def test_legacy_scores_are_ranked_as_the_results_were(tmp_path):
     assert RunRecord(store.settings, {}).image_score == "model"
     with pytest.raises(TrackInputError, match="text_score"):
         gather(store, Choice(1, 1), "legacy_minmax")
-
-
-def test_intervals_stand_below_their_number(tmp_path):
-    store = finished_run(tmp_path / "run", mean_intervals={"pro_seg": [0.1, 0.2]}, interval_level=0.9)
-    path = store.folder / "results.json"
-    results = json.loads(path.read_text())
-    results["categories"]["bolt"]["intervals"] = {"auroc_cls": [0.25, 0.75], "f1_cls": None}
-    path.write_text(json.dumps(results))
-    tree = ElementTree.fromstring(render_page(store, Photos(ReportDataset()), OPTIONS))
-    results = table(tree, "Results in percent, with 90 % confidence intervals")
-    assert [text(node) for node in results.iter("small")] == ["25.0 to 75.0", "10.0 to 20.0"]
-    assert "interval 10.0 to 20.0" in text(tree.find(".//dl[@class='headlines']"))
-    assert RunRecord({}).interval("pro_seg") is RunRecord({}).interval("pro_seg", "bolt") is None
 
 
 def test_maps_of_unlike_sizes_are_not_passed_over(tmp_path):

@@ -16,7 +16,7 @@ from tests.support.submission_stand_ins import configured, kinds, make_run, png
 from tracks.errors import TrackInputError
 from tracks.run.store import PredictionStore
 from tracks.submission.archive import write_tar
-from tracks.submission.mvtec_ad2 import PUBLISHED_COUNTS, Options, Submission, image_places, validate
+from tracks.submission.mvtec_ad2 import PUBLISHED_COUNTS, Options, Submission, image_targets, validate
 from tracks.submit import submit, submit_configured
 
 COUNTS = {"can": 2, "rice": 1}
@@ -60,10 +60,10 @@ def test_files_lie_and_read_as_the_server_wants_them(good):
 
 def test_the_published_counts_are_those_of_the_checker():
     assert (len(PUBLISHED_COUNTS), sum(PUBLISHED_COUNTS.values())) == (8, 2045)
-    places = image_places(PUBLISHED_COUNTS)
-    assert len(places) == 4090
-    assert {"can/test_private/000_regular", "can/test_private_mixed/320_mixed"} <= set(places)
-    assert "can/test_private/321_regular" not in places
+    targets = image_targets(PUBLISHED_COUNTS)
+    assert len(targets) == 4090
+    assert {"can/test_private/000_regular", "can/test_private_mixed/320_mixed"} <= set(targets)
+    assert "can/test_private/321_regular" not in targets
 
 
 def test_ours_is_accepted_as_folder_and_as_archive(good, tmp_path):

@@ -31,8 +31,8 @@ def written_to(folder, stores, options):
     return submission.write(folder)
 
 
-def places(stores, **options):
-    return [image.place for image in Submission(stores, Options(**options)).images]
+def targets(stores, **options):
+    return [image.target for image in Submission(stores, Options(**options)).images]
 
 
 def submitted(stores, out, options):
@@ -44,7 +44,7 @@ BOTH = ["0shot/0/bolt/Unknown/a", "0shot/0/bolt/Unknown/b"]
 
 @pytest.fixture
 def good(tmp_path):
-    """A right submission of two images, and their places."""
+    """A right submission of two images, and their targets."""
     assert written_to(tmp_path / "good", [two_bolts(tmp_path / "run")], Options(map_size=8))[0].endswith("2 images")
     return tmp_path / "good", BOTH
 
@@ -91,13 +91,13 @@ def test_the_level_below_the_category(tmp_path, level, folder):
     store = make_run(
         tmp_path / "run", {"bolt": {"test/dent/a.png": (0.5, np.zeros((4, 4)))}}, PROTOCOL, shots=5, seed=1
     )
-    assert places([store], level=level) == [f"{folder}/a"]
+    assert targets([store], level=level) == [f"{folder}/a"]
 
 
 def test_run_number_is_the_seed_but_0_without_shots_and_can_be_given(tmp_path):
     zero, few = two_bolts(tmp_path / "zero", shots=0, seed=7), two_bolts(tmp_path / "few", shots=5, seed=2)
-    assert places([zero, few]) == [*BOTH, "5shot/2/bolt/Unknown/a", "5shot/2/bolt/Unknown/b"]
-    assert places([few], run_number=1) == ["5shot/1/bolt/Unknown/a", "5shot/1/bolt/Unknown/b"]
+    assert targets([zero, few]) == [*BOTH, "5shot/2/bolt/Unknown/a", "5shot/2/bolt/Unknown/b"]
+    assert targets([few], run_number=1) == ["5shot/1/bolt/Unknown/a", "5shot/1/bolt/Unknown/b"]
 
 
 def test_remarks_name_what_the_challenge_did_not_have(tmp_path):
@@ -111,26 +111,26 @@ def test_two_images_of_one_stem_are_refused_and_the_remedy_works(tmp_path):
     images = {f"test/{kind}/000.png": (0.5, np.zeros((4, 4))) for kind in ("dent", "scratch")}
     store = make_run(tmp_path / "run", {"bolt": images}, PROTOCOL)
     with pytest.raises(TrackInputError, match=r"test/dent/000.png and test/scratch/000.png.*level=defect_type"):
-        places([store], level="Unknown")
-    assert len(places([store], level="defect_type")) == len(places([store])) == 2
+        targets([store], level="Unknown")
+    assert len(targets([store], level="defect_type")) == len(targets([store])) == 2
     images = {name: (0.5, np.zeros((4, 4))) for name in ("a.png", "a.jpg")}
     with pytest.raises(TrackInputError, match=r"a.png and a.jpg"):
-        places([make_run(tmp_path / "suffixes", {"bolt": images}, PROTOCOL)])
+        targets([make_run(tmp_path / "suffixes", {"bolt": images}, PROTOCOL)])
 
 
 def test_two_runs_with_one_place_are_refused(tmp_path):
     runs = [two_bolts(tmp_path / name, shots=1) for name in ("first", "second")]
     with pytest.raises(TrackInputError, match=r"first and .*second, which both hold 1shot/0/bolt"):
-        places(runs)
+        targets(runs)
 
 
 def test_an_unfinished_or_empty_run_is_refused(tmp_path):
     killed = two_bolts(tmp_path / "killed")
     (killed.folder / "results.json").unlink()
     with pytest.raises(TrackInputError, match="expected a finished run"):
-        places([killed])
+        targets([killed])
     with pytest.raises(TrackInputError, match="expected predictions of nut"):
-        places([make_run(tmp_path / "empty", {"nut": {}}, PROTOCOL)])
+        targets([make_run(tmp_path / "empty", {"nut": {}}, PROTOCOL)])
 
 
 def test_fixed_knows_nothing_of_the_other_images(tmp_path):
