@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.baselines.patchcore import PatchBank
+from models.references import Prepared
 from tests.support.fakes import BrightnessModel
 from tracks.run.cost import COST_FILE, CostLedger, Stopwatch, held_bytes, read_cost
 
@@ -26,7 +26,7 @@ class Kept:
 
 def remember(model, category, number=10):
     tokens = torch.zeros(number, 4)  # float32: 16 bytes a row
-    bank = PatchBank(tokens, tokens[: number // 2])
+    bank = Prepared([tokens, tokens[: number // 2]], torch.clone)
     model.levels[category] = [Kept(tokens, np.zeros(3)), {"again": tokens[2:]}, bank, "text", 1.0]
 
 
