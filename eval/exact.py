@@ -182,11 +182,14 @@ def _records(looks: Sequence[_FirstLook], ranks: np.ndarray) -> Iterable[DefectR
 
 
 def _region_curve(looks: Sequence[_FirstLook]) -> RegionCurve:
-    components, hits = (
-        [np.concatenate(of) for of in zip(_NO_STEPS, *steps, strict=True)]
-        for steps in ([look.components for look in looks], [look.hits for look in looks])
-    )
-    return region_curve(*components, *hits, sum(look.num_regions for look in looks))
+    values, components = _joined([look.components for look in looks])
+    hit_values, hits = _joined([look.hits for look in looks])
+    return region_curve(values, components, hit_values, hits, sum(look.num_regions for look in looks))
+
+
+def _joined(parts: Sequence[_Steps]) -> _Steps:
+    values, steps = zip(_NO_STEPS, *parts, strict=True)
+    return np.concatenate(values), np.concatenate(steps)
 
 
 def _in_threads(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> list[Result]:
