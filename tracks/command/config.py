@@ -9,6 +9,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+import tracks.command.variants  # noqa: F401  (registers what conf/variants.yaml names)
+
 
 @dataclass
 class RunConfig:

@@ -9,7 +9,6 @@ not looked at. So its file src/eval/submission/model.py needs one line, where th
 Source: the harness's evaluate.py. Assumed, as no source states it: with k = 0 `few_shot_samples` is None or absent.
 """
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,17 +134,13 @@ def to_photo(image: Tensor) -> PIL.Image.Image:
 def shipped_model() -> AnomalyModel:
     """The CLIP and adapter that ship with the project, with the settings of conf/weights/tiny.yaml."""
     weights, words = _settings("weights/tiny"), _settings("prompts/april_gan")
+    chosen = _settings("variants")["files"]["model/preset/clip_adapter_tiny"]
     prompts = PromptEnsemble(
         normal_states=_texts(words["normal_states"]),
         anomalous_states=_texts(words["anomalous_states"]),
         templates=_texts(words["templates"]),
         clean_names=weights["clean_names"],
     )
-    chosen = {
-        name: weights[name]
-        for name, parameter in inspect.signature(ClipAdapter).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and name in weights
-    }
     backbone = load_backbone(weights["backbone"]["name"], weights=weights["backbone"]["weights"])
     return ClipAdapter(backbone, trained_adapter(weights["adapter"]["path"]), prompts, **chosen)
 

@@ -14,6 +14,7 @@ import tracks.predict  # noqa: F401  (registers the resolver of PROMPT)
 from models.base import AnomalyModel
 from models.errors import ModelInputError
 from models.saa.saliency.prompt import Saliency
+from tracks.command.variants import variants
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 NAMES = ("constant", "random", "patchcore", "padim", "spade", "winclip", "utad", "clipseg", "ensemble")
@@ -60,7 +61,7 @@ def test_members_of_the_ensemble_are_settled_one_by_one():
     assert model.shares == {"clip_adapter": 1, "patchcore": 2}
 
 
-MEMBERS = sorted(path.stem for path in (CONF / "model/members").glob("*.yaml"))
+MEMBERS = sorted(name for group, name, _ in variants() if group == "model/members")
 
 
 @pytest.mark.parametrize("name", MEMBERS)

@@ -1,7 +1,6 @@
 """The YAML of SAA and SAA+: whole set-ups compose, build from the command line and repeat what was published."""
 
 import inspect
-import math
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from models.saa.rules import Rules
 from models.saa.saliency.prompt import Saliency
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
-EXPERIMENTS = {"saa_plus_mvtec": 39.4, "saa_plus_visa": 27.1, "saa_plus_ksdd2": 59.2, "saa_plus_mtd": 35.4}
+EXPERIMENTS = ("saa_plus_mvtec", "saa_plus_visa", "saa_plus_ksdd2", "saa_plus_mtd")
 PARTS = ("generator", "refiner", "features")
 
 
@@ -105,16 +104,6 @@ def test_prompts_of_the_other_family_are_refused():
 def test_precision_reaches_generator_and_refiner():
     parts = composed("model=saa_plus", "weights=saa_official", "weights.saa.precision=bfloat16").weights.saa
     assert parts.generator.precision == parts.refiner.precision == "bfloat16"
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_experiments_repeat_their_command_and_the_published_result(name):
-    lines = (CONF / f"experiment/{name}.yaml").read_text().splitlines()
-    assert lines[0] == "# @package _global_"
-    assert lines[1].startswith("# make zero-shot")
-    assert f"experiment={name}" in lines[1]
-    figures = [float(line.split()[1]) for line in lines if line.startswith("#     ")]
-    assert math.isclose(figures[0], EXPERIMENTS[name])
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

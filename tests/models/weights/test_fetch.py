@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from models.errors import ModelInputError
 from models.weights import __main__ as command
@@ -21,6 +23,8 @@ from models.weights.failures import DownloadError, Failure
 from models.weights.learnt import forget, learnt_file, recall
 from models.weights.transfer import Patience
 from tests.support.loopback_host import Host
+from tracks.command.config import TrackConfig  # noqa: F401  (registers the schema)
+from tracks.command.variants import variants
 
 ROOT = Path(__file__).resolve().parents[3]
 CONF = ROOT / "conf"
@@ -214,18 +218,11 @@ def test_being_offline_holds_for_what_other_packages_fetch(value, forbidden):
     assert done.stdout == f"{forbidden}\n", done.stderr
 
 
-def choices(path):
-    """What of conf/ a file of it begins with, as paths, that file included; its own text without comments."""
-    content = yaml.safe_load(path.read_text())
-    for each in content.pop("defaults", []):
-        group, name = next(iter(each.items())) if isinstance(each, dict) else (path.parent.name, each)
-        if name != "_self_":
-            yield from choices(CONF / group.removeprefix("override /") / f"{name}.yaml")
-    yield yaml.safe_dump(content)
-
-
 def test_the_official_group_is_what_the_published_set_ups_use_and_nothing_else():
-    texts = "".join(text for path in (CONF / "experiment").glob("*.yaml") for text in choices(path))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        names = [name for group, name, _ in variants() if group == "experiment"]
+        composed = [compose("zero_shot", [f"experiment={name}", "data.root=/nowhere"]).model for name in names]
+    texts = "".join(OmegaConf.to_yaml(model, resolve=True) for model in composed)
     entries = registry.catalogue().values()
     used = {entry.name for entry in entries if entry.url and re.search(rf": {entry.name}$", texts, re.MULTILINE)}
     assert used == {entry.name for entry in entries if "official" in entry.groups}

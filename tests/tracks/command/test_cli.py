@@ -165,8 +165,8 @@ def test_bad_input_gets_one_paragraph(command, words, said, monkeypatch, capsys,
 
 def test_what_a_constructor_or_another_setting_reads_may_be_added(monkeypatch, capsys):
     """It gets as far as the data set, which was not named: whoever reads it is asked before."""
-    words = ["data=mvtec", "model=winclip", "weights=none", "++weights.gaussian_weight=0.5", "+model.scales=[2,3]"]
-    read = ["data=mvtec", "+weights.memory_weight=0.5", "+prompts.anything=1", "weights=none", "model=clip_adapter"]
+    words = ["data=mvtec", "model=winclip", "weights=none", "++model.temperature=0.5", "+model.scales=[2,3]"]
+    read = ["data=mvtec", "+weights.clipseg={}", "+prompts.anything=1", "weights=none", "model=clipseg"]
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     for given, said in (
         (words[:3], "data.root"),

@@ -18,7 +18,7 @@ from tracks.datasets.visa import TEST_COUNTS
 from tracks.errors import TrackInputError
 
 CONF = Path(__file__).resolve().parents[3] / "conf" / "data"
-NO_PUBLIC_SET = {"folder", "photos", "meta_json", "synthetic", "synthetic_source"}
+NO_PUBLIC_SET = {"folder", "photos", "meta_json", "synthetic"}
 
 
 def test_every_reader_of_a_public_set_has_an_entry_and_the_reverse() -> None:

@@ -1,0 +1,32 @@
+"""Registers with Hydra what conf/variants.yaml names: set-ups on data sets, members of the ensemble, small changes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.config_store import ConfigStore
+
+VARIANTS = Path(__file__).resolve().parents[2] / "conf" / "variants.yaml"
+
+
+def variants() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(group, name, content) of every entry, as a file conf/<group>/<name>.yaml would hold it."""
+    read = yaml.safe_load(VARIANTS.read_text(encoding="utf-8"))
+    for set_up, sets in read["experiment"].items():
+        for data, settings in sets.items():
+            defaults = [set_up, {"override /data": data}, "_self_"]
+            yield "experiment", f"{set_up}_{data}", {"defaults": defaults, **settings}
+    for name, prompts in read["members"].items():
+        defaults, own = [f"/model/{name}@{name}", "_self_"], {}
+        if prompts:
+            defaults, own = [*defaults, {f"/prompts@{name}.prompts": prompts}], {name: {"prompts": None}}
+        yield "model/members", name, {"defaults": defaults, **own}
+    for path, content in read["files"].items():
+        yield *path.rsplit("/", 1), content
+
+
+for _group, _name, _content in variants():
+    ConfigStore.instance().store(
+        _name, _content, group=_group, package="_global_" if _group == "experiment" else None, provider=VARIANTS.name
+    )
