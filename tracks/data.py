@@ -7,13 +7,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from models.disk import lacking_room
 from models.errors import ModelInputError
 from models.weights.cache import archives_folder
-from models.weights.digest import sha256_of
-from models.weights.download import Wanted, download
-from models.weights.failures import DownloadError, TransferError
-from models.weights.learnt import learn, recall
-from models.weights.transfer import Patience, ask_for_room
+from models.weights.digests import Expected, remember, trust, trusted
+from models.weights.download import DownloadError, Wanted, download
 from tracks.command.cli import command, run_main
 from tracks.command.names import missing_path, unknown
 from tracks.datasets.archives import RECORD, unpack
@@ -24,7 +22,7 @@ from tracks.doctor import data_name, data_root, examine_configured, report
 from tracks.errors import TrackInputError
 
 
-def get(entry: DatasetEntry, root: Path, own: Path | None = None, patience: Patience | None = None) -> Path:
+def get(entry: DatasetEntry, root: Path, own: Path | None = None) -> Path:
     """Bring a data set into `root`; returns the folder to name as ROOT, which may lie inside.
 
     Nothing is done where data lie already. `own` is an archive that is here already.
@@ -43,7 +41,7 @@ def get(entry: DatasetEntry, root: Path, own: Path | None = None, patience: Pati
         raise _by_hand(entry, root, "an address of its archive", "none is known")
     _ask_for_room(entry, root, own)
     for archive in entry.archives:
-        path = _checked(entry, archive, own) if own else _fetched(entry, archive, root, patience)
+        path = _checked(entry, archive, own) if own else _fetched(entry, archive, root)
         folder = root if len(entry.archives) == 1 else root / Path(archive.file).name.split(".")[0]
         print(f"unpacking {path} ({path.stat().st_size / 1e9:.2f} GB) into {folder}")
         unpack(path, folder)
@@ -74,47 +72,44 @@ def _ask_for_room(entry: DatasetEntry, root: Path, own: Path | None) -> None:
         disk = place.stat().st_dev
         needed[disk] = (place, size + needed.get(disk, (place, 0))[1])
     for place, size in needed.values():
-        try:
-            ask_for_room(place, size)
-        except TransferError as error:
+        if wrong := lacking_room(place, size):
             raise TrackInputError(
-                f"{error}, for the archive of {entry.title} and what is unpacked from it; free some space, or choose "
+                f"{wrong}, for the archive of {entry.title} and what is unpacked from it; free some space, or choose "
                 "folders on another disk with ROOT=... and VANDKIT_CACHE=..."
-            ) from error
+            )
 
 
-def _fetched(entry: DatasetEntry, archive: Archive, root: Path, patience: Patience | None) -> Path:
+def _fetched(entry: DatasetEntry, archive: Archive, root: Path) -> Path:
     """The archive in the cache folder, downloaded if it is not there, and as recorded."""
     path = archives_folder() / archive.file
     if not path.is_file():
-        known = None if archive.sha256 else recall(_key(entry, archive))
-        size, digest = (known.size, known.sha256) if known else (archive.size, archive.sha256)
         try:
-            download(Wanted(archive.file, archive.urls, path, size, digest), patience)
+            download(Wanted(archive.file, archive.urls, path, _expected(entry, archive)))
         except DownloadError as error:
             raise _by_hand(entry, root, "its archive", str(error)) from error
     return _checked(entry, archive, path)
 
 
+def _expected(entry: DatasetEntry, archive: Archive) -> Expected:
+    """What is published of an archive, or trusted since its first use."""
+    known = Expected(archive.size, archive.sha256)
+    return known if archive.sha256 else trusted(_key(entry, archive)) or known
+
+
 def _checked(entry: DatasetEntry, archive: Archive, path: Path) -> Path:
-    """The archive, if it has the recorded size and sha256; where none is published the first one seen is believed."""
+    """The archive, if it has the recorded size and sha256; where none is published it is trusted on first use."""
     if not path.is_file():
         raise missing_path("an archive", path)
-    if archive.sha256 is None:
-        known = recall(_key(entry, archive)) or learn(_key(entry, archive), path)
-        size, expected = known.size, known.sha256
-    else:
-        size, expected = archive.size or path.stat().st_size, archive.sha256
-    got = f"{path.stat().st_size:,} bytes"
-    if path.stat().st_size == size:
-        digest = sha256_of(path)
-        if digest == expected:
-            return path
-        got = f"the digest {digest}"
-    raise TrackInputError(
-        f"expected {path} to be {archive.file} of {entry.title} ({size:,} bytes, sha256 {expected}), got {got}; it is "
-        "damaged or another file: delete it and fetch it again"
-    )
+    expected = _expected(entry, archive)
+    if not expected.digest:
+        expected = trust(_key(entry, archive), path)
+    if wrong := expected.difference(path):
+        raise TrackInputError(
+            f"expected {path} to be {archive.file} of {entry.title} ({expected.size or 0:,} bytes, sha256 "
+            f"{expected.sha256}), got {wrong[1]}; delete it and fetch it again"
+        )
+    remember(path, expected.digest)
+    return path
 
 
 def _key(entry: DatasetEntry, archive: Archive) -> str:

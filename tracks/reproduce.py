@@ -18,7 +18,7 @@ import tracks.command.config  # noqa: F401  (registers the schema)
 from eval.errors import ScoringInputError
 from eval.published.reader import PublishedTable, list_tables, load
 from models.disk import write_atomically
-from models.weights.missing import how_to_fetch, missing_files
+from models.weights.catalogue import how_to_fetch, missing_files
 from tracks.command.cli import command, run_main
 from tracks.command.names import listed, unknown
 from tracks.comparison.answers import answers_to, experiment

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from models.clip.backbone import ClipBackbone
 from models.clip.text import PromptEnsemble
 from models.disk import write_atomically
-from models.weights.missing import refuse_missing
+from models.weights.catalogue import refuse_missing
 from tracks.command.cli import command, run_main
 from tracks.errors import TrackInputError
 from train.adapters.checkpoint import ADAPTER_FILE, CONFIG_FILE, open_run, own_folder

@@ -17,7 +17,7 @@ import tracks.command.config  # noqa: F401  (registers the schema)
 from eval.tables import over_seeds, sweep_table
 from models.clip_adapter.adapter import AdapterHeader
 from models.clip_adapter.checkpoint import load_adapter, save_adapter
-from models.weights.registry import record, weights_path
+from models.weights.catalogue import record, weights_path
 from tracks.command.cli import CONF
 from tracks.datasets.synthetic import INVENTED, SOURCE
 from tracks.decide.threshold_fit import conformal

@@ -20,7 +20,7 @@ from models.clip.backbone import load_backbone
 from models.clip.weights import ClipHeader, save_clip
 from models.clip_adapter.adapter import AdapterHeader
 from models.clip_adapter.checkpoint import save_adapter
-from models.weights.registry import record
+from models.weights.catalogue import record
 from tracks.command.cli import command, run_main
 from tracks.run.build import pick_device
 from train.adapters.record import current_commit

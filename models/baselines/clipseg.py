@@ -22,7 +22,7 @@ from models.errors import ModelInputError, checked, checked_type
 from models.frozen import Frozen, random_seed, seeded
 from models.images import IMAGENET_MEAN, IMAGENET_STD, Preprocess, check_batch
 from models.saa.language import LANGUAGES, Language, PromptBook
-from models.weights.registry import find_weights
+from models.weights.catalogue import find_weights
 from models.weights.state import read_state
 
 REFINED = {"vision_config": {"patch_size": 16}, "use_complex_transposed_convolution": True}

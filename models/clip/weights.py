@@ -23,7 +23,7 @@ from models.clip.tensor_file import (
     write_tensors,
 )
 from models.errors import ModelInputError, closest_name, hint
-from models.weights.registry import catalogue, find_weights, weights_path
+from models.weights.catalogue import catalogue, find_weights, weights_path
 from models.weights.state import read_state
 
 CLIP_FORMAT = "vandkit-clip-1"

@@ -14,7 +14,7 @@ from models.clip_adapter.adapter import ADAPTER_FORMAT, Adapter, AdapterHeader, 
 from models.clip_adapter.context_adapter import COMPARISONS, ContextAdapter
 from models.errors import ModelInputError
 from models.frozen import seeded
-from models.weights.registry import find_weights
+from models.weights.catalogue import find_weights
 from models.weights.state import read_state
 
 PUBLISHED_KEY = "trainable_linearlayer"

@@ -14,7 +14,7 @@ from models.errors import ModelInputError
 from models.features import ImageFeatures, increasing_stages
 from models.frozen import Frozen, random_seed, seeded
 from models.images import IMAGENET_MEAN, IMAGENET_STD, Preprocess, check_batch
-from models.weights.registry import find_weights
+from models.weights.catalogue import find_weights
 from models.weights.state import read_state
 
 STRIDES = (4, 8, 16, 32)

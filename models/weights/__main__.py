@@ -1,4 +1,4 @@
-"""`python -m models.weights`: list weight files, fetch one, several or a group, check what is here."""
+"""`python -m models.weights` (make weights): list weight files, fetch one, several or a group, check what is here."""
 
 import argparse
 import os
@@ -6,12 +6,12 @@ import signal
 import sys
 from collections.abc import Iterable, Sequence
 
+from models.disk import lacking_room
 from models.errors import ModelInputError, hint
 from models.interrupted import INTERRUPTED, begun
-from models.weights.failures import DownloadError, TransferError
-from models.weights.learnt import forget
-from models.weights.registry import WeightFile, catalogue, copy_elsewhere, fetch, verify
-from models.weights.transfer import Patience, ask_for_room
+from models.weights.catalogue import WeightFile, catalogue, copy_elsewhere, fetch, record, verify
+from models.weights.digests import forget
+from models.weights.download import REMEDIES, Failure, arrived_bytes
 
 
 def chosen(names: Sequence[str]) -> list[WeightFile]:
@@ -50,42 +50,33 @@ def state(entry: WeightFile, again: bool = False) -> str:
     return "in Hugging Face's cache" if copy_elsewhere(entry) else "not here"
 
 
-def fetch_all(entries: Iterable[WeightFile], patience: Patience | None = None, show: bool = True) -> list[str]:
+def fetch_all(entries: Sequence[WeightFile]) -> list[str]:
     """Fetch what is missing, the room for all of it asked first; a line for each file that failed.
 
     Raises:
-        DownloadError: the disk has no room for all that is missing.
+        ModelInputError: the disk has no room for all that is missing.
     """
     missing = [entry for entry in entries if not entry.path.is_file() and not copy_elsewhere(entry)]
-    _ask_for_room(missing)
+    if missing:
+        folder = missing[0].path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        needed = sum(max(0, (entry.size or 0) - arrived_bytes(entry.path)) for entry in missing)
+        if wrong := lacking_room(folder, needed):
+            raise ModelInputError(f"{wrong}; {REMEDIES[Failure.NO_ROOM]}")
     failed = []
     for entry in entries:
         try:
-            print(f"{entry.name}: {fetch(entry.name, patience, show)}  [{entry.licence}, {entry.source}]")
+            print(f"{entry.name}: {fetch(entry.name)}  [{entry.licence}, {entry.source}]")
         except ModelInputError as error:
             failed.append(f"{entry.name}: {error}")
     return failed
-
-
-def _ask_for_room(missing: Sequence[WeightFile]) -> None:
-    if not missing:
-        return
-    folder = missing[0].path.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    held = sum(part.stat().st_size for part in folder.glob("*.part"))
-    try:
-        ask_for_room(folder, max(0, sum(entry.size or 0 for entry in missing) - held))
-    except TransferError as error:
-        raise DownloadError(
-            error.failure, f"{error}; free some space, or choose a folder on another disk with VANDKIT_CACHE=..."
-        ) from error
 
 
 def listing(entries: Iterable[WeightFile]) -> str:
     """One line for each file: name, state, size, licence, what it is."""
     lines = []
     for entry in entries:
-        size = f"{entry.known.size / 1e6:,.1f} MB" if entry.known.size else "-"
+        size = f"{entry.expected.size / 1e6:,.1f} MB" if entry.expected.size else "-"
         mark = state(entry).partition(":")[0]
         lines.append(f"{entry.name:30} {mark:24} {size:>12}  {entry.licence:11} {entry.what}")
     return "\n".join(lines)
@@ -119,21 +110,21 @@ def _run(arguments: Sequence[str] | None) -> list[str]:
     parser.add_argument("names", nargs="*", help="files or groups to fetch, for example official")
     parser.add_argument("--list", action="store_true", help="list all files and what state they are in (the default)")
     parser.add_argument("--check", action="store_true", help="fetch nothing; hash anew, say what is missing or damaged")
-    parser.add_argument("--forget", metavar="NAME", help="drop the digest learnt on first use of a file")
+    parser.add_argument("--forget", metavar="NAME", help="drop the digest of a file that is trusted on first use")
+    parser.add_argument("--record", metavar="PREFIX", help="note size and sha256 of the shipped files so named")
     options = parser.parse_args(arguments)
     if options.forget:
-        print("forgotten" if forget(options.forget) else f"nothing was learnt of {options.forget}")
-        return []
-    if options.list or not options.names:
+        print("forgotten" if forget(options.forget) else f"no digest of {options.forget} was trusted on first use")
+    elif options.record:
+        print("recorded:", ", ".join(record(options.record)) or "nothing (no shipped file is so named)")
+    elif options.list or not options.names:
         print(listing(chosen(options.names) if options.names else catalogue().values()))
-        return []
-    entries = chosen(options.names)
-    return _wrong(entries) if options.check else fetch_all(entries)
-
-
-def _wrong(entries: Iterable[WeightFile]) -> list[str]:
-    states = {entry.name: state(entry, again=True) for entry in entries}
-    return [f"{name}: {mark}" for name, mark in states.items() if mark not in ("here", "in Hugging Face's cache")]
+    elif options.check:
+        states = {entry.name: state(entry, again=True) for entry in chosen(options.names)}
+        return [f"{name}: {mark}" for name, mark in states.items() if mark not in ("here", "in Hugging Face's cache")]
+    else:
+        return fetch_all(chosen(options.names))
+    return []
 
 
 if __name__ == "__main__":

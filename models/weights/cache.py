@@ -1,8 +1,8 @@
-"""Where fetched files lie, whether fetching is allowed, and which host answers for Hugging Face.
+"""Where fetched files lie, and whether fetching is allowed.
 
 `VANDKIT_CACHE` names the folder of everything that is fetched; `VANDKIT_WEIGHTS` that of the weights alone.
 `VANDKIT_OFFLINE=1` or `HF_HUB_OFFLINE=1` forbids every download. `HF_ENDPOINT` names a mirror of Hugging Face;
-`HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` are honoured by urllib itself.
+`HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` are honoured by requests itself.
 """
 
 import os
@@ -10,22 +10,23 @@ import re
 import sys
 from pathlib import Path
 
-CACHE_VARIABLE = "VANDKIT_CACHE"
-WEIGHTS_VARIABLE = "VANDKIT_WEIGHTS"
 OFFLINE_VARIABLES = ("VANDKIT_OFFLINE", "HF_HUB_OFFLINE")
-HUGGING_FACE = "https://huggingface.co"
-_HUB_FILE = re.compile(rf"{HUGGING_FACE}/(?!datasets/|spaces/)([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+HUB_FILE = re.compile(r"https://huggingface\.co/(?!datasets/|spaces/)([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+"""An address of Hugging Face: repository, revision, file."""
 
 
 def cache_folder() -> Path:
     """The folder of everything that is fetched: VANDKIT_CACHE, or where this operating system keeps caches."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    return Path(chosen).expanduser() if chosen else _system_cache() / "vandkit"
+    if chosen := os.environ.get("VANDKIT_CACHE"):
+        return Path(chosen).expanduser()
+    system = {"darwin": "~/Library/Caches", "win32": os.environ.get("LOCALAPPDATA") or "~/AppData/Local"}
+    cache = system.get(sys.platform) or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "vandkit"
 
 
 def weights_folder() -> Path:
     """The folder of fetched weights: VANDKIT_WEIGHTS, or `weights` in the cache folder."""
-    chosen = os.environ.get(WEIGHTS_VARIABLE)
+    chosen = os.environ.get("VANDKIT_WEIGHTS")
     return Path(chosen).expanduser() if chosen else cache_folder() / "weights"
 
 
@@ -43,46 +44,15 @@ def offline_by() -> str | None:
     return None
 
 
-def mirrored(address: str) -> str:
-    """The address with Hugging Face's host replaced by HF_ENDPOINT, where that is set."""
-    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/")
-    if endpoint and address.startswith(HUGGING_FACE + "/"):
-        return endpoint + address.removeprefix(HUGGING_FACE)
-    return address
-
-
 def hugging_face_copy(address: str) -> Path | None:
-    """The file of such an address in Hugging Face's own cache, or None. Its content is not checked here.
-
-    Layout: `models--<owner>--<name>/snapshots/<commit>/<file>`, with `refs/<branch>` naming a commit
-    (huggingface.co/docs/huggingface_hub/guides/manage-cache).
-    """
-    match = _HUB_FILE.fullmatch(address)
-    if match is None:
+    """The file of such an address in Hugging Face's own cache, or None. Its content is not checked here."""
+    if (match := HUB_FILE.fullmatch(address)) is None:
         return None
+    from huggingface_hub import (
+        try_to_load_from_cache,  # not before models/__init__.py has said whether it may go online
+    )
+
     repository, revision, file = match.groups()
-    folder = _hugging_face_cache() / f"models--{repository.replace('/', '--')}"
-    commits = [revision]
-    for branch in (revision, "main"):
-        reference = folder / "refs" / branch
-        if reference.is_file():
-            commits.append(reference.read_text(encoding="utf-8").strip())
-    copies = (folder / "snapshots" / commit / file for commit in commits if commit)
-    return next((copy for copy in copies if copy.is_file()), None)
-
-
-def _hugging_face_cache() -> Path:
-    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if chosen := os.environ.get(variable):
-            return Path(chosen).expanduser()
-    home = os.environ.get("HF_HOME")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return Path(home or cache / "huggingface").expanduser() / "hub"
-
-
-def _system_cache() -> Path:
-    if sys.platform == "darwin":
-        return Path("~/Library/Caches").expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or "~/AppData/Local").expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    place = os.environ.get("HF_HUB_CACHE")
+    copies = (try_to_load_from_cache(repository, file, place, each) for each in (revision, "main"))
+    return next((Path(copy) for copy in copies if isinstance(copy, str)), None)

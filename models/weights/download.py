@@ -1,21 +1,70 @@
 """A file from the first address that serves it whole: resumed, retried, checked, and only then put in its place.
 
-While it arrives it is `<name>.part`, with `<name>.part.json` beside it. A broken download keeps both and continues;
-content of another digest than recorded is deleted and named.
+huggingface_hub fetches both kinds of addresses: its own repositories by `hf_hub_download`, plain ones by `http_get`,
+which resumes and retries (pooch begins again: of a 5 GB archive that breaks off at 4 GB nothing is left). While a file
+arrives it is `<name>.part`, or in the folder `<name>.hub`; content of another digest than recorded is deleted.
 """
 
-import time
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
-from models.disk import alone
-from models.weights.cache import offline_by
-from models.weights.digest import git_blob_of, sha256_of
-from models.weights.failures import REMEDIES, RETRIED, DownloadError, Failure, TransferError
-from models.weights.transfer import Note, Patience, transfer
+import requests  # type: ignore[import-untyped]
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.file_download import http_get
 
-PROGRESS_BYTES = 1 << 20
-"""A try that brings this much more begins the count of tries anew."""
+from models.disk import alone, lacking_room
+from models.errors import ModelInputError
+from models.weights.cache import HUB_FILE, offline_by
+from models.weights.digests import Expected, remember
+
+TRIES = 5
+"""How often an address may break off without having brought anything."""
+WEB_PAGES = (b"<!doctype html", b"<html")
+
+
+class Failure(StrEnum):
+    """What can go wrong with a download, as it stands in messages."""
+
+    OFFLINE = "offline"
+    NO_ROOM = "no room on the disk"
+    NOT_FOUND = "not found"
+    REFUSED = "access refused"
+    UNREACHABLE = "unreachable"
+    NO_TRUST = "no trusted certificate"
+    SERVER = "server error"
+    SLOW = "too slow"
+    ENDED_EARLY = "ended early"
+    WRONG_CONTENT = "wrong content"
+
+
+REMEDIES = {
+    Failure.OFFLINE: "allow downloads by unsetting it",
+    Failure.NO_ROOM: "free some space, or choose a folder on another disk with VANDKIT_CACHE=...",
+    Failure.NOT_FOUND: "the address has moved: look for the file at its source",
+    Failure.REFUSED: "the host wants a login or an accepted licence: fetch it with a browser",
+    Failure.UNREACHABLE: "check the connection (behind a proxy set HTTPS_PROXY, for a mirror of Hugging Face "
+    "HF_ENDPOINT) and try again",
+    Failure.NO_TRUST: "check the clock of this machine, or name your proxy's certificates with REQUESTS_CA_BUNDLE=...",
+    Failure.SERVER: "try again later",
+    Failure.SLOW: "try again on a better connection; what has arrived is kept and continued",
+    Failure.ENDED_EARLY: "try again; what has arrived is kept and continued",
+    Failure.WRONG_CONTENT: "the host, or somebody between, serves another file than the one recorded: do not use it",
+}
+
+
+class DownloadError(ModelInputError):
+    """A download that did not succeed; `failure` is its kind."""
+
+    def __init__(self, failure: Failure, message: str) -> None:
+        super().__init__(message)
+        self.failure = failure
 
 
 @dataclass(frozen=True)
@@ -25,118 +74,139 @@ class Wanted:
     name: str
     addresses: tuple[str, ...]
     path: Path
-    size: int | None = None
-    sha256: str | None = None
-    git_blob: str | None = None
+    expected: Expected
 
     @property
     def by_hand(self) -> str:
         """The last resort: where to put the file and how to tell the right one."""
-        known = [f"{self.size:,} bytes" if self.size else "", f"sha256 {self.sha256}" if self.sha256 else ""]
-        marks = ", ".join(mark for mark in known if mark)
+        size, sha256 = self.expected.size, self.expected.sha256
+        known = (f"{size:,} bytes" if size else "", f"sha256 {sha256}" if sha256 else "")
+        marks = ", ".join(filter(None, known))
         return f"or put the file at {self.path} by hand" + (f" ({marks})" if marks else "")
 
-    @property
-    def is_checked(self) -> bool:
-        """Whether a digest is known to check the content by."""
-        return bool(self.sha256 or self.git_blob)
 
-
-def download(wanted: Wanted, patience: Patience | None = None, show: bool = True) -> Path:
+def download(wanted: Wanted) -> Path:
     """Fetch a file that is not in its place yet; returns its path.
-
-    `patience` says how long to wait for a host; `show` draws a progress bar, if there is a terminal.
 
     Raises:
         DownloadError: offline, no room, or no address that serves the recorded content; says which and what to do.
     """
     if variable := offline_by():
-        raise DownloadError(
-            Failure.OFFLINE,
-            f"expected to fetch {wanted.name}, got {variable}, which forbids downloads; {REMEDIES[Failure.OFFLINE]}, "
-            f"{wanted.by_hand}",
-        )
+        raise _failed(wanted, Failure.OFFLINE, f"to fetch {wanted.name}, got {variable}, which forbids downloads")
     wanted.path.parent.mkdir(parents=True, exist_ok=True)
     with alone(wanted.path.with_name(wanted.path.name + ".lock"), f"the download of {wanted.name}"):
         if not wanted.path.is_file():
-            _from_any_address(wanted, patience or Patience(), show)
+            _from_any_address(wanted)
     return wanted.path
 
 
-def _from_any_address(wanted: Wanted, patience: Patience, show: bool) -> None:
-    errors: list[tuple[str, TransferError]] = []
+def arrived_bytes(path: Path) -> int:
+    """How much of a file has arrived so far."""
+    part, hub = _parts(path)
+    return sum(each.stat().st_size for each in (part, *hub.rglob("*.incomplete")) if each.is_file())
+
+
+def _parts(path: Path) -> tuple[Path, Path]:
+    """The file and the folder of what has arrived from a plain address and from Hugging Face."""
+    return path.with_name(path.name + ".part"), path.with_name(path.name + ".hub")
+
+
+def _from_any_address(wanted: Wanted) -> None:
+    if wrong := lacking_room(wanted.path.parent, max(0, (wanted.expected.size or 0) - arrived_bytes(wanted.path))):
+        raise _failed(wanted, Failure.NO_ROOM, f"room for {wanted.name}, got {Failure.NO_ROOM}: {wrong}")
+    tried = []
     for address in wanted.addresses:
         try:
-            _from_address(address, wanted, patience, show)
-            return
-        except TransferError as error:
-            errors.append((address, error))
+            with _named(address):
+                return _from_address(address, wanted)
+        except DownloadError as error:
+            tried.append(error)
             if error.failure is Failure.NO_ROOM:
                 break
-    raise _explained(wanted, errors)
+    kind = next((error.failure for error in tried if error.failure is Failure.WRONG_CONTENT), tried[-1].failure)
+    kept = f" ({held:,} bytes are kept)" if (held := arrived_bytes(wanted.path)) else ""
+    got = "; ".join(str(error) for error in tried)
+    raise _failed(wanted, kind, f"an address of {wanted.name} to answer with the recorded file, got from {got}{kept}")
 
 
-def _from_address(address: str, wanted: Wanted, patience: Patience, show: bool) -> None:
-    """Try one address until it serves the whole, right file or stops getting on."""
-    part = part_of(wanted.path)
-    failed = 0
+def _failed(wanted: Wanted, failure: Failure, what: str) -> DownloadError:
+    return DownloadError(failure, f"expected {what}; {REMEDIES[failure]}, {wanted.by_hand}")
+
+
+def _from_address(address: str, wanted: Wanted) -> None:
+    """Bring the whole file from one address, and put it in its place if it is the recorded one."""
+    part, hub = _parts(wanted.path)
+    if not wanted.expected.digest:
+        part.unlink(missing_ok=True)  # nothing tells whether two pieces belong together
+    resumed = part.is_file()
+    found = _fetched(address, wanted)
+    if wrong := wanted.expected.difference(found):
+        with found.open("rb") as file:
+            page = "; what came is a web page" if file.read(256).lstrip().lower().startswith(WEB_PAGES) else ""
+        _discard(part, hub)
+        if resumed and found == part:
+            return _from_address(address, wanted)
+        what = f"expected {wrong[0]}, got {wrong[1]}{page}; deleted"
+        raise DownloadError(Failure.WRONG_CONTENT, f"{address}: {Failure.WRONG_CONTENT}, {what}")
+    found.replace(wanted.path)
+    _discard(part, hub)
+    if wanted.expected.digest:
+        remember(wanted.path, wanted.expected.digest)
+    return None
+
+
+def _fetched(address: str, wanted: Wanted) -> Path:
+    """The whole file, not checked yet; a connection that breaks off is taken up again as long as it brings anything."""
+    part, hub = _parts(wanted.path)
+    tries = TRIES
     while True:
-        before = _size(part)
+        held = arrived_bytes(wanted.path)
         try:
-            transfer(address, part, wanted.size, wanted.is_checked, patience, show)
-            _check(wanted, part, resumed=before > 0)
-        except TransferError as error:
-            failed = 1 if _size(part) - before >= PROGRESS_BYTES else failed + 1
-            if error.failure not in RETRIED or failed >= patience.tries:
+            if match := HUB_FILE.fullmatch(address):
+                repository, revision, file = match.groups()
+                endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+                return Path(hf_hub_download(repository, file, revision=revision, local_dir=hub, endpoint=endpoint))
+            if wanted.expected.size is None or held < wanted.expected.size:
+                with part.open("ab") as file:
+                    http_get(address, file, resume_size=file.tell(), headers={"Accept-Encoding": "identity"})
+            return part
+        except requests.exceptions.ChunkedEncodingError:
+            tries = TRIES if arrived_bytes(wanted.path) > held else tries - 1
+            if not tries:
                 raise
-            wait = max(error.wait_s, patience.first_wait_s * 2 ** (failed - 1))
-            time.sleep(min(wait, patience.longest_wait_s))
-        else:
-            part.replace(wanted.path)
-            Note(part).discard()
-            return
 
 
-def part_of(path: Path) -> Path:
-    """The file that holds what has arrived so far."""
-    return path.with_name(path.name + ".part")
+def _discard(part: Path, hub: Path) -> None:
+    part.unlink(missing_ok=True)
+    shutil.rmtree(hub, ignore_errors=True)
 
 
-def _check(wanted: Wanted, part: Path, resumed: bool) -> None:
-    """Size and digest of a whole part; a wrong one is deleted, and fetched anew if it was pieced together."""
-    if wanted.size is not None and _size(part) != wanted.size:
-        got = f"expected {wanted.size:,} bytes, got {_size(part):,}"
-        failure = Failure.WRONG_SIZE
-    elif wanted.sha256 and (digest := sha256_of(part)) != wanted.sha256:
-        got, failure = f"expected the digest {wanted.sha256}, got {digest}", Failure.WRONG_CONTENT
-    elif not wanted.sha256 and wanted.git_blob and (digest := git_blob_of(part)) != wanted.git_blob:
-        got, failure = f"expected the digest {wanted.git_blob} (git's), got {digest}", Failure.WRONG_CONTENT
-    else:
-        return
-    hint = "; what came is a web page" if _is_web_page(part) else ""
-    Note(part).discard()
-    if resumed:
-        raise TransferError(Failure.ENDED_EARLY, f"the continued part came out wrong ({got}{hint}); starting over")
-    raise TransferError(failure, f"{got}{hint}; {part.name} is deleted")
+@contextmanager
+def _named(address: str) -> Iterator[None]:
+    """Turn what requests, huggingface_hub and the disk raise into a DownloadError that names the address."""
+    try:
+        yield
+    except (requests.RequestException, OSError) as error:
+        cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
+        failure = _failure_of(cause)
+        if failure is None:
+            raise
+        raise DownloadError(failure, f"{address}: {failure}, {' '.join(str(cause).split())[:300]}") from error
 
 
-def _is_web_page(part: Path) -> bool:
-    with part.open("rb") as file:
-        head = file.read(256).lstrip().lower()
-    return head.startswith((b"<!doctype html", b"<html"))
-
-
-def _explained(wanted: Wanted, errors: list[tuple[str, TransferError]]) -> DownloadError:
-    tried = "; ".join(f"{address}: {error.failure}, {error}" for address, error in errors)
-    last = next((error for _, error in errors if error.failure is Failure.WRONG_CONTENT), errors[-1][1])
-    kept = _size(part_of(wanted.path))
-    left = f" ({kept:,} bytes are kept)" if kept else ""
-    return DownloadError(
-        last.failure,
-        f"expected an address of {wanted.name} to answer with the recorded file, got from {tried}{left}; "
-        f"{REMEDIES[last.failure]}, {wanted.by_hand}",
-    )
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
+def _failure_of(error: BaseException) -> Failure | None:
+    """The kind of an error; None for one of the program or of a path."""
+    if (response := getattr(error, "response", None)) is not None:
+        code = response.status_code
+        if code in (404, 410):
+            return Failure.NOT_FOUND
+        return Failure.SERVER if code in (408, 416, 425, 429) or code >= 500 else Failure.REFUSED
+    if isinstance(error, requests.exceptions.SSLError):
+        return Failure.NO_TRUST
+    if isinstance(error, requests.Timeout) or "timed out" in str(error):
+        return Failure.SLOW
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return Failure.ENDED_EARLY
+    if isinstance(error, requests.RequestException):
+        return Failure.UNREACHABLE
+    return Failure.NO_ROOM if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) else None

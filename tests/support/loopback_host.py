@@ -9,9 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Host:
     """Serves `files` by path. `script` holds how to answer the next requests; when it is empty it answers well.
 
-    Answers: "ok", "cut N" (closes after N bytes of the body), "stall N" (stops sending after N bytes), "trickle"
-    (a byte every 20 ms), "no range" (sends all of it), "wrong range", "status CODE", "tampered" (right length, wrong
-    bytes), "short" (claims and sends half), "chunked cut", "redirect ADDRESS", "page" (a login page).
+    Answers: "ok", "cut N" (closes after N bytes of the body), "stall N" (stops sending after N bytes), "slow" (waits a
+    quarter of a second first), "no range" (sends all of it), "wrong range", "status CODE", "tampered" (right length,
+    wrong bytes), "short" (claims and sends half), "chunked cut", "redirect ADDRESS", "page" (a login page).
+    HEAD is answered as Hugging Face does, and stands in no script.
     """
 
     def __init__(self):
@@ -40,6 +41,20 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
+    def end_headers(self):
+        self.send_header("Connection", "close")
+        super().end_headers()
+
+    def do_HEAD(self):
+        content = self.host.files.get(self.path)
+        if content is None:
+            return self.send_error(404)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", self.host.etag)
+        self.send_header("X-Repo-Commit", "0123456789abcdef0123456789abcdef01234567")
+        return self.end_headers()
+
     def do_GET(self):
         self.close_connection = True
         self.host.requests.append((self.path, dict(self.headers)))
@@ -59,8 +74,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _start(self, content, how):
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        version = self.headers.get("If-Range")
-        if not asked or how == "no" or (version and version != self.host.etag):
+        if not asked or how == "no":
             return 0
         return int(asked[1]) if int(asked[1]) < len(content) else None
 
@@ -87,17 +101,12 @@ class Handler(BaseHTTPRequestHandler):
         self._body(content[start:], how, value)
 
     def _body(self, body, how, value):
+        if how == "slow":
+            time.sleep(0.25)
         if how in ("cut", "stall"):
             self.wfile.write(body[: int(value)])
             self.wfile.flush()
             if how == "stall":
                 self.host.release.wait(5)
-        elif how == "trickle":
-            for byte in body:
-                if self.host.release.is_set():
-                    return
-                self.wfile.write(bytes([byte]))
-                self.wfile.flush()
-                time.sleep(0.02)
         else:
             self.wfile.write(body)

@@ -13,7 +13,7 @@ import tifffile
 import torch
 from omegaconf import OmegaConf
 
-from models.weights import registry
+from models.weights import catalogue
 from tracks import doctor
 from tracks.checkup import machine
 from tracks.checkup.data import SHOTS, check_counts, examine_data
@@ -446,7 +446,7 @@ def test_damaged_and_missing_weights_are_named(tmp_path, monkeypatch):
         "a: {what: a, file: a.bin, size: 4, sha256: '0', licence: MIT, source: here}\n"
         "b: {what: b, url: 'http://x.invalid/b', sha256: '0', groups: [official], licence: MIT, source: there}\n"
     )
-    monkeypatch.setattr(registry, "CATALOGUE", tmp_path / "catalogue.yaml")
+    monkeypatch.setattr(catalogue, "CATALOGUE", tmp_path / "catalogue.yaml")
     monkeypatch.setenv("VANDKIT_WEIGHTS", str(tmp_path / "none"))
     rows = {row.check: row for row in machine.check_weights([])}
     assert "a: expected" in rows["weights damaged"].seen

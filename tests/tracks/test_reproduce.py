@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from eval.legacy import legacy_pro, legacy_region_f1
 from eval.published.reader import load
-from models.weights.missing import missing_files
+from models.weights.catalogue import missing_files
 from tracks.command.cli import CONF, run_main
 from tracks.comparison.answers import group
 from tracks.comparison.reproduce_compare import compare, summary, to_csv, to_text

@@ -9,8 +9,7 @@ import torch
 
 from models.errors import ModelInputError
 from models.weights.cache import cache_folder, offline_by
-from models.weights.missing import how_to_fetch
-from models.weights.registry import WeightFile, catalogue, copy_elsewhere, verify
+from models.weights.catalogue import WeightFile, catalogue, copy_elsewhere, how_to_fetch, verify
 from tracks.checkup.data import Row
 from tracks.command.names import unknown
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from models.base import FEW_SHOT, ZERO_SHOT
 from models.disk import alone, write_atomically
-from models.weights.registry import catalogue
+from models.weights.catalogue import catalogue
 from tracks.command.cli import EXIT_BAD_INPUT
 from tracks.run.cost import read_cost
 from tracks.run.fingerprint import ROOT, settings_digest

@@ -9,7 +9,7 @@ from models.base import AnomalyModel
 from models.clip_adapter.model import ClipAdapter
 from models.frozen import keep_float32_whole
 from models.tiles import WHOLE, Tiled, check_tiles
-from models.weights.missing import refuse_missing
+from models.weights.catalogue import refuse_missing
 from tracks.errors import TrackInputError
 
 

@@ -460,9 +460,9 @@ def test_files_that_do_not_fit_are_refused(network: GroundingDino, vocabulary: P
 
 def test_what_is_missing_is_named(tmp_path: Path, vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VANDKIT_WEIGHTS", str(tmp_path / "weights"))
-    with pytest.raises(ModelInputError, match=r"weights/bert_base_uncased_vocabulary.txt.*--fetch"):
+    with pytest.raises(ModelInputError, match=r"weights/bert_base_uncased_vocabulary.txt.*make weights"):
         load_grounding_dino()
-    with pytest.raises(ModelInputError, match=r"weights/groundingdino_swint_ogc.pth.*--fetch"):
+    with pytest.raises(ModelInputError, match=r"weights/groundingdino_swint_ogc.pth.*make weights"):
         load_grounding_dino(text_encoder=vocabulary)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelInputError, match=r"empty.vocab.txt.*put the vocab.txt of bert-base-uncased"):

@@ -6,206 +6,197 @@ import random
 import shutil
 from collections import namedtuple
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+from huggingface_hub import constants
 
 from models.disk import SPARE_BYTES
-from models.weights import transfer
-from models.weights.download import Wanted, download, part_of
-from models.weights.failures import REMEDIES, DownloadError, Failure
-from models.weights.transfer import Patience
+from models.weights.digests import Expected
+from models.weights.download import REMEDIES, DownloadError, Failure, Wanted, arrived_bytes, download
 from tests.support.loopback_host import Host
 
 CONTENT = random.Random(0).randbytes(5000)
 OTHER = random.Random(1).randbytes(5000)
-QUICK = Patience(timeout_s=0.4, tries=3, first_wait_s=0.01, longest_wait_s=0.02)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
 VARIABLES = ("VANDKIT_OFFLINE", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
+HUB = "https://huggingface.co/timm/net/resolve/main/sub/model.safetensors"
 
 
 @pytest.fixture
-def host(monkeypatch):
+def host(monkeypatch, tmp_path):
     for variable in VARIABLES:
         monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("VANDKIT_WEIGHTS", str(tmp_path / "records"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setattr("huggingface_hub.file_download.time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100)
     host = Host()
     host.files["/net.pt"] = CONTENT
+    host.files["/timm/net/resolve/main/sub/model.safetensors"] = CONTENT
     yield host
     host.close()
 
 
 @pytest.fixture
 def wanted(host, tmp_path):
-    digest = hashlib.sha256(CONTENT).hexdigest()
-    return Wanted("net", (f"{host.address}/net.pt",), tmp_path / "shelf/net.pt", len(CONTENT), digest)
+    place = tmp_path / "shelf/net.pt"
+    return Wanted("net", (f"{host.address}/net.pt",), place, Expected(len(CONTENT), SHA256))
 
 
-def fails(wanted, failure, patience=QUICK):
+@pytest.fixture
+def on_hub(host, wanted, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", host.address + "/")
+    return replace(wanted, addresses=(HUB,))
+
+
+def part_of(wanted):
+    return wanted.path.with_name("net.pt.part")
+
+
+def fails(wanted, failure):
     with pytest.raises(DownloadError) as caught:
-        download(wanted, patience, show=False)
+        download(wanted)
     assert caught.value.failure is failure
     message = str(caught.value)
     assert str(failure) in message or failure is Failure.OFFLINE
     assert REMEDIES[failure] in message
-    assert f"or put the file at {wanted.path} by hand (5,000 bytes, sha256 {wanted.sha256})" in message
+    assert f"or put the file at {wanted.path} by hand (5,000 bytes, sha256 {SHA256})" in message
     assert not wanted.path.exists()
     return message
 
 
-def test_a_file_is_fetched_whole_and_nothing_else_is_left(host, wanted):
-    assert download(wanted, QUICK) == wanted.path
+@pytest.mark.parametrize("where", ["wanted", "on_hub"])
+def test_a_file_is_fetched_whole_and_nothing_else_is_left(host, where, request):
+    wanted = request.getfixturevalue(where)
+    assert download(wanted) == wanted.path
     assert wanted.path.read_bytes() == CONTENT
     assert [path.name for path in wanted.path.parent.iterdir()] == ["net.pt"]
-    download(wanted, QUICK)
+    download(wanted)
     assert len(host.requests) == 1
 
 
 @pytest.mark.parametrize("cut", ["cut 3000", "chunked cut"])
 def test_an_interrupted_download_continues_by_itself(host, wanted, cut):
     host.script = [cut]
-    download(wanted, QUICK)
+    download(wanted)
     assert wanted.path.read_bytes() == CONTENT
     assert host.ranges() == [None, "bytes=3000-" if cut == "cut 3000" else "bytes=100-"]
 
 
-def test_an_interrupted_download_is_kept_and_the_next_run_continues_it(host, wanted):
-    host.script = ["cut 1000"] * 3
-    message = fails(wanted, Failure.ENDED_EARLY)
-    assert "of 5,000 bytes arrived (3,000 bytes are kept)" in message
-    assert part_of(wanted.path).read_bytes() == CONTENT[:3000]
-    download(wanted, QUICK)
+@pytest.mark.parametrize("where", ["wanted", "on_hub"])
+def test_an_interrupted_download_is_kept_and_the_next_run_continues_it(host, where, request, monkeypatch):
+    wanted = request.getfixturevalue(where)
+    monkeypatch.setattr("models.weights.download.TRIES", 1)
+    host.script = ["cut 1000", "cut 0"]
+    assert "(1,000 bytes are kept)" in fails(wanted, Failure.ENDED_EARLY)
+    assert arrived_bytes(wanted.path) == 1000
+    host.script = []
+    download(wanted)
     assert wanted.path.read_bytes() == CONTENT
-    assert host.ranges() == [None, "bytes=1000-", "bytes=2000-", "bytes=3000-"]
-    assert [headers.get("If-Range") for _, headers in host.requests] == [None, *['"one"'] * 3]
+    assert host.ranges()[-1] == "bytes=1000-"
 
 
-def test_a_killed_process_leaves_a_part_that_is_continued(host, wanted):
+def test_a_killed_process_leaves_a_part_that_is_continued(host, wanted, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 20)
     host.script = ["stall 2000"]
-    process = multiprocessing.get_context("fork").Process(target=download, args=(wanted, replace(QUICK, timeout_s=20)))
+    process = multiprocessing.get_context("fork").Process(target=download, args=(wanted,))
     process.start()
-    part = part_of(wanted.path)
-    while not part.is_file() or part.stat().st_size < 2000:
+    while not host.requests:
         process.join(0.01)
-        assert process.is_alive()
+    process.join(0.1)
+    assert process.is_alive()
     process.kill()
     process.join()
-    assert part.read_bytes() == CONTENT[:2000]
-    download(wanted, QUICK)
+    download(wanted)
     assert wanted.path.read_bytes() == CONTENT
-    assert host.ranges() == [None, "bytes=2000-"]
 
 
-def test_a_range_that_the_host_ignores_starts_over(host, wanted):
-    host.script = ["cut 3000", "no range"]
-    download(wanted, QUICK)
-    assert wanted.path.read_bytes() == CONTENT
-    assert host.ranges() == [None, "bytes=3000-"]
-
-
-@pytest.mark.parametrize("answer", ["wrong range", "status 416"])
-def test_a_range_that_does_not_fit_starts_over(host, wanted, answer):
+@pytest.mark.parametrize("answer", ["no range", "wrong range"])
+def test_a_range_that_the_host_does_not_keep_to_starts_over(host, wanted, answer):
     host.script = ["cut 3000", answer]
-    download(wanted, QUICK)
+    download(wanted)
     assert wanted.path.read_bytes() == CONTENT
-    assert host.ranges() == [None, "bytes=3000-", None]
 
 
-def test_a_file_that_changed_meanwhile_comes_whole(host, wanted):
-    host.script = ["cut 3000"] * 3
-    blind = replace(wanted, sha256=None)
-    with pytest.raises(DownloadError):
-        download(blind, replace(QUICK, tries=1))
-    host.script, host.etag, host.files["/net.pt"] = [], '"two"', OTHER
-    download(blind, QUICK)
-    assert wanted.path.read_bytes() == OTHER
-
-
-def test_without_a_digest_nothing_is_pieced_together_from_unmarked_versions(host, wanted):
-    host.etag, host.script = "", ["cut 3000"]
-    download(replace(wanted, sha256=None), QUICK)
-    assert wanted.path.read_bytes() == CONTENT
-    assert host.ranges() == [None, None]
-
-
-def test_a_part_of_other_content_is_found_out_and_fetched_anew(host, wanted):
+@pytest.mark.parametrize("held", [CONTENT, CONTENT + b"more", OTHER[:4000], OTHER])
+def test_a_part_that_lies_there_is_continued_or_found_out(host, wanted, held):
     wanted.path.parent.mkdir()
-    part_of(wanted.path).write_bytes(OTHER[:4000])
-    download(wanted, QUICK)
+    part_of(wanted).write_bytes(held)
+    download(wanted)
     assert wanted.path.read_bytes() == CONTENT
-    assert host.ranges() == ["bytes=4000-", None]
+    assert not part_of(wanted).exists()
+    assert bool(host.requests) == (held != CONTENT)
 
 
-@pytest.mark.parametrize("held", [CONTENT, CONTENT + b"more"])
-def test_a_part_of_full_size_needs_no_or_a_new_download(host, wanted, held):
+def test_without_a_digest_nothing_is_pieced_together(host, wanted):
     wanted.path.parent.mkdir()
-    part_of(wanted.path).write_bytes(held)
-    download(wanted, QUICK)
+    part_of(wanted).write_bytes(OTHER[:4000])
+    download(replace(wanted, expected=Expected()))
     assert wanted.path.read_bytes() == CONTENT
-    assert len(host.requests) == (0 if held == CONTENT else 1)
+    assert host.ranges() == [None]
 
 
-def test_tampered_content_is_refused_deleted_and_named(host, wanted):
+@pytest.mark.parametrize("where", ["wanted", "on_hub"])
+def test_tampered_content_is_refused_deleted_and_named(host, where, request):
+    wanted = request.getfixturevalue(where)
     host.script = ["tampered"] * 9
     message = fails(wanted, Failure.WRONG_CONTENT)
-    assert f"expected the digest {wanted.sha256}, got " in message
-    assert "net.pt.part is deleted" in message
+    assert f"expected the digest {SHA256}, got " in message
+    assert message.count("deleted") == 1
     assert list(wanted.path.parent.iterdir()) == []
     assert len(host.requests) == 1, "asking again would bring the same"
 
 
 def test_a_git_digest_is_enforced_too(host, wanted):
     blob = hashlib.sha1(b"blob 5000\0" + CONTENT).hexdigest()
-    marked = replace(wanted, sha256=None, git_blob=blob)
+    marked = replace(wanted, expected=Expected(git_blob=blob))
     host.script = ["tampered"]
     with pytest.raises(DownloadError, match=f"digest {blob}"):
-        download(marked, QUICK)
-    assert download(marked, QUICK).read_bytes() == CONTENT
-
-
-def test_a_login_page_in_place_of_the_file_is_named(host, wanted):
-    host.script = ["page"]
-    assert "what came is a web page" in fails(wanted, Failure.WRONG_CONTENT)
-
-
-def test_a_file_truncated_at_the_host_is_refused_before_it_is_fetched(host, wanted):
-    host.script = ["short"]
-    assert "expected 5,000 bytes, the host offers 2,500" in fails(wanted, Failure.WRONG_SIZE)
+        download(marked)
+    assert download(marked).read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(
-    ("status", "failure", "requests"),
-    [(404, Failure.NOT_FOUND, 1), (410, Failure.NOT_FOUND, 1), (401, Failure.REFUSED, 1), (403, Failure.REFUSED, 1),
-     (500, Failure.SERVER, 3), (503, Failure.SERVER, 3), (429, Failure.SERVER, 3)],
+    ("answer", "said"),
+    [("page", "what came is a web page"), ("short", "expected 5,000 bytes, got 2,500: the file is truncated")],
+)
+def test_another_file_than_recorded_is_named(host, wanted, answer, said):
+    host.script = [answer]
+    assert said in fails(wanted, Failure.WRONG_CONTENT)
+
+
+@pytest.mark.parametrize(
+    ("status", "failure"),
+    [(404, Failure.NOT_FOUND), (410, Failure.NOT_FOUND), (401, Failure.REFUSED), (403, Failure.REFUSED),
+     (500, Failure.SERVER), (503, Failure.SERVER), (429, Failure.SERVER)],
 )  # fmt: skip
-def test_each_status_has_its_name_and_only_passing_ones_are_tried_again(host, wanted, status, failure, requests):
+def test_each_status_has_its_name_and_only_passing_ones_are_tried_again(host, wanted, status, failure):
     host.script = [f"status {status}"] * 9
-    assert f"HTTP {status}" in fails(wanted, failure)
-    assert len(host.requests) == requests
+    assert str(status) in fails(wanted, failure)
+    assert (len(host.requests) > 1) == (status in (500, 503))
 
 
-def test_a_host_that_stalls_is_given_up_after_the_time_out(host, wanted):
-    host.script = ["stall 100"] * 3
-    message = fails(wanted, Failure.SLOW, replace(QUICK, timeout_s=0.1))
-    assert "nothing arrived for the whole time-out (300 bytes are kept)" in message
+def test_what_the_hub_has_not_is_not_found(host, on_hub):
+    host.files.clear()
+    fails(on_hub, Failure.NOT_FOUND)
 
 
-def test_a_host_that_trickles_is_given_up_too(host, wanted):
-    host.script = ["trickle"] * 2
-    slow = replace(QUICK, tries=2, least_speed=10_000, speed_window_s=0.15)
-    assert "bytes a second over" in fails(wanted, Failure.SLOW, slow)
+def test_a_host_that_stalls_is_given_up_after_the_time_out(host, wanted, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.05)
+    host.script = ["stall 100", *["stall 0"] * 40]
+    assert "bytes are kept" in fails(wanted, Failure.SLOW)
 
 
-def test_progress_begins_the_count_of_tries_anew(host, wanted, monkeypatch):
-    monkeypatch.setattr("models.weights.download.PROGRESS_BYTES", 500)
-    host.script = ["cut 900"] * 5
-    download(wanted, replace(QUICK, tries=2))
-    assert wanted.path.read_bytes() == CONTENT
-
-
-def test_mirrors_are_tried_in_turn_and_continue_what_has_arrived(host, wanted):
+def test_mirrors_are_tried_in_turn_and_continue_what_has_arrived(host, wanted, monkeypatch):
+    monkeypatch.setattr("models.weights.download.TRIES", 1)
     mirror = Host()
     mirror.files["/copy"] = CONTENT
     host.script = ["cut 1000", "status 404"]
     try:
-        download(replace(wanted, addresses=(*wanted.addresses, f"{mirror.address}/copy")), QUICK)
+        download(replace(wanted, addresses=(*wanted.addresses, f"{mirror.address}/copy")))
         assert wanted.path.read_bytes() == CONTENT
         assert mirror.ranges() == ["bytes=1000-"]
     finally:
@@ -217,12 +208,14 @@ def test_when_all_mirrors_fail_each_is_named(host, wanted):
     host.script = ["tampered"]
     message = fails(replace(wanted, addresses=addresses), Failure.WRONG_CONTENT)
     assert all(address in message for address in addresses)
-    assert "not found, HTTP 404" in message
+    assert "not found, 404" in message
     assert "unreachable, " in message
 
 
-def test_a_host_that_is_not_there_is_unreachable(host, wanted):
-    fails(replace(wanted, addresses=("http://127.0.0.1:9/closed",)), Failure.UNREACHABLE)
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/closed", HUB])
+def test_a_host_that_is_not_there_is_unreachable(host, wanted, address, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    fails(replace(wanted, addresses=(address,)), Failure.UNREACHABLE)
 
 
 @pytest.mark.parametrize("variable", ["VANDKIT_OFFLINE", "HF_HUB_OFFLINE"])
@@ -231,7 +224,7 @@ def test_offline_forbids_every_request(host, wanted, monkeypatch, variable):
     assert f"got {variable}=1, which forbids downloads" in fails(wanted, Failure.OFFLINE)
     assert not host.requests
     monkeypatch.setenv(variable, "0")
-    download(wanted, QUICK)
+    download(wanted)
 
 
 Usage = namedtuple("Usage", "total used free")
@@ -242,48 +235,36 @@ def test_room_is_asked_for_before_anything_is_fetched(host, wanted, monkeypatch)
     assert "GB free in" in fails(wanted, Failure.NO_ROOM)
     assert not host.requests
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, SPARE_BYTES + 5000))
-    download(wanted, QUICK)
+    download(wanted)
 
 
-def test_room_is_asked_for_by_what_the_host_says_where_the_size_is_not_known(host, wanted, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, SPARE_BYTES + 4999))
-    with pytest.raises(DownloadError, match="no room"):
-        download(replace(wanted, size=None), QUICK)
-    assert not part_of(wanted.path).exists()
+def test_a_disk_that_fills_up_meanwhile_is_no_room(host, wanted, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("models.weights.download.http_get", full)
+    fails(wanted, Failure.NO_ROOM)
 
 
 def test_the_proxy_of_the_environment_is_asked(host, wanted, monkeypatch):
     monkeypatch.setenv("http_proxy", host.address)
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
-    download(replace(wanted, addresses=("http://weights.invalid/net.pt",)), QUICK)
+    download(replace(wanted, addresses=("http://weights.invalid/net.pt",)))
     assert host.requests[0][0] == "http://weights.invalid/net.pt"
 
 
-def test_a_mirror_of_hugging_face_answers_in_its_place(host, wanted, monkeypatch):
-    host.files["/timm/net/resolve/main/model.safetensors"] = CONTENT
-    monkeypatch.setenv("HF_ENDPOINT", host.address + "/")
-    address = "https://huggingface.co/timm/net/resolve/main/model.safetensors"
-    assert download(replace(wanted, addresses=(address,)), QUICK).read_bytes() == CONTENT
-
-
-def test_redirects_are_followed_but_never_from_https_to_http(host, wanted):
+def test_redirects_are_followed(host, wanted):
     host.files["/moved"] = b""
     host.script = [f"redirect {host.address}/net.pt"]
-    download(replace(wanted, addresses=(f"{host.address}/moved",)), QUICK)
+    download(replace(wanted, addresses=(f"{host.address}/moved",)))
     assert wanted.path.read_bytes() == CONTENT
-    request = transfer.urllib.request.Request("https://safe.invalid/x")
-    with pytest.raises(transfer.TransferError, match="from https to http"):
-        transfer._SafeRedirects().redirect_request(request, None, 302, "", {}, "http://unsafe.invalid/x")
 
 
 def test_two_processes_fetch_one_file_once(host, wanted):
     start = multiprocessing.get_context("fork")
-    host.script = ["trickle"]
-    short = CONTENT[:20]
-    host.files["/net.pt"] = short
-    small = replace(wanted, size=20, sha256=hashlib.sha256(short).hexdigest())
-    both = [start.Process(target=download, args=(small, replace(QUICK, timeout_s=5), False)) for _ in range(2)]
+    host.script = ["slow"]
+    both = [start.Process(target=download, args=(wanted,)) for _ in range(2)]
     for process in both:
         process.start()
     for process in both:

@@ -21,7 +21,7 @@ from models.frozen import random_seed, seeded
 from models.saa.generator.grounding_dino.generator import GroundingDinoGenerator
 from models.saa.generator.grounding_dino.inputs import CaptionReader, load_reader, spelling_reader
 from models.saa.generator.grounding_dino.network import GroundingDino
-from models.weights.registry import catalogue, find_weights, weights_path
+from models.weights.catalogue import catalogue, find_weights, weights_path
 from models.weights.state import read_state
 
 IGNORED = ("label_enc.", "bert.pooler.", "bert.embeddings.position_ids")

@@ -20,7 +20,7 @@ from models.frozen import Frozen, autocast, check_precision, random_seed, seeded
 from models.images import check_image
 from models.saa.refiner.base import check_boxes
 from models.saa.refiner.sam.network import BoxDecoder, SharedTokens, encode_image
-from models.weights.registry import find_weights
+from models.weights.catalogue import find_weights
 from models.weights.state import read_state
 
 NAMES = ("vit_b", "vit_l", "vit_h")

@@ -1,4 +1,4 @@
-"""`python -m models.weights`: groups, states, digests learnt on first use, caches of our own and of Hugging Face."""
+"""`python -m models.weights`: groups, states, digests trusted on first use, caches of our own and of Hugging Face."""
 
 import ast
 import hashlib
@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -17,11 +18,9 @@ from omegaconf import OmegaConf
 
 from models.errors import ModelInputError
 from models.weights import __main__ as command
-from models.weights import cache, registry
-from models.weights.download import part_of
-from models.weights.failures import DownloadError, Failure
-from models.weights.learnt import forget, learnt_file, recall
-from models.weights.transfer import Patience
+from models.weights import cache, catalogue
+from models.weights.digests import TRUSTED, forget, trusted
+from models.weights.download import DownloadError, Failure
 from tests.support.loopback_host import Host
 from tracks.command.config import TrackConfig  # noqa: F401  (registers the schema)
 from tracks.command.variants import variants
@@ -31,7 +30,6 @@ CONF = ROOT / "conf"
 NET, WORDS = random.Random(0).randbytes(4000), b"[PAD]\n[UNK]\n" * 20
 HUB = "https://huggingface.co/timm/net.tag/resolve/main/model.safetensors"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-QUICK = Patience(timeout_s=0.3, tries=1, first_wait_s=0.01)
 
 
 @pytest.fixture
@@ -41,7 +39,12 @@ def host(tmp_path, monkeypatch):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("VANDKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    for module in ("utils._http", "file_download"):
+        monkeypatch.setattr(f"huggingface_hub.{module}.time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100)
+    monkeypatch.setattr("models.weights.download.TRIES", 1)
     host = Host()
+    monkeypatch.setenv("HF_ENDPOINT", host.address)  # which has nothing of the hub
     host.files.update({"/net.pt": NET, "/words.txt": WORDS})
     fields = {"licence": "MIT", "source": "there", "groups": ["official"]}
     known = {"size": len(NET), "sha256": hashlib.sha256(NET).hexdigest()}
@@ -52,7 +55,7 @@ def host(tmp_path, monkeypatch):
         "ours": {"what": "ships", "file": "ours.safetensors", "licence": "MIT", "source": "here"},
     }
     (tmp_path / "catalogue.yaml").write_text(yaml.safe_dump(entries))
-    monkeypatch.setattr(registry, "CATALOGUE", tmp_path / "catalogue.yaml")
+    monkeypatch.setattr(catalogue, "CATALOGUE", tmp_path / "catalogue.yaml")
     yield host
     host.close()
 
@@ -71,7 +74,7 @@ def test_a_group_is_fetched_and_a_second_time_nothing_is(host, tmp_path, capsys)
     plant_on_hub(tmp_path, NET)
     assert command.main(["official"]) == 0
     assert {path.name for path in (tmp_path / "cache/weights").iterdir()} == {
-        "net.pt", "words.txt", learnt_file().name, "verified.json"
+        "net.pt", "words.txt", TRUSTED, "verified.json"
     }  # fmt: skip
     asked = len(host.requests)
     assert command.main(["net", "official"]) == 0
@@ -87,57 +90,54 @@ def test_what_fails_is_named_and_the_rest_is_fetched(host, tmp_path, capsys):
     assert "error: net: expected an address of net" in output.err
     assert "not found" in output.err
     assert "words: " in output.out
-    assert registry.weights_path("words").read_bytes() == WORDS
+    assert catalogue.weights_path("words").read_bytes() == WORDS
 
 
-def test_a_digest_is_learnt_on_first_use_and_enforced_later(host, tmp_path):
-    path = registry.fetch("words")
-    learnt = recall("words")
-    assert learnt is not None
-    assert (learnt.size, learnt.sha256) == (len(WORDS), hashlib.sha256(WORDS).hexdigest())
+def test_a_digest_is_trusted_on_first_use_and_enforced_later(host, tmp_path):
+    path = catalogue.fetch("words")
+    first = trusted("words")
+    assert first is not None
+    assert (first.size, first.sha256) == (len(WORDS), hashlib.sha256(WORDS).hexdigest())
     path.write_bytes(WORDS.upper().replace(b"PAD", b"BAD"))
-    with pytest.raises(ModelInputError, match=f"digest {learnt.sha256}, got .* delete .*words.txt and fetch it"):
-        registry.weights_path("words")
+    with pytest.raises(ModelInputError, match=f"digest {first.sha256}, got .* delete .*words.txt and fetch it"):
+        catalogue.weights_path("words")
     path.unlink()
     host.files["/words.txt"] = WORDS[::-1]
     with pytest.raises(DownloadError) as caught:
-        registry.fetch("words", QUICK)
+        catalogue.fetch("words")
     assert caught.value.failure is Failure.WRONG_CONTENT
     assert forget("words")
-    assert registry.fetch("words", QUICK).read_bytes() == WORDS[::-1]
+    assert catalogue.fetch("words").read_bytes() == WORDS[::-1]
     assert not forget("net")
 
 
-def test_a_record_of_learnt_digests_that_is_broken_is_an_error(host):
-    learnt_file().parent.mkdir(parents=True)
-    learnt_file().write_text('{"words": {"size": 1}}')
+def test_a_record_of_trusted_digests_that_is_broken_is_an_error(host):
+    (cache.weights_folder() / TRUSTED).parent.mkdir(parents=True)
+    (cache.weights_folder() / TRUSTED).write_text('{"words": {"size": 1}}')
     with pytest.raises(ModelInputError, match=r"learnt_digests\.json .*lacks size or sha256; delete it"):
-        registry.fetch("words")
+        catalogue.fetch("words")
 
 
 @pytest.mark.parametrize("revision", ["main", "v1"])
 def test_hugging_faces_own_cache_is_used_where_the_file_is_there(host, tmp_path, revision, monkeypatch):
     if revision != "main":
-        text = registry.CATALOGUE.read_text().replace("resolve/main", f"resolve/{revision}")
-        registry.CATALOGUE.write_text(text)
+        text = catalogue.CATALOGUE.read_text().replace("resolve/main", f"resolve/{revision}")
+        catalogue.CATALOGUE.write_text(text)
     file = plant_on_hub(tmp_path, NET, revision)
     monkeypatch.setenv("VANDKIT_OFFLINE", "1")
-    assert registry.weights_path("hub") == registry.fetch("hub") == file
+    assert catalogue.weights_path("hub") == catalogue.fetch("hub") == file
     assert not host.requests
 
 
 def test_a_damaged_copy_in_hugging_faces_cache_is_passed_over(host, tmp_path, caplog):
     plant_on_hub(tmp_path, NET[::-1])
     with pytest.raises(ModelInputError, match="found no file"):
-        registry.weights_path("hub")
+        catalogue.weights_path("hub")
     assert "passed over" in caplog.text
-    assert registry.fetch("hub", QUICK).read_bytes() == NET
+    assert catalogue.fetch("hub").read_bytes() == NET
 
 
-def test_hugging_faces_cache_is_where_its_variables_say(tmp_path, monkeypatch):
-    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
-    monkeypatch.delenv("HUGGINGFACE_HUB_CACHE", raising=False)
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
+def test_only_files_of_models_are_looked_for_in_hugging_faces_cache(host, tmp_path):
     file = plant_on_hub(tmp_path, NET)
     assert cache.hugging_face_copy(HUB) == file
     for address in (HUB + "x", "https://huggingface.co/spaces/a/b/resolve/main/f", "https://example.org/net.pt"):
@@ -163,8 +163,8 @@ def test_the_cache_is_where_the_system_keeps_caches_or_where_the_user_says(platf
 
 
 def test_the_listing_says_how_each_file_stands(host, tmp_path, capsys):
-    registry.fetch("net")
-    registry.fetch("words")
+    catalogue.fetch("net")
+    catalogue.fetch("words")
     (tmp_path / "cache/weights/words.txt").write_bytes(b"broken")
     assert command.main([]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
@@ -199,15 +199,7 @@ def test_room_for_all_that_is_missing_is_asked_first(host, monkeypatch, capsys):
 def test_offline_the_remedy_names_the_place(host, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(DownloadError, match=r"HF_HUB_OFFLINE=1, which forbids downloads.*net\.pt by hand"):
-        registry.fetch("net")
-
-
-def test_a_broken_fetch_keeps_the_part(host):
-    host.script = ["cut 1500"]
-    with pytest.raises(DownloadError, match="1,500 bytes are kept"):
-        registry.fetch("net", QUICK)
-    assert part_of(registry.catalogue()["net"].path).stat().st_size == 1500
-    assert registry.fetch("net", QUICK).read_bytes() == NET
+        catalogue.fetch("net")
 
 
 @pytest.mark.parametrize(("value", "forbidden"), [("1", "True"), ("0", "False")])
@@ -223,19 +215,19 @@ def test_the_official_group_is_what_the_published_set_ups_use_and_nothing_else()
         names = [name for group, name, _ in variants() if group == "experiment"]
         composed = [compose("zero_shot", [f"experiment={name}", "data.root=/nowhere"]).model for name in names]
     texts = "".join(OmegaConf.to_yaml(model, resolve=True) for model in composed)
-    entries = registry.catalogue().values()
+    entries = catalogue.catalogue().values()
     used = {entry.name for entry in entries if entry.url and re.search(rf": {entry.name}$", texts, re.MULTILINE)}
     assert used == {entry.name for entry in entries if "official" in entry.groups}
     assert {"sam_vit_h", "openai_vitl14_336", "april_gan_visa", "clipseg_rd64_refined"} <= used
     assert not {"sam_vit_b", "sam_vit_l", "bert_base_uncased"} & used
 
 
-def test_files_of_groups_have_safe_addresses_and_a_digest_or_are_learnt():
-    entries = [entry for entry in registry.catalogue().values() if entry.groups]
+def test_files_of_groups_have_safe_addresses_and_a_digest_or_are_trusted_on_first_use():
+    entries = [entry for entry in catalogue.catalogue().values() if entry.groups]
     for entry in entries:
         assert all(address.startswith("https://") for address in entry.addresses)
-        learnt = entry.name == "clipseg_rd64_refined"
-        assert learnt or entry.git_blob or (entry.size and len(str(entry.sha256)) == 64)
+        first = entry.name == "clipseg_rd64_refined"
+        assert first or entry.git_blob or (entry.size and len(str(entry.sha256)) == 64)
 
 
 def test_the_module_runs_as_a_command(tmp_path):
@@ -265,8 +257,8 @@ def test_no_file_is_unpickled():
     assert calls >= 3
 
 
-def test_the_learnt_record_is_plain_json(host):
-    registry.fetch("words")
-    assert json.loads(learnt_file().read_text()) == {
+def test_the_record_of_trusted_digests_is_plain_json(host):
+    catalogue.fetch("words")
+    assert json.loads((cache.weights_folder() / TRUSTED).read_text()) == {
         "words": {"size": len(WORDS), "sha256": hashlib.sha256(WORDS).hexdigest()}
     }

@@ -1,15 +1,13 @@
-"""Weight files by name: what they are, where they lie, and that they are what they should be.
+"""Weight files by name: what they are, where they lie, that they are as recorded, and what fetches the missing ones.
 
-`python -m models.weights` lists and fetches them; `python -m models.weights.registry --record tiny`, after retraining,
-notes the new size and sha256 of the shipped files so named.
+`python -m models.weights` (make weights) lists, fetches, checks and records them.
 """
 
-import argparse
 import logging
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +16,12 @@ import yaml
 from models.disk import write_atomically
 from models.errors import ModelInputError, closest_name, hint
 from models.weights.cache import hugging_face_copy, weights_folder
-from models.weights.digest import git_blob_of, sha256_of
+from models.weights.digests import Expected, digest_of, remember, trust, trusted
 from models.weights.download import Wanted, download
-from models.weights.learnt import learn, recall
-from models.weights.transfer import Patience
-from models.weights.verified import is_verified, remember
 
 log = logging.getLogger(__name__)
 
 CATALOGUE = Path(__file__).with_name("catalogue.yaml")
-_verified: set[tuple[str, int, int, str]] = set()
-"""Of this process; `models.weights.verified` remembers fetched files for longer."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +57,10 @@ class WeightFile:
         return (self.url, *self.mirrors) if self.url else ()
 
     @property
-    def known(self) -> "WeightFile":
-        """The entry with the size and sha256 learnt on first use, where the catalogue has no digest."""
-        learnt = None if self.file or self.sha256 or self.git_blob else recall(self.name)
-        return replace(self, size=learnt.size, sha256=learnt.sha256) if learnt else self
+    def expected(self) -> Expected:
+        """What is recorded of the content, or trusted since its first use where the catalogue has no digest."""
+        first = None if self.file or self.sha256 or self.git_blob else trusted(self.name)
+        return first or Expected(self.size, self.sha256, self.git_blob)
 
 
 def catalogue() -> dict[str, WeightFile]:
@@ -129,7 +122,7 @@ def find_weights(name_or_path: str | os.PathLike[str]) -> Path:
     )
 
 
-def fetch(name: str, patience: Patience | None = None, show: bool = False) -> Path:
+def fetch(name: str) -> Path:
     """Download the file of a catalogue entry into the folder of fetched files, verify it, return its path.
 
     Nothing is fetched that is here already, also in Hugging Face's cache.
@@ -147,10 +140,38 @@ def fetch(name: str, patience: Patience | None = None, show: bool = False) -> Pa
         )
     if not entry.path.is_file() and (copy := copy_elsewhere(entry)):
         return copy
-    known = entry.known
-    download(Wanted(name, entry.addresses, entry.path, known.size, known.sha256, known.git_blob), patience, show)
+    download(Wanted(name, entry.addresses, entry.path, entry.expected))
     verify(entry, entry.path)
     return entry.path
+
+
+def verify(entry: WeightFile, path: Path, again: bool = False) -> None:
+    """Compare size and digest with the entry, once per state of the file; trust on first use what nobody has published.
+
+    What was verified is remembered, also for later processes if it was fetched; `again` hashes it all the same.
+    Configurations (.json) have no digest.
+
+    Raises:
+        ModelInputError: another size or content than recorded, or a shipped file that was never recorded.
+    """
+    if path.suffix == ".json":
+        return
+    expected = entry.expected
+    if not expected.digest and entry.file:
+        raise ModelInputError(
+            f"expected a sha256 for {entry.name!r} in {CATALOGUE}, found none, so {path} cannot be verified; record "
+            f"it with `python -m models.weights --record {entry.name}`, or name the file by its path"
+        )
+    if not expected.digest:
+        expected = trust(entry.name, path)
+        log.warning("%s: no sha256 is published; %s is trusted on first use", entry.name, expected.sha256)
+    if wrong := expected.difference(path, again):
+        raise ModelInputError(
+            f"expected {path} ({entry.name!r} of the weights catalogue) to have {wrong[0]}, got {wrong[1]}; "
+            f"{_remedy(entry, path)}"
+        )
+    if entry.url:
+        remember(path, expected.digest)
 
 
 def record(prefix: str) -> list[str]:
@@ -164,7 +185,7 @@ def record(prefix: str) -> list[str]:
     for entry in entries:
         if not entry.path.is_file():
             raise ModelInputError(f"expected {entry.path} to record it, found no file; write it first")
-        text = _with_values(text, entry.name, entry.path.stat().st_size, _sha256(entry.path))
+        text = _with_values(text, entry.name, entry.path.stat().st_size, digest_of(entry.path))
     write_atomically(CATALOGUE, text)
     return [entry.name for entry in entries]
 
@@ -179,88 +200,63 @@ def _with_values(text: str, name: str, size: int, sha256: str) -> str:
     return block.sub(fill, text, count=1)
 
 
-def verify(entry: WeightFile, path: Path, again: bool = False) -> None:
-    """Compare size and digest with the entry, once per state of the file; learn what nobody has published.
+def missing_files(config: Any) -> list[WeightFile]:
+    """The fetched files of the catalogue that a plain container names anywhere in it and that are not here."""
+    entries = catalogue()
+    named = [entries[text] for text in dict.fromkeys(_texts(config)) if text in entries]
+    return [entry for entry in named if entry.url and not entry.path.is_file() and not copy_elsewhere(entry)]
 
-    What was verified is remembered, also for later processes if it was fetched; `again` hashes it all the same.
-    Configurations (.json) have no digest.
+
+def refuse_missing(config: Any) -> None:
+    """Say of all missing files at once where they were looked for and what fetches them.
 
     Raises:
-        ModelInputError: another size or content than recorded, or a shipped file that was never recorded.
+        ModelInputError: at least one is missing.
     """
-    if path.suffix == ".json":
+    missing = missing_files(config)
+    if not missing:
         return
-    if not (entry.file or entry.sha256 or entry.git_blob or recall(entry.name)):
-        learnt = learn(entry.name, path)
-        log.warning("%s: no sha256 is published; learnt %s from %s", entry.name, learnt.sha256, path)
-    entry = entry.known
-    status = path.stat()
-    digest = entry.sha256 or entry.git_blob or ""
-    key = (str(path), status.st_mtime_ns, status.st_size, digest)
-    if not again and (key in _verified or (entry.url and digest and is_verified(path, digest))):
-        return
-    if not digest:
-        raise ModelInputError(
-            f"expected a sha256 for {entry.name!r} in {CATALOGUE}, found none, so {path} cannot be verified; record "
-            f"it with `python -m models.weights.registry --record {entry.name}`, or name the file by its path"
-        )
-    if entry.size is not None and status.st_size != entry.size:
-        kind = "is truncated" if status.st_size < entry.size else "was replaced"
-        raise ModelInputError(
-            f"expected {path} ({entry.name!r} of the weights catalogue) to have {entry.size:,} bytes, got "
-            f"{status.st_size:,}: the file {kind}; {_remedy(entry, path)}"
-        )
-    expected, got = (entry.sha256, _sha256(path)) if entry.sha256 else (entry.git_blob, git_blob_of(path))
-    if got != expected:
-        raise ModelInputError(
-            f"expected {path} ({entry.name!r} of the weights catalogue) to have the digest {expected}, got {got}: the "
-            f"content was changed or damaged; {_remedy(entry, path)}"
-        )
-    _verified.add(key)
-    if entry.url:
-        remember(path, digest)
+    names, folder = ", ".join(entry.name for entry in missing), missing[0].path.parent
+    gigabytes = sum(entry.size or 0 for entry in missing) / 1e9
+    raise ModelInputError(
+        f"expected the weights {names} in {folder}, found no such file{'s' if len(missing) > 1 else ''}; "
+        f"{how_to_fetch(missing)} ({gigabytes:.2f} GB), or name files of your own"
+    )
+
+
+def how_to_fetch(missing: Sequence[WeightFile]) -> str:
+    """The command that fetches some files: by the smallest group that has them all, if there are several."""
+    names = {entry.name for entry in missing}
+    groups: dict[str, set[str]] = {}
+    for entry in catalogue().values():
+        for group in entry.groups:
+            groups.setdefault(group, set()).add(entry.name)
+    fitting = [group for group, members in groups.items() if names <= members]
+    if len(names) > 1 and fitting:
+        return f"`make weights WEIGHTS={min(fitting, key=lambda group: len(groups[group]))}` fetches them"
+    if len(names) == 1:
+        return f"`make weights WEIGHTS={missing[0].name}` fetches it"
+    return f'`make weights WEIGHTS="{" ".join(entry.name for entry in missing)}"` fetches them'
+
+
+def _texts(node: Any) -> Iterator[str]:
+    """Every string below a plain container."""
+    if isinstance(node, str):
+        yield node
+    for child in node.values() if isinstance(node, Mapping) else node if isinstance(node, list | tuple) else ():
+        yield from _texts(child)
 
 
 def _remedy(entry: WeightFile, wrong: Path | None = None) -> str:
     if entry.url:
         again = f"delete {wrong} and " if wrong else ""
-        return (
-            f"{again}fetch it with `make weights WEIGHTS={entry.name}` or `python -m models.weights.registry --fetch "
-            f"{entry.name}` (from {entry.url})"
-        )
+        return f"{again}fetch it with `make weights WEIGHTS={entry.name}` (from {entry.url})"
     return (
         f"it ships with the project: restore it with `git checkout -- {entry.path}`, or after retraining record it "
-        f"with `python -m models.weights.registry --record {entry.name}`"
+        f"with `python -m models.weights --record {entry.name}`"
     )
 
 
 def _suggest(name: str, entries: dict[str, WeightFile]) -> str:
     near = closest_name(name, entries, likeness=0.5)
     return f"did you mean {near!r}?" if near else f"the catalogue has: {', '.join(entries)}"
-
-
-def _sha256(path: Path) -> str:
-    return sha256_of(path)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """List, fetch or record weight files."""
-    parser = argparse.ArgumentParser(prog="python -m models.weights.registry", description=main.__doc__)
-    parser.add_argument("--fetch", metavar="NAME", help="download one file and check it")
-    parser.add_argument("--record", metavar="PREFIX", help="note the size and sha256 of the shipped files so named")
-    options = parser.parse_args(arguments)
-    try:
-        if options.fetch:
-            print(fetch(options.fetch, show=True))
-        elif options.record:
-            print("recorded:", ", ".join(record(options.record)) or "nothing (no shipped file is so named)")
-        else:
-            for entry in catalogue().values():
-                state = "here" if entry.path.is_file() else "not here"
-                print(f"{entry.name:24} {state:9} {entry.licence:12} {entry.what}")
-    except ModelInputError as error:
-        parser.exit(2, f"error: {error}\n")
-
-
-if __name__ == "__main__":
-    main()
