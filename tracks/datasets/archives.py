@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal, Self
 
@@ -27,6 +28,7 @@ PIECE = 1 << 20
 RECORD = ".unpacked.json"
 """What was unpacked, written last: a folder with it is whole."""
 PARTIAL = ".unpacking"
+Kind = Literal["file", "folder", "link", "device"]
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
 
 
@@ -50,7 +52,7 @@ class Member:
     """One entry of an archive as it describes itself."""
 
     name: str
-    kind: Literal["file", "folder", "link", "device"]
+    kind: Kind
     size: int
     open: Callable[[], IO[bytes]]
 
@@ -65,17 +67,17 @@ def unpack(archive: Path, folder: Path, limits: Limits | None = None) -> bool:
         raise missing_path("an archive", archive)
     if _is_done(archive, folder):
         return False
-    existed, partial = folder.exists(), folder / PARTIAL
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    existed, half = folder.exists(), folder / PARTIAL
+    shutil.rmtree(half, ignore_errors=True)
+    half.mkdir(parents=True)
     try:
-        files, size = _write_all(archive, partial, limits or Limits())
+        files, size = _write_all(archive, half, limits or Limits())
         record = {"archive": archive.name, "archive_size": archive.stat().st_size, "files": files, "bytes": size}
-        for path in partial.iterdir():
+        for path in half.iterdir():
             path.rename(folder / path.name)
         (folder / RECORD).write_text(json.dumps(record) + "\n", encoding="utf-8")
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(half, ignore_errors=True)
         if not existed and not any(folder.iterdir()):
             folder.rmdir()
     return True
@@ -110,7 +112,7 @@ def _write_all(archive: Path, folder: Path, limits: Limits) -> tuple[int, int]:
     """Write every member below `folder`; (number of files, their bytes)."""
     allowed = limits.bytes_of(archive.stat().st_size)
     names: set[PurePosixPath] = set()
-    files = total = 0
+    total = 0
     with _reading(archive), _members(archive) as (members, unpacked_size):
         _ask_for_room(folder, unpacked_size, archive)
         for count, member in enumerate(members, start=1):
@@ -127,23 +129,12 @@ def _write_all(archive: Path, folder: Path, limits: Limits) -> tuple[int, int]:
             if total > allowed:
                 raise _evil(archive, f"more than {allowed:,} bytes, like an archive made to fill a disk")
             _ask_for_room(folder, member.size, archive)
-            _write(member, folder / name, archive)
-            files += 1
-    return files, total
-
-
-def _write(member: Member, path: Path, archive: Path) -> None:
-    """Write a file of exactly the size that the archive states."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    left = member.size
-    with member.open() as source, path.open("xb") as file:
-        while piece := source.read(min(PIECE, left + 1)):
-            left -= len(piece)
-            if left < 0:
-                raise _evil(archive, f"the member {member.name!r}, which is larger than it says")
-            file.write(piece)
-    if left:
-        raise _damaged(archive, f"the member {member.name!r} lacks {left:,} bytes")
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            with member.open() as source, (folder / name).open("xb") as file:
+                shutil.copyfileobj(source, file, PIECE)  # both readers stop at the stated size, tarfile with an error
+                if missing := member.size - file.tell():
+                    raise EOFError(f"the member {member.name!r} lacks {missing:,} bytes")
+    return len(names), total
 
 
 def _safe_name(member: Member, archive: Path) -> PurePosixPath:
@@ -172,7 +163,10 @@ def _members(archive: Path) -> Iterator[tuple[Iterator[Member], int]]:
 
 
 class StrictInfo(tarfile.TarInfo):
-    """Header of a member; where tarfile takes a broken one, or none, for the end of the archive, this is an error."""
+    """Header of a member; where tarfile takes a broken one, or none, for the end of the archive, this is an error.
+
+    tarfile alone unpacks a tar that was cut between two members without a word.
+    """
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -186,32 +180,15 @@ class StrictInfo(tarfile.TarInfo):
 
 
 def _of_zip(zipped: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
-    mode = stat.S_IFMT(info.external_attr >> 16)
-    kinds: dict[int, Literal["file", "folder", "link", "device"]] = {
-        0: "file",
-        stat.S_IFREG: "file",
-        stat.S_IFDIR: "folder",
-        stat.S_IFLNK: "link",
-    }
-    kind = "folder" if info.is_dir() else kinds.get(mode, "device")
-    return Member(info.filename, kind, info.file_size, lambda: zipped.open(info))
+    kinds: dict[int, Kind] = {0: "file", stat.S_IFREG: "file", stat.S_IFLNK: "link"}
+    kind = "folder" if info.is_dir() else kinds.get(stat.S_IFMT(info.external_attr >> 16), "device")
+    return Member(info.filename, kind, info.file_size, partial(zipped.open, info))
 
 
 def _of_tar(tar: tarfile.TarFile, info: tarfile.TarInfo) -> Member:
-    kind: Literal["file", "folder", "link", "device"] = "device"
-    if info.isreg():
-        kind = "file"
-    elif info.isdir():
-        kind = "folder"
-    elif info.issym() or info.islnk():
-        kind = "link"
-
-    def content() -> IO[bytes]:
-        stream = tar.extractfile(info)
-        assert stream is not None, "a regular member has content"
-        return stream
-
-    return Member(info.name, kind, info.size, content)
+    link = info.issym() or info.islnk()
+    kind: Kind = "file" if info.isreg() else "folder" if info.isdir() else "link" if link else "device"
+    return Member(info.name, kind, info.size, partial(tar.extractfile, info))  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -220,7 +197,10 @@ def _reading(archive: Path) -> Iterator[None]:
     try:
         yield
     except DAMAGED as error:
-        raise _damaged(archive, str(error) or type(error).__name__) from error
+        raise TrackInputError(
+            f"expected an archive that can be read (.tar, .tar.gz, .tar.xz, .tar.bz2, .zip), got {archive}: "
+            f"{str(error) or type(error).__name__}; it is truncated, damaged or no archive: fetch it again"
+        ) from error
     except RuntimeError as error:  # zipfile has no class of its own for encryption
         raise TrackInputError(
             f"expected an archive that opens without a password, got {archive}: {error}; unpack it by hand"
@@ -238,11 +218,4 @@ def _evil(archive: Path, what: str) -> TrackInputError:
     return TrackInputError(
         f"expected an archive of plain files that stay in its folder, got {archive} with {what}; nothing was unpacked: "
         "do not trust it, fetch it again from its publisher"
-    )
-
-
-def _damaged(archive: Path, reason: str) -> TrackInputError:
-    return TrackInputError(
-        f"expected an archive that can be read (.tar, .tar.gz, .tar.xz, .tar.bz2, .zip), got {archive}: {reason}; it "
-        "is truncated, damaged or no archive: fetch it again"
     )
