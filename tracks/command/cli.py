@@ -15,7 +15,7 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-import tracks.command.config  # noqa: F401  (registers the schemas)
+import tracks.command.config  # noqa: F401  (registers the schemas and what conf/variants.yaml names)
 from eval.errors import ScoringInputError
 from models.errors import ModelInputError
 from models.interrupted import INTERRUPTED, begun

@@ -6,7 +6,8 @@ vandkit completion fish | source         # in ~/.config/fish/config.fish
 
 import sys
 
-from tracks.command.explained import CONF, settings_of
+from tracks.command.explained import settings_of
+from tracks.command.variants import choices
 
 SHELLS = ("bash", "zsh", "fish")
 BASH = """_vandkit() {{
@@ -26,13 +27,7 @@ CASE = '        {command}) COMPREPLY=($(compgen -W "{words}" -- "$word")) ;;'
 
 def words_of(config: str) -> list[str]:
     """What may follow a command: `key=` for each setting, and `group=choice`."""
-    groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
-    chosen = [
-        f"{group}={path.stem}"
-        for group in ("data", "model", "weights", "experiment")
-        if group in groups
-        for path in sorted((CONF / group).glob("*.yaml"))
-    ]
+    chosen = [f"{group}={name}" for group in ("data", "model", "weights", "experiment") for name in choices(group)]
     return [f"{setting.key}=" for setting in settings_of(config)] + chosen + ["--help"]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-import tracks.command.variants  # noqa: F401  (registers what conf/variants.yaml names)
+from tracks.command.variants import variants
 
 
 @dataclass
@@ -89,3 +89,5 @@ class PredictConfig(RunConfig):
 
 ConfigStore.instance().store(name="track_schema", node=TrackConfig)
 ConfigStore.instance().store(name="predict_schema", node=PredictConfig)
+for _group, _name, _content in variants():
+    ConfigStore.instance().store(_name, _content, group=_group, package="_global_" if _group == "experiment" else None)

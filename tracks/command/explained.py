@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+from tracks.command.variants import CONF, choices
+
 SCHEMAS = (Path(__file__).with_name("config.py"), CONF.parent / "train/adapters/config.py")
 """Their attributes are followed by what they mean."""
 KEY = re.compile(r"(?P<indent> *)(?P<key>\w+):(?: +(?P<value>[^#\n]*?))?(?: +# *(?P<comment>.*))? *$")
@@ -44,8 +45,7 @@ def explained(
     if groups:
         lines.append("Choices (each a file of conf/, or of a folder of your own with --config-dir):")
         for group, default in groups.items():
-            names = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-            lines += _entry(f"{group}={default}", f"one of {', '.join(names)}")
+            lines += _entry(f"{group}={default}", f"one of {', '.join(choices(group))}")
         lines.append("")
     lines.append("Settings:")
     lines += _entries(setting for setting in settings_of(config) if setting.key not in groups)
@@ -72,8 +72,10 @@ def settings_of(config: str) -> list[Setting]:
 
 def _settings_in(config: str) -> Iterator[Setting]:
     path = CONF / f"{config}.yaml"
-    for name in _bases(config):
-        yield from _settings_in(name)
+    for name, place in _bases(config):
+        yield from (replace(each, key=place + each.key) for each in _settings_in(name))
+    for schema in re.findall(r"^  - (\w+)_schema$", path.read_text(encoding="utf-8"), re.MULTILINE):
+        yield from _settings_of_schema(f"{schema.title()}Config")
     parents: list[tuple[int, str]] = []
     last: Setting | None = None
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -97,15 +99,17 @@ def _settings_in(config: str) -> Iterator[Setting]:
         yield last
 
 
-def _bases(config: str) -> list[str]:
-    """The files of conf/ that one begins with."""
-    names = re.findall(r"^  - (\w+)$", (CONF / f"{config}.yaml").read_text(encoding="utf-8"), re.MULTILINE)
-    return [name for name in names if name not in ("quiet", "_self_") and (CONF / f"{name}.yaml").is_file()]
+def _bases(config: str) -> list[tuple[str, str]]:
+    """The files of conf/ that one begins with, and the place of their keys within its own ("" or "key.")."""
+    path = CONF / f"{config}.yaml"
+    names = re.findall(r"^  - ([\w/]+)(?:@(\w+))?$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    below = [(str(Path(config).parent / name), f"{place}." if place else "") for name, place in names]
+    return [(name, place) for name, place in below if name != "quiet" and (CONF / f"{name}.yaml").is_file()]
 
 
 def _groups(config: str) -> Iterator[tuple[str, str]]:
     """The groups of conf/ that a command chooses from, with the default choice."""
-    for name in _bases(config):
+    for name, _ in _bases(config):
         yield from _groups(name)
     text = (CONF / f"{config}.yaml").read_text(encoding="utf-8")
     for group, default in re.findall(r"^  - (\w+): ([^#\n]+?) *(?:#.*)?$", text, re.MULTILINE):
@@ -116,18 +120,34 @@ def _groups(config: str) -> Iterator[tuple[str, str]]:
 def _schema_texts() -> dict[str, str]:
     """What the attributes of the schema classes mean, by name."""
     texts: dict[str, str] = {}
-    for path in SCHEMAS:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            body = node.body if isinstance(node, ast.ClassDef) else []
-            for first, second in itertools.pairwise(body):
-                text = (
-                    second.value.value
-                    if isinstance(second, ast.Expr) and isinstance(second.value, ast.Constant)
-                    else None
-                )
-                if isinstance(first, ast.AnnAssign) and isinstance(first.target, ast.Name) and isinstance(text, str):
-                    texts.setdefault(first.target.id, " ".join(text.split()))
+    for name in _schema_classes():
+        for setting in _settings_of_schema(name):
+            texts.setdefault(setting.key, setting.what)
     return texts
+
+
+def _schema_classes() -> dict[str, ast.ClassDef]:
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in SCHEMAS]
+    return {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _settings_of_schema(name: str) -> Iterator[Setting]:
+    """The attributes of a schema class and of those it is made from; each is followed by what it means."""
+    node = _schema_classes()[name]
+    for base in node.bases:
+        yield from _settings_of_schema(ast.unparse(base))
+    for first, second in itertools.pairwise([*node.body, ast.Pass()]):
+        if isinstance(first, ast.AnnAssign) and first.value and ast.unparse(first.value) != "MISSING":
+            what = ast.literal_eval(second.value) if isinstance(second, ast.Expr) else ""
+            yield Setting(ast.unparse(first.target), _default(first.value), " ".join(what.split()))
+
+
+def _default(value: ast.expr) -> str:
+    """A default as YAML would write it."""
+    if isinstance(value, ast.Constant):
+        return {"None": "null", "True": "true", "False": "false"}.get(str(value.value), str(value.value))
+    text = ast.unparse(value)
+    return "[]" if text.endswith("=list)") else text.partition("lambda: ")[2].rstrip(")")
 
 
 def _entries(settings: Iterable[Setting]) -> list[str]:

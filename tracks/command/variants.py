@@ -1,18 +1,17 @@
-"""Registers with Hydra what conf/variants.yaml names: set-ups on data sets, members of the ensemble, small changes."""
+"""What conf/variants.yaml names: set-ups on data sets, members of the ensemble, files with a few values changed."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.core.config_store import ConfigStore
 
-VARIANTS = Path(__file__).resolve().parents[2] / "conf" / "variants.yaml"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def variants() -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(group, name, content) of every entry, as a file conf/<group>/<name>.yaml would hold it."""
-    read = yaml.safe_load(VARIANTS.read_text(encoding="utf-8"))
+    read = yaml.safe_load((CONF / "variants.yaml").read_text(encoding="utf-8"))
     for set_up, sets in read["experiment"].items():
         for data, settings in sets.items():
             defaults = [set_up, {"override /data": data}, "_self_"]
@@ -26,7 +25,7 @@ def variants() -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield *path.rsplit("/", 1), content
 
 
-for _group, _name, _content in variants():
-    ConfigStore.instance().store(
-        _name, _content, group=_group, package="_global_" if _group == "experiment" else None, provider=VARIANTS.name
-    )
+def choices(group: str) -> list[str]:
+    """The names to choose from in a group of conf/: its files and their variants."""
+    files = {path.stem for path in (CONF / group).glob("*.yaml")}
+    return sorted(files | {name for place, name, _ in variants() if place == group})
