@@ -75,7 +75,8 @@ def _settings_in(config: str) -> Iterator[Setting]:
     for name, place in _bases(config):
         yield from (replace(each, key=place + each.key) for each in _settings_in(name))
     for schema in re.findall(r"^  - (\w+)_schema$", path.read_text(encoding="utf-8"), re.MULTILINE):
-        yield from _settings_of_schema(f"{schema.title()}Config")
+        known = _settings_of_schema(f"{schema.title()}Config")
+        yield from (setting for setting in known if setting.default != "MISSING")
     parents: list[tuple[int, str]] = []
     last: Setting | None = None
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -137,7 +138,7 @@ def _settings_of_schema(name: str) -> Iterator[Setting]:
     for base in node.bases:
         yield from _settings_of_schema(ast.unparse(base))
     for first, second in itertools.pairwise([*node.body, ast.Pass()]):
-        if isinstance(first, ast.AnnAssign) and first.value and ast.unparse(first.value) != "MISSING":
+        if isinstance(first, ast.AnnAssign) and first.value:
             what = ast.literal_eval(second.value) if isinstance(second, ast.Expr) else ""
             yield Setting(ast.unparse(first.target), _default(first.value), " ".join(what.split()))
 
@@ -147,7 +148,7 @@ def _default(value: ast.expr) -> str:
     if isinstance(value, ast.Constant):
         return {"None": "null", "True": "true", "False": "false"}.get(str(value.value), str(value.value))
     text = ast.unparse(value)
-    return "[]" if text.endswith("=list)") else text.partition("lambda: ")[2].rstrip(")")
+    return "[]" if text.endswith("=list)") else text.partition("lambda: ")[2].rstrip(")") or text
 
 
 def _entries(settings: Iterable[Setting]) -> list[str]:
