@@ -37,7 +37,7 @@ SETTINGS = $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') 
 	$(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(SEED),seed=$(SEED)) $(if $(DEVICE),device=$(DEVICE)) \
 	$(if $(CATEGORIES),'categories=$${env_words:CATEGORIES}') $(if $(OUT),'out=$${oc.env:OUT}')
 
-.PHONY: help zero-shot few-shot sweep compare train tiny predict score report compare-runs submission reproduce weights data doctor bench-metrics test check install clean
+.PHONY: help zero-shot few-shot sweep compare train tiny predict score report compare-runs submission reproduce weights data doctor bench-metrics docs test check install clean
 
 # The variables of the command line that each target takes; those of the environment are nobody's mistake.
 TAKEN_BY_ALL := PYTHON VENV ARGS SHELL
@@ -121,6 +121,10 @@ doctor: $(READY) ## Find what is wrong with data, weights or machine: [DATA=visa
 
 bench-metrics: $(READY) ## Time our scorer beside the others that are installed (they are not by default: see benchmarks/README.md).
 	@$(RUN_PY) -m benchmarks.metrics $(ARGS)
+
+docs: $(READY) ## Build the site of docs/ into outputs/site, links checked.
+	@$(RUN_PY) -m pip install -q --disable-pip-version-check -e '.[docs]'
+	@$(VENV)/bin/mkdocs build --strict
 
 test: $(READY) ## Install what is missing and run all tests.
 	@$(PYTEST) $(ARGS)
