@@ -148,7 +148,7 @@ def composed(config: str, settings: Mapping[str, Any]) -> DictConfig:
     """The configuration of a command with settings by name; a name that it has not is an argument of the model."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        known = set(compose(config, []).keys()) | {path.name for path in CONF.iterdir() if path.is_dir()}
+        known = {str(key) for key in compose(config, [])} | {path.name for path in CONF.iterdir() if path.is_dir()}
         words = [_override(key, value, known) for key, value in settings.items()]
         HydraConfig.instance().set_config(compose(config, words, return_hydra_config=True))
         return compose(config, words)

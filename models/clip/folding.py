@@ -31,7 +31,8 @@ class FoldedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """One pass in float32 on the CPU without gradients; otherwise torch's own convolution, then the activation."""
-        weight, padding = self.weight, self.padding
+        weight: Tensor = self.weight
+        padding = self.padding
         if padding is None:
             same = [self._same(x.shape[2 + axis], axis) for axis in (0, 1)]
             padding = [after for _, after in same]

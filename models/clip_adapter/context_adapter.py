@@ -257,7 +257,7 @@ def _nearest(unit: Tensor, bank: Tensor, near: Tensor, own: bool, left_out: Tens
             anywhere.append(cosine.max(dim=3))
             nearby.append(cosine.masked_fill_(~near, -torch.inf).max(dim=3))
 
-    def best(found: list[tuple[Tensor, Tensor]]) -> Tensor:
+    def best(found: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         value, place = (torch.cat([part[i] for part in found], dim=1) for i in (0, 1))  # (B, K, N)
         if left_out is not None:
             value.masked_fill_(left_out[..., None], -torch.inf)
