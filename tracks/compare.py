@@ -1,7 +1,7 @@
 """Entry point of `make compare`: all models on the same images, references and weights, in the papers' layout.
 
-Each cell (model, shots, seed) is an ordinary run of a track, in a process of its own and a folder named after what
-decides it, so that a command that was killed goes on where it was. A model that cannot run with the weights is listed.
+Each run (model, shots, seed) is an ordinary run of a track in a folder named after what decides it, so that a command
+that was killed resumes. A model that cannot run with the weights is listed.
 """
 
 import json
@@ -14,18 +14,21 @@ from typing import Any
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
+from models.weights.registry import catalogue
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import tracks.command.config  # noqa: F401  (registers the schema)
 from models.base import BOTH
 from models.disk import write_atomically
+from models.weights.catalogue import texts_in
 from tracks.command.cli import CONF, EXIT_BAD_INPUT, command, run_main
 from tracks.command.names import unknown
 from tracks.command.paths import folder_name
-from tracks.comparison.cells import Cell, run_all, track_of, weight_stamps
+from tracks.comparison.finished import FinishedRun, finished_in
+from tracks.comparison.model_table import footnotes, rows_of, summary, to_csv, to_markdown
+from tracks.comparison.plan import PlannedRun, as_words, run_all, setting_of, track_of
 from tracks.comparison.published import published
-from tracks.comparison.table import footnotes, rows_of, summary, to_csv, to_markdown
 from tracks.datasets.registry import announce_licence
 from tracks.errors import TrackInputError
 from tracks.run.build import pick_device
@@ -37,6 +40,7 @@ GIVEN_ON = (
     "data", "weights", "categories", "resolution", "map_precision", "mask_resize", "batch_size", "workers", "device",
 )  # fmt: skip
 DECIDES_NOTHING = ("out", "outputs", "workers", "overlays", "fresh")
+SCORING = ("eval/**/*.py", "tracks/decide/*.py", "tracks/run/scoring.py")
 
 
 def compare_models(cfg: DictConfig, words: Sequence[str]) -> dict[str, Any]:
@@ -53,21 +57,21 @@ def compare_models(cfg: DictConfig, words: Sequence[str]) -> dict[str, Any]:
     shots, seeds = _numbers(cfg.shots, "shots"), _numbers(cfg.seeds, "seeds")
     serves, notes = choose_models(cfg, shots)
     outputs = Path(cfg.outputs).expanduser()
-    cells = list(plan(cfg, words, serves, shots, seeds, outputs / "runs"))
-    print(f"{dataset.name}: {len(categories)} categories, {len(serves)} models, {len(cells)} runs", flush=True)
-    outcomes = list(run_all(cells, outputs / "logs"))
+    plan = list(planned_runs(cfg, words, serves, shots, seeds, outputs / "runs"))
+    print(f"{dataset.name}: {len(categories)} categories, {len(serves)} models, {len(plan)} runs", flush=True)
+    outcomes = list(run_all(plan, finished, outputs / "logs"))
     rows = rows_of(outcomes)
     beside = published(dataset.name, categories, [row["model"] for row in rows], shots)
     shown = [str(OmegaConf.create({"word": word}).word) for word in words]
     content = summary(dataset.name, shown, categories, outcomes, rows, beside, notes)
-    name = f"{dataset.name}-{settings_digest({'cells': [cell.folder.name for cell in cells]})}"
+    name = f"{dataset.name}-{settings_digest({'cells': [run.file_name for run in plan]})}"
     folder = Path(cfg.out).expanduser() if cfg.out else outputs / "tables" / folder_name(name)
     text = f"{content['title']}\n\n{to_markdown(rows, beside)}\n{footnotes(rows, beside, content['notes'])}"
     print(f"\n{text}")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "table.md", text)
     write_atomically(folder / "table.csv", to_csv(rows, beside))
-    write_atomically(folder / "table.json", (json.dumps(content, indent=2) + "\n").encode())
+    write_atomically(folder / "table.json", json.dumps(content, indent=2) + "\n")
     if not cfg.out:
         link_latest(folder.parent, folder)
     print(f"files: {folder}: table.md, table.csv, table.json (by category too)")
@@ -103,18 +107,25 @@ def served_tracks(model: str) -> list[str]:
     return list(getattr(get_class(node._target_), "serves", BOTH))
 
 
-def plan(
+def planned_runs(
     cfg: DictConfig, words: Sequence[str], serves: Mapping[str, Sequence[str]], shots: Sequence[int],
     seeds: Sequence[int], runs: Path,
-) -> Iterator[Cell]:  # fmt: skip
-    """Every cell: zero-shot once, as nothing is drawn there, few-shot for every seed."""
+) -> Iterator[PlannedRun]:  # fmt: skip
+    """Every run: zero-shot once, as nothing is drawn there, few-shot for every seed."""
+    settings: Any = OmegaConf.to_container(cfg.settings, resolve=True)
     for number in shots:
         for seed in seeds if number else seeds[:1]:
             for model in (name for name, served in serves.items() if track_of(number) in served):
-                own = _as_words(cfg.settings.get(model), "model")
+                own = as_words(settings.get(model) or {}, "model")
                 all_words = (f"model={model}", *words, *own, f"shots={number}", f"seed={seed}", "overlays=0")
-                name = f"{model}-{number}shot-seed{seed}-{_digest(all_words, number)}"
-                yield Cell(model, number, seed, all_words, runs / name)
+                out = runs / f"{model}-{number}shot-seed{seed}-{_digest(all_words, number)}"
+                name = f"{setting_of(number)} {model}" + (f" seed {seed}" if number else "")
+                yield PlannedRun(name, model, number, seed, all_words, outputs=runs, out=out)
+
+
+def finished(run: PlannedRun) -> FinishedRun | None:
+    """A run that was made before; its folder is named after all that decides its results."""
+    return finished_in(run.out) if run.out else None
 
 
 def shared_words(overrides: Sequence[str], choices: Mapping[str, Any]) -> list[str]:
@@ -137,19 +148,19 @@ def _digest(words: Sequence[str], shots: int) -> str:
         config = OmegaConf.to_container(composed, resolve=False)
     decides = {key: value for key, value in config.items() if key not in DECIDES_NOTHING}
     return settings_digest({
-        "config": decides, "code": code_digest(), "weights": weight_stamps(decides), "versions": versions(),
-        "device": device_name(pick_device(composed.device)),
+        "config": decides, "code": code_digest(), "scoring": code_digest(SCORING), "weights": weight_stamps(decides),
+        "versions": versions(), "device": device_name(pick_device(composed.device)),
     })  # fmt: skip
 
 
-def _as_words(settings: Any, prefix: str) -> list[str]:
-    """A nested mapping as Hydra takes it on the command line: {a: {b: 1}} as model.a.b=1."""
-    if settings is None:
-        return []
-    if isinstance(settings, Mapping | DictConfig):
-        return [word for key, value in settings.items() for word in _as_words(value, f"{prefix}.{key}")]
-    plain = OmegaConf.to_container(settings) if OmegaConf.is_config(settings) else settings
-    return [f"{prefix}={json.dumps(plain)}"]
+def weight_stamps(config: Any) -> dict[str, list[int] | None]:
+    """Size and time of change of every weight file that a plain configuration names; None for one that is not here."""
+    entries, stamps = catalogue(), {}
+    for text in texts_in(config):
+        path = entries[text].path if text in entries else Path(text)
+        if text in entries or (path.suffix and path.is_file()):
+            stamps[text] = [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else None
+    return stamps
 
 
 def _numbers(values: Any, name: str) -> list[int]:

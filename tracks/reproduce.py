@@ -1,49 +1,40 @@
 """Entry point of `make reproduce TABLE=april_gan/9`: a published table, ours, the difference, and why there may be one.
 
 What the table needs is taken from finished runs below `outputs`, or run. Exit code 2, and what is missing by name,
-where the data or the weights are not here.
+where the data or the weights are not here; and where a run failed, after the figures of all others.
 """
 
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from hydra import compose
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 import tracks.command.config  # noqa: F401  (registers the schema)
-from eval.errors import ScoringInputError
 from eval.published.reader import PublishedTable, list_tables, load
 from models.disk import write_atomically
 from models.weights.catalogue import how_to_fetch, missing_files
-from tracks.command.cli import command, run_main
+from tracks.command.cli import EXIT_BAD_INPUT, command, run_main
 from tracks.command.names import listed, unknown
-from tracks.comparison.answers import answers_to, experiment
-from tracks.comparison.reproduce_compare import Line, compare, summary, to_csv, to_text
-from tracks.comparison.reproduce_runs import (
-    Finished,
-    Need,
-    assign,
-    duration,
-    find_run,
-    missing_data,
-    needs_of,
-    read_run,
-    scores_of,
-    signature,
-    signature_of,
-)
+from tracks.comparison.answers import Need, answers_to, assign, experiment, needs_of
+from tracks.comparison.finished import FinishedRun, find_run, read_run, signature
+from tracks.comparison.lines import Line, lines_of, summary, to_csv, to_markdown
+from tracks.comparison.plan import PlannedRun, as_words, duration, run_all
+from tracks.comparison.published import paper_of
+from tracks.datasets.registry import registry
 from tracks.errors import TrackInputError
 from tracks.run.fingerprint import code_digest
 from tracks.run.resize import MASK_RULES
-from tracks.run.track import run_track
 
 
-def reproduce(cfg: DictConfig) -> list[Line]:
+def reproduce(cfg: DictConfig) -> tuple[list[Line], list[str]]:
     """Compare one table as conf/reproduce.yaml says; prints it and writes comparison.csv and comparison.md.
+
+    Returns the lines, and what failed.
 
     Raises:
         TrackInputError: an unknown table, one that no run can answer, a run that does not fit, missing data or weights.
@@ -57,21 +48,24 @@ def reproduce(cfg: DictConfig) -> list[Line]:
             "figures are there to be read all the same, in eval/published"
         )
     needs = chosen_needs(cfg, table)
+    failed: list[str] = []
     given = [path for runs in (cfg.run, cfg.runs) for path in ([runs] if isinstance(runs, str) else runs or []) if path]
     if given:
         finished = assign([read_run(Path(path)) for path in given], needs, table.name)
     else:
-        finished = found_or_run(cfg, table, needs)
+        finished, failed = found_or_run(cfg, table, needs)
+    if failed and not finished:
+        raise TrackInputError(f"expected a run behind {table.name} to end well, got: {'; '.join(failed)}")
     metrics = {metric for answer in answered.answers for column in answer.columns.values() for metric in column.ours}
-    lines = compare(table, {need: scores_of(run, metrics) for need, run in finished.items()}, cfg.tolerance)
-    text = page(cfg, table, finished, lines)
+    lines = lines_of(table, {need: run.scores(metrics) for need, run in finished.items()}, cfg.tolerance)
+    text = page(cfg, table, finished, lines, failed)
     print(text)
     out = Path(cfg.out or Path(cfg.outputs) / "reproduce" / table.name).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "comparison.csv", to_csv(lines))
     write_atomically(out / "comparison.md", text)
     print(f"files: {out}: comparison.csv, comparison.md")
-    return lines
+    return lines, failed
 
 
 def chosen_needs(cfg: DictConfig, table: PublishedTable) -> list[Need]:
@@ -80,78 +74,78 @@ def chosen_needs(cfg: DictConfig, table: PublishedTable) -> list[Need]:
     Raises:
         TrackInputError: a name that none of its runs has.
     """
-    needs = needs_of(table)
+    needs = needs_of(table.name)
     for key, known in (("only", {need.data: None for need in needs}), ("models", {need.model: None for need in needs})):
         for name in cfg[key]:
             if name not in known:
                 raise unknown(key, name, known)
     seeds = [cfg.seeds] if isinstance(cfg.seeds, int) else list(cfg.seeds)
-    return needs_of(table, seeds, list(cfg.only), list(cfg.models))
+    return needs_of(table.name, seeds, list(cfg.only), list(cfg.models))
 
 
-def found_or_run(cfg: DictConfig, table: PublishedTable, needs: Sequence[Need]) -> dict[Need, Finished]:
-    """Every run that is needed: from `outputs` where it is finished, else run now.
+def found_or_run(
+    cfg: DictConfig, table: PublishedTable, needs: Sequence[Need]
+) -> tuple[dict[Need, FinishedRun], list[str]]:
+    """Every run that is needed, from `outputs` where it is finished, else run now; and why others have no result.
 
     Raises:
         TrackInputError: data or weights that are not here, all of them named, before anything is run.
     """
-    finished, todo = {}, []
-    for need in needs:
-        run = find_run(Path(cfg.outputs).expanduser() / need.track, wanted_settings(track_config(cfg, need)))
-        if run is None:
-            todo.append(need)
-        else:
-            finished[need] = run
-    if todo:
-        refuse_if_missing(cfg, table, todo)
-        print(f"{table.name}, {table.caption}: {duration(todo)}; {len(finished)} were found below {cfg.outputs}")
-    for need in todo:
-        print(f"\n{need}")
-        track_cfg = track_config(cfg, need)
-        track_cfg.data.root = str(data_root(cfg, need.data, table.data))
-        finished[need] = read_run(Path(run_track(track_cfg, need.track)["folder"]))
-    return finished
+    outputs = Path(cfg.outputs).expanduser()
+    plan = {need: planned(cfg, need, data_root(cfg, need.data, table.data), outputs) for need in needs}
+    wanted = {run: wanted_settings(compose(need.track, list(run.words))) for need, run in plan.items()}
+
+    def find(run: PlannedRun) -> FinishedRun | None:
+        return find_run(outputs / ("few_shot" if run.shots else "zero_shot"), signature(wanted[run]))
+
+    if todo := {need: run for need, run in plan.items() if find(run) is None}:
+        if lacking := missing(todo, [wanted[run]["config"]["model"] for run in todo.values()]):
+            raise TrackInputError(
+                f"expected all that {table.name} needs, got neither a finished run below {cfg.outputs} nor: {lacking}. "
+                f"With them: {effort(todo)}. A run made elsewhere is compared with RUN=folder"
+            )
+        print(f"{table.name}, {table.caption}: {effort(todo)}; {len(needs) - len(todo)} were found below {cfg.outputs}")
+    outcomes = list(run_all(list(plan.values()), find, outputs / "reproduce" / "logs"))
+    finished = {need: one.finished for need, one in zip(plan, outcomes, strict=True) if one.finished is not None}
+    return finished, [f"{one.run.name}: {one.error}" for one in outcomes if one.error]
 
 
-def track_config(cfg: DictConfig, need: Need) -> DictConfig:
-    """The configuration of one run, and Hydra told of it, so that its folder is named as the track itself names it."""
-    weights = [f"weights={cfg.use_weights}"] if cfg.use_weights else []
-    settings = as_overrides(cfg.settings)
-    composed = compose(need.track, [*need.overrides, *weights, *settings], return_hydra_config=True)
-    if weights:  # as they are by themselves: an experiment sets adapters that belong to its own
-        own = [setting for setting in settings if setting.startswith("weights.")]
-        composed.weights = compose(need.track, [*weights, *own]).weights
-    HydraConfig.instance().set_config(composed)
-    with open_dict(composed):
-        del composed["hydra"]
-    composed.outputs, composed.device, composed.workers = str(Path(cfg.outputs).expanduser()), cfg.device, cfg.workers
-    return composed
+def planned(cfg: DictConfig, need: Need, root: Path | None, outputs: Path) -> PlannedRun:
+    """The run of a need with the settings of this command."""
+    settings = as_words(OmegaConf.to_container(cfg.settings, resolve=True))
+    words = [*need.words, *([f"weights={cfg.use_weights}"] if cfg.use_weights else []), *settings]
+    if cfg.use_weights:
+        words += _weights_alone(need, words, cfg.use_weights)
+    words += [f"device={cfg.device}", f"workers={cfg.workers}"]
+    return PlannedRun(str(need), need.model, need.shots, need.seed, tuple(words), outputs, root=root)
 
 
-def as_overrides(settings: Any, prefix: str = "") -> list[str]:
-    """A nested mapping as Hydra takes it on the command line: {weights: {backbone: {x: 1}}} as weights.backbone.x=1."""
-    if OmegaConf.is_config(settings):
-        settings = OmegaConf.to_container(settings, resolve=True)
-    if not isinstance(settings, Mapping):
-        plain = isinstance(settings, str) and re.fullmatch(r"[\w./-]+", settings)
-        return [f"{prefix}={settings if plain else json.dumps(settings)}"]
-    return [
-        override
-        for key, value in settings.items()
-        for override in as_overrides(value, f"{prefix}.{key}" if prefix else str(key))
-    ]
+def _weights_alone(need: Need, words: Sequence[str], weights: str) -> Iterator[str]:
+    """What makes the weights what they are by themselves: an experiment sets adapters that belong to its own."""
+    own = [word for word in words if word.startswith("weights.")]
+    mixed: Any = OmegaConf.to_container(compose(need.track, list(words)).weights)
+    alone: Any = OmegaConf.to_container(compose(need.track, [f"weights={weights}", *own]).weights)
+    for key in _differences(mixed, alone):
+        *above, last = key.split(".")
+        place = reduce(lambda node, name: node[name], above, alone)
+        yield from as_words(place[last], f"++weights.{key}") if last in place else [f"~weights.{key}"]
 
 
 def wanted_settings(track_cfg: DictConfig) -> dict[str, Any]:
-    """What `find_run` looks for."""
-    config = {key: OmegaConf.to_container(track_cfg[key], resolve=True) for key in ("model", "data")}
+    """What `signature` reads in the run.json of such a run."""
     side = track_cfg.resolution
-    resolution = "each image's own" if side == "native" else f"{side} x {side}"
-    return signature(
-        config, track_cfg.shots, track_cfg.seed, resolution, map_precision=track_cfg.map_precision,  # type: ignore[arg-type]
-        mask_resize=MASK_RULES[track_cfg.mask_resize], image_score=track_cfg.image_score,
-        chosen_categories=list(track_cfg.categories),
-    )  # fmt: skip
+    return {
+        "config": {key: OmegaConf.to_container(track_cfg[key], resolve=True) for key in ("model", "data")},
+        "shots": track_cfg.shots,
+        "seed": track_cfg.seed,
+        "protocol": {
+            "resolution": "each image's own" if side == "native" else f"{side} x {side}",
+            "map_precision": track_cfg.map_precision,
+            "mask_resize": MASK_RULES[track_cfg.mask_resize],
+        },
+        "image_score": track_cfg.image_score,
+        "chosen_categories": list(track_cfg.categories),
+    }
 
 
 def data_root(cfg: DictConfig, name: str, all_sets: Sequence[str]) -> Path | None:
@@ -165,47 +159,57 @@ def data_root(cfg: DictConfig, name: str, all_sets: Sequence[str]) -> Path | Non
     return root / name if (root / name).is_dir() or not alone else root
 
 
-def refuse_if_missing(cfg: DictConfig, table: PublishedTable, needs: Sequence[Need]) -> None:
-    """Name every data set and weight file that is missing, and how long the runs would take."""
-    sets = dict.fromkeys(need.data for need in needs)
-    data = [text for name in sets if (text := missing_data(name, data_root(cfg, name, table.data)))]
-    experiments = {need.experiment: need for need in needs}.values()
-    models = [wanted_settings(track_config(cfg, need))["model"] for need in experiments]
+def missing(todo: Mapping[Need, PlannedRun], models: Sequence[Any]) -> str:
+    """Every data set and weight file that is not here, in words; nothing where all are."""
+    roots = {need.data: run.root for need, run in todo.items()}
+    said = []
+    for name, root in roots.items():
+        if root is None or not root.is_dir():
+            where = f"no folder {root}" if root else "no folder was named"
+            bring = f"make data DATA={name} ROOT=folder brings it"
+            said.append(f"the data set {name} ({registry()[name].title}; {where}; {bring})")
     if files := missing_files(models):
-        data.append(f"the weights {', '.join(file.name for file in files)} ({how_to_fetch(files)})")
-    if data:
-        each = f" (ROOT may hold a folder for each of {', '.join(sets)})" if len(sets) > 1 else ""
-        raise TrackInputError(
-            f"expected all that {table.name} needs, got neither a finished run below {cfg.outputs} nor: "
-            f"{'; '.join(data)}{each}. With them: {duration(needs)}. A run made elsewhere is compared with RUN=folder"
-        )
+        said.append(f"the weights {', '.join(file.name for file in files)} ({how_to_fetch(files)})")
+    each = f" (ROOT may hold a folder for each of {', '.join(roots)})" if said and len(roots) > 1 else ""
+    return "; ".join(said) + each
 
 
-def page(cfg: DictConfig, table: PublishedTable, finished: Mapping[Need, Finished], lines: Sequence[Line]) -> str:
+def effort(needs: Iterable[Need]) -> str:
+    """How many images the runs score, and roughly how long that takes: estimated, not measured."""
+    known = [experiment(need.experiment) for need in needs]
+    images = sum(one.images for one in known)
+    on_gpu = sum(one.images * one.gpu_seconds for one in known)
+    on_cpu = sum(one.images * one.cpu_seconds for one in known)
+    runs = f"{len(known)} run{'s' if len(known) != 1 else ''} of {images:,} images in all"
+    return f"{runs}, roughly {duration(on_gpu)} on a GPU or {duration(on_cpu)} on a few CPU cores (an estimate)"
+
+
+def page(
+    cfg: DictConfig, table: PublishedTable, finished: Mapping[Need, FinishedRun], lines: Sequence[Line],
+    failed: Sequence[str] = (),
+) -> str:  # fmt: skip
     """All that is printed: the table, what lies within the tolerance, known reasons for a gap, which runs these are."""
-    where = f"arXiv {table.source.arxiv}" if table.source.arxiv else table.source.title
-    number = f", Table {table.number}" if table.number else ""
+    answered = answers_to(table.name)
     parts = [
-        f"{table.name}: {table.caption} ({where}{number}), in percent\n",
-        to_text(lines),
+        f"{table.name}: {table.caption} ({paper_of(table)}), in percent\n",
+        to_markdown(lines),
         summary(lines, cfg.tolerance),
     ]
-    answered = answers_to(table.name)
     if answered.unanswered:
         parts.append(f"not compared: {answered.unanswered}")
     if answered.reasons:
         parts.append("known reasons for a gap:")
         parts += [f"  {name}: {reason}" for name, reason in answered.reasons.items()]
-    parts.append(f"ours, {len(finished)} of the {len(needs_of(table))} runs behind the table:")
+    parts.append(f"ours, {len(finished)} of the {len(needs_of(table.name))} runs behind the table:")
     for need, run in finished.items():
         parts.append(f"  {run.folder} ({need})")
         parts += [f"    note: {note}" for note in [*departures(need, run), *run.notes]]
-    return "\n".join(parts) + "\n"
+    return "\n".join([*parts, *(f"no result of {each}" for each in failed)]) + "\n"
 
 
-def departures(need: Need, run: Finished) -> list[str]:
+def departures(need: Need, run: FinishedRun) -> list[str]:
     """In what a run is not the set-up of the table: its model and weights, other settings, seed, code."""
-    composed = compose(need.track, [*need.overrides], return_hydra_config=True)
+    composed = compose(need.track, [*need.words], return_hydra_config=True)
     published, choices = wanted_settings(composed), composed.hydra.runtime.choices
     results, notes = run.results, []
     for key in ("model", "weights"):
@@ -213,10 +217,9 @@ def departures(need: Need, run: Finished) -> list[str]:
             notes.append(f"{key} {results.get(key)}, not the published set-up's {choices[key]}")
     same_kind = not notes
     if run.store is not None:
-        made = run.store.settings
-        actual = signature_of(made, shots=results["shots"], seed=need.seed)
-        different = sorted(key for key in _differences(actual, published) if same_kind or not key.startswith("model."))
-        if different:
+        actual = signature({**run.store.settings, "shots": results["shots"], "seed": need.seed})
+        different = sorted(_differences(actual, signature(published)))
+        if different := [key for key in different if same_kind or not key.startswith("model.")]:
             notes.append(f"settings that are not the published set-up's: {listed(different)}")
     if results.get("images") not in (None, experiment(need.experiment).images):
         notes.append(f"{results['images']:,} images, where the table is over {experiment(need.experiment).images:,}")
@@ -238,18 +241,16 @@ def _differences(one: Any, other: Any, prefix: str = "") -> Iterator[str]:
 
 @command("reproduce")
 def main(cfg: DictConfig) -> None:
-    """Compare the table that was named, or list all."""
+    """Compare the table that was named, or list all; exit code 2 if a run failed."""
     if cfg.table:
-        try:
-            reproduce(cfg)
-        except ScoringInputError as error:
-            raise TrackInputError(str(error)) from error
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the run in progress too
+        if reproduce(cfg)[1]:
+            sys.exit(EXIT_BAD_INPUT)
         return
     for name in list_tables():
-        table = load(name)
-        number = len(needs_of(table))
+        number = len(needs_of(name))
         can = f"{number} run{'s' if number > 1 else ''}" if number else "to read only"
-        print(f"{name:26} {can:>12}  {table.caption}")
+        print(f"{name:26} {can:>12}  {load(name).caption}")
 
 
 if __name__ == "__main__":

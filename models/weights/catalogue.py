@@ -203,7 +203,7 @@ def _with_values(text: str, name: str, size: int, sha256: str) -> str:
 def missing_files(config: Any) -> list[WeightFile]:
     """The fetched files of the catalogue that a plain container names anywhere in it and that are not here."""
     entries = catalogue()
-    named = [entries[text] for text in dict.fromkeys(_texts(config)) if text in entries]
+    named = [entries[text] for text in dict.fromkeys(texts_in(config)) if text in entries]
     return [entry for entry in named if entry.url and not entry.path.is_file() and not copy_elsewhere(entry)]
 
 
@@ -239,12 +239,12 @@ def how_to_fetch(missing: Sequence[WeightFile]) -> str:
     return f'`make weights WEIGHTS="{" ".join(entry.name for entry in missing)}"` fetches them'
 
 
-def _texts(node: Any) -> Iterator[str]:
+def texts_in(node: Any) -> Iterator[str]:
     """Every string below a plain container."""
     if isinstance(node, str):
         yield node
     for child in node.values() if isinstance(node, Mapping) else node if isinstance(node, list | tuple) else ():
-        yield from _texts(child)
+        yield from texts_in(child)
 
 
 def _remedy(entry: WeightFile, wrong: Path | None = None) -> str:

@@ -114,9 +114,11 @@ def test_a_sweep_names_a_failed_cell_ends_in_one_table_and_skips_finished_cells(
     assert "4 of 4 cells finished" in again
 
 
-def test_a_sweep_runs_on_another_launcher(tmp_path):
-    settings = [*SMALL, "categories=[marble]", "model=constant", "weights=none", "shots=0,1", f"outputs={tmp_path}"]
-    assert "2 of 2 cells finished" in run("tracks.sweep", *settings, "hydra/launcher=submitit_local")
+def test_several_runs_of_a_track_end_in_the_same_table_and_another_launcher_runs_them(tmp_path):
+    settings = [*SMALL, "categories=[marble]", "model=constant", "weights=none", "shots=1,2", f"outputs={tmp_path}"]
+    assert "2 of 2 cells finished" in run("tracks.few_shot", "-m", *settings, "hydra/launcher=submitit_local")
+    written = (tmp_path / "sweep" / "latest" / "table.csv").read_text().splitlines()
+    assert [line.split(",")[4:7] for line in written[1:]] == [["1", "0", "marble"], ["2", "0", "marble"]]
 
 
 def test_cells_side_by_side_that_differ_in_a_rate_alone_have_folders_and_rows_of_their_own(tmp_path):

@@ -9,7 +9,8 @@ from hydra import compose, initialize_config_dir
 from eval.uncertainty.bootstrap import RESAMPLED
 from eval.uncertainty.paired import A_BETTER, B_BETTER, NO_DIFFERENCE, TOO_FEW
 from tracks.command.cli import CONF
-from tracks.compare_runs import HEADLINE, CompareOptions, compare_configured, compare_stores
+from tracks.compare_runs import HEADLINE, compare_configured
+from tracks.comparison.pairs import CompareOptions, compare_stores
 from tracks.errors import TrackInputError
 from tracks.run.scoring import resample_rows, score_category, scorer_of
 from tracks.run.store import PredictionStore, Row
@@ -92,9 +93,9 @@ def test_the_values_compared_are_the_scores_of_both_runs(compared, good, poor):
 def test_the_run_that_sees_more_is_called_better(compared, good, poor):
     assert {compared["mean"][metric]["verdict"] for metric in ("auroc_seg", "f1_seg", "pro_seg")} == {A_BETTER}
     assert compared["categories"]["nut"]["metrics"]["ap_seg"]["verdict"] == A_BETTER
-    mirrored = compare_stores(poor, good, OPTIONS)
-    assert mirrored["mean"]["pro_seg"]["verdict"] == B_BETTER
-    assert mirrored["mean"]["pro_seg"]["low"] == pytest.approx(-compared["mean"]["pro_seg"]["high"])
+    swapped = compare_stores(poor, good, OPTIONS)
+    assert swapped["mean"]["pro_seg"]["verdict"] == B_BETTER
+    assert swapped["mean"]["pro_seg"]["low"] == pytest.approx(-compared["mean"]["pro_seg"]["high"])
 
 
 def test_holm_is_applied_over_the_categories(compared):
@@ -115,13 +116,10 @@ def test_equal_predictions_show_no_difference(tmp_path, good):
         assert found["verdict"] == NO_DIFFERENCE
 
 
-def test_what_differs_between_the_runs_is_listed(compared):
+def test_what_differs_between_the_runs_is_listed(compared, tmp_path, good):
     assert compared["differs"] == {"shots": [4, 0]}
     assert compared["a"]["shots"] == 4
     assert compared["b"]["protocol"] == {"resolution": "16 x 16"}
-
-
-def test_protocols_that_differ_are_listed(tmp_path, good):
     other = make_run(tmp_path / "other", number=10, protocol={"resolution": "16 x 16", "pro": "exact"}, weights="mine")
     results = compare_stores(good, other, CompareOptions(common=True, bootstrap=100))
     assert results["differs"] == {"weights": [None, "mine"], "shots": [4, 0], "pro": [None, "exact"]}
@@ -135,17 +133,12 @@ def test_protocols_that_differ_are_listed(tmp_path, good):
         (only("3.png", mask=np.eye(SIDE, dtype=bool)), r"same mask in both runs, got \d+ and 16 .* nut/3\.png"),
         (only("2.png", known=False), r"know the same masks.*nut/2\.png"),
         (only("3.png", size=8), r"16 x 16 and 8 x 8 pixels for nut/3\.png.*resolution=16"),
+        (without(*(f"{i}.png" for i in range(10))), r"got 16 in A and 6 in B \(only A: 0\.png, .* and 4 more\)"),
     ],
 )
 def test_stores_that_do_not_match_are_refused(tmp_path, good, change, message):
     with pytest.raises(TrackInputError, match=message):
         compare_stores(good, make_run(tmp_path / "other", change=change), OPTIONS)
-
-
-def test_many_missing_images_are_counted(tmp_path, good):
-    gone = without(*(f"{i}.png" for i in range(10)))
-    with pytest.raises(TrackInputError, match=r"got 6 in A and 16 in B \(only B: 0\.png, .* and 4 more\)"):
-        compare_stores(make_run(tmp_path / "short", change=gone), good, OPTIONS)
 
 
 def test_other_categories_are_refused_and_left_out_with_common(tmp_path, good, poor, compared):
@@ -230,38 +223,25 @@ def test_the_command_prints_a_table_and_writes_both_files(monkeypatch, tmp_path,
     assert all(f"\n{title}\n\n| category |" in written for title in ("PRO seg", "F1-max region", "AP cls"))
 
 
-def test_a_chosen_metric_gets_a_table_of_its_own(monkeypatch, tmp_path, good, poor, capsys):
-    compare_configured(config(monkeypatch, "metrics=[ap_seg]", A=good.folder, B=poor.folder, OUT=tmp_path / "out"))
+def test_metrics_and_a_level_of_ones_own_and_the_folder_by_default(monkeypatch, tmp_path, good, poor, compared, capsys):
+    monkeypatch.chdir(tmp_path)
+    wide = compare_configured(config(monkeypatch, "metrics=[ap_seg]", "level=0.99", A=good.folder, B=poor.folder))
     printed = capsys.readouterr().out
-    assert "| category | images | A | B | A - B | 95 % interval | p | p (Holm) | verdict |" in printed
+    assert "| category | images | A | B | A - B | 99 % interval | p | p (Holm) | verdict |" in printed
     assert "AP seg" in printed
     assert "PRO seg" not in printed
-
-
-def test_a_level_of_ones_own_is_used(monkeypatch, tmp_path, good, poor, capsys):
-    wide = compare_configured(config(monkeypatch, "level=0.99", A=good.folder, B=poor.folder, OUT=tmp_path / "out"))
-    assert "99 % interval" in capsys.readouterr().out
-    narrow = compare_stores(good, poor, OPTIONS)
-    spans = [each["mean"]["pro_seg"]["high"] - each["mean"]["pro_seg"]["low"] for each in (wide, narrow)]
+    spans = [each["mean"]["pro_seg"]["high"] - each["mean"]["pro_seg"]["low"] for each in (wide, compared)]
     assert spans[0] > spans[1]
-
-
-def test_results_go_beside_other_comparisons_by_default(monkeypatch, tmp_path, good, poor):
-    monkeypatch.chdir(tmp_path)
-    compare_configured(config(monkeypatch, A=good.folder, B=poor.folder))
     assert (tmp_path / "outputs" / "compare" / "good__poor" / "compare.md").is_file()
 
 
-def test_runs_that_are_not_named_or_the_same_are_refused(monkeypatch, good):
+def test_runs_that_are_not_named_or_the_same_and_unknown_metrics_are_refused(monkeypatch, good, poor):
     with pytest.raises(TrackInputError, match=r"two finished runs to compare, got A= and B=.*make compare-runs"):
         compare_configured(config(monkeypatch))
     with pytest.raises(TrackInputError, match="two different runs"):
         compare_configured(config(monkeypatch, A=good.folder, B=good.folder))
     with pytest.raises(TrackInputError, match="expected a run folder"):
         compare_configured(config(monkeypatch, A=good.folder, B="/nowhere"))
-
-
-def test_an_unknown_metric_is_named(monkeypatch, good, poor):
     with pytest.raises(TrackInputError, match=r"got 'pro'; did you mean pro_seg"):
         compare_configured(config(monkeypatch, "metrics=[pro]", A=good.folder, B=poor.folder))
 

@@ -1,4 +1,4 @@
-"""Which of our experiments answer which rows of a published table (eval/published), and why ours may differ.
+"""Which of our experiments answer which rows of a published table (eval/published), why ours may differ, which runs.
 
     answers_to("april_gan/9").answers[0].experiments   # ("april_gan_visa",)
 
@@ -6,12 +6,15 @@ All of it stands in answers.yaml beside this file.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tracks.comparison.finished import FinishedRun
+from tracks.errors import TrackInputError
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,73 @@ class TableAnswers:
     answers: tuple[Answer, ...]
     reasons: Mapping[str, str]
     unanswered: str | None
+
+
+@dataclass(frozen=True)
+class Need:
+    """One run that a table needs: an experiment with shots, a seed and further settings."""
+
+    experiment: str
+    shots: int
+    seed: int
+    settings: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> str:
+        """The model that it runs."""
+        return experiment(self.experiment).model
+
+    @property
+    def data(self) -> str:
+        """The data set that it runs on."""
+        return experiment(self.experiment).data
+
+    @property
+    def track(self) -> str:
+        """The track that it is a run of."""
+        return "few_shot" if self.shots else "zero_shot"
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The settings that make a track this run."""
+        return (f"experiment={self.experiment}", f"shots={self.shots}", f"seed={self.seed}", *self.settings)
+
+    def __str__(self) -> str:
+        return f"{' '.join((self.experiment, *self.settings))}, {self.shots} shots, seed {self.seed}"
+
+
+def needs_of(table: str, seeds: Sequence[int] = (), only: Sequence[str] = (), models: Sequence[str] = ()) -> list[Need]:
+    """Every run that a table needs, each once; `seeds` instead of its own, `only` these data sets and `models`."""
+    needs = [
+        Need(name, answer.shots, seed, answer.settings)
+        for answer in answers_to(table).answers
+        for seed in (seeds if seeds and answer.shots else answer.seeds)
+        for name in answer.experiments
+    ]
+    return [n for n in dict.fromkeys(needs) if (not only or n.data in only) and (not models or n.model in models)]
+
+
+def assign(runs: Iterable[FinishedRun], needs: Sequence[Need], name: str) -> dict[Need, FinishedRun]:
+    """Which need of the table `name` each given run answers; a run stands for the set-up without further settings.
+
+    A run of a model that the table does not know stands for the first, which is the paper's own.
+
+    Raises:
+        TrackInputError: a run that answers none.
+    """
+    taken: dict[Need, FinishedRun] = {}
+    for run in runs:
+        data, shots, seed = (run.results[key] for key in ("data", "shots", "seed"))
+        fitting = [n for n in needs if (n.data, n.shots, n.settings) == (data, shots, ()) and n not in taken]
+        if not fitting:
+            wanted = sorted({f"{need.data} with {need.shots} shots" for need in needs})
+            raise TrackInputError(
+                f"expected a run that {name} can be compared with ({', '.join(wanted) or 'none'}), each once, got "
+                f"{data} with {shots} shots in {run.folder}; choose another table or another run"
+            )
+        model = run.results.get("model")
+        taken[min(fitting, key=lambda need: (need.model != model, need.seed != seed))] = run
+    return taken
 
 
 def answers_to(table: str) -> TableAnswers:

@@ -1,15 +1,15 @@
 """A published table beside ours: one line for each figure of the paper and each metric of ours, and how they print."""
 
-import csv
-import io
+import fnmatch
 import math
-import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 
 from eval.published.reader import PublishedRow, PublishedTable
-from tracks.comparison.answers import Answer, AnsweredColumn, answers_to, experiment, group
-from tracks.comparison.reproduce_runs import Need, Scores
+from eval.table_text import csv_table, markdown_table
+from eval.tables import mean_std
+from tracks.comparison.answers import Answer, AnsweredColumn, Need, answers_to, experiment, group
+from tracks.comparison.finished import LEGACY, Scores
 from tracks.datasets.registry import registry
 
 MEAN_ROW = "mean"
@@ -34,7 +34,7 @@ class Line:
     within: bool | None
 
 
-def compare(table: PublishedTable, scores: Mapping[Need, Scores], tolerance: float) -> list[Line]:
+def lines_of(table: PublishedTable, scores: Mapping[Need, Scores], tolerance: float) -> list[Line]:
     """The lines of all rows that some of these runs answer, in the paper's order; tolerance in percentage points."""
     found: list[tuple[int, int, Line]] = []
     for answer in answers_to(table.name).answers:
@@ -46,12 +46,12 @@ def compare(table: PublishedTable, scores: Mapping[Need, Scores], tolerance: flo
             label = category or ", ".join(row.words.values())
             for name, column in answer.columns.items():
                 members = [category] if category not in (None, MEAN_ROW) else _members(column, sets)
-                place = (table.rows.index(row), table.columns.index(name))
-                found += [(*place, line) for line in _lines(label, name, row, column.ours, seeds, members, tolerance)]
+                order = (table.rows.index(row), table.columns.index(name))
+                found += [(*order, line) for line in _lines(label, name, row, column.ours, seeds, members, tolerance)]
     return [line for *_, line in sorted(found, key=lambda placed: placed[:2])]
 
 
-def _by_seed(answer: Answer, scores: Mapping[Need, Scores]) -> list[dict[str, Mapping[str, float | None]]]:
+def _by_seed(answer: Answer, scores: Mapping[Need, Scores]) -> list[Scores]:
     """For each seed that was run, the scores of all experiments of an answer together."""
     merged: dict[int, dict[str, Mapping[str, float | None]]] = {}
     for need, found in scores.items():
@@ -74,14 +74,13 @@ def _lines(
     paper, paper_std = row.figures[name], row.deviations.get(name)
     if paper is None:
         return
+    allowed = max(tolerance, 2 * (paper_std or 0.0))
     for metric in metrics:
-        values = [100 * value for scores in seeds if (value := _mean(scores, metric, members)) is not None]
-        ours = math.fsum(values) / len(values) if values else None
-        spread = statistics.stdev(values) if len(values) > 1 else None
-        difference = None if ours is None else ours - paper
-        allowed = max(tolerance, 2 * (paper_std or 0.0))
+        means = [_mean(scores, metric, members) for scores in seeds]
+        known = mean_std([None if mean is None else 100 * mean for mean in means]) or {"mean": None, "std": None}
+        difference = None if known["mean"] is None else known["mean"] - paper
         within = None if difference is None else abs(difference) <= allowed + 1e-9
-        yield Line(label, name, metric, paper, paper_std, ours, spread, difference, within)
+        yield Line(label, name, metric, paper, paper_std, known["mean"], known["std"], difference, within)
 
 
 def _members(column: AnsweredColumn, sets: Sequence[str]) -> list[str]:
@@ -95,7 +94,7 @@ def _mean(scores: Scores, metric: str, members: Sequence[str]) -> float | None:
     names: list[str] = []
     for member in members:
         data, _, category = member.rpartition("/")
-        fitting = [name for name in scores if _fits(name, data, category)]
+        fitting = fnmatch.filter(scores, member if data else f"*/{category}")
         if len(fitting) != (registry()[data].categories if category == "*" else 1):
             return None
         names += fitting
@@ -103,25 +102,20 @@ def _mean(scores: Scores, metric: str, members: Sequence[str]) -> float | None:
     return math.fsum(values) / len(values) if values and len(values) == len(names) else None
 
 
-def _fits(name: str, data: str, category: str) -> bool:
-    """Whether <data set>/<category> is of this data set ("" for any) and category (* for any)."""
-    its_data, _, its_category = name.partition("/")
-    return data in ("", its_data) and category in ("*", its_category)
-
-
-def to_text(lines: Sequence[Line]) -> str:
-    """A pipe table: a row for each of the paper's, a column for each figure and metric: paper, ours, difference.
+def to_markdown(lines: Sequence[Line]) -> str:
+    """A row for each of the paper's, a column for each figure and metric: paper, ours, difference.
 
     A difference beyond the tolerance has an asterisk.
     """
     columns = list(dict.fromkeys((line.column, line.metric) for line in lines))
     cells = {(line.row, line.column, line.metric): _cell(line) for line in lines}
-    header = ["paper → ours (difference)", *(f"{column}: {metric}" for column, metric in columns)]
-    body = [
-        [row, *(cells.get((row, *column), "") for column in columns)]
-        for row in dict.fromkeys(line.row for line in lines)
-    ]
-    return "".join("| " + " | ".join(row) + " |\n" for row in (header, ["---", *["---:"] * len(columns)], *body))
+    return markdown_table(
+        ["paper → ours (difference)", *(f"{column}: {metric}" for column, metric in columns)],
+        [
+            [row, *(cells.get((row, *column), "") for column in columns)]
+            for row in dict.fromkeys(line.row for line in lines)
+        ],
+    )
 
 
 def _cell(line: Line) -> str:
@@ -135,8 +129,8 @@ def summary(lines: Sequence[Line], tolerance: float) -> str:
     """How many figures lie within the tolerance, legacy variants counted by themselves."""
     texts = []
     for kind, chosen in (
-        ("figures", [line for line in lines if not line.metric.startswith("legacy_")]),
-        ("figures by the paper's own (legacy) variant", [line for line in lines if line.metric.startswith("legacy_")]),
+        ("figures", [line for line in lines if not line.metric.startswith(LEGACY)]),
+        ("figures by the paper's own (legacy) variant", [line for line in lines if line.metric.startswith(LEGACY)]),
     ):
         known = [line for line in chosen if line.within is not None]
         if chosen:
@@ -149,8 +143,4 @@ def summary(lines: Sequence[Line], tolerance: float) -> str:
 
 def to_csv(lines: Iterable[Line]) -> str:
     """The lines as comma-separated values, percent, in full precision."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([one.name for one in fields(Line)])
-    writer.writerows(["" if value is None else value for value in astuple(line)] for line in lines)
-    return text.getvalue()
+    return csv_table([one.name for one in fields(Line)], map(astuple, lines))

@@ -1,17 +1,16 @@
 """The table of `make compare`: a row for each setting and model, the best of a setting bold, published rows beside."""
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from eval.errors import ScoringInputError
 from eval.published.reader import load
-from eval.tables import COLUMNS, METRICS, over_seeds
+from eval.table_text import csv_table, markdown_table
+from eval.tables import COLUMNS, METRICS
 from models.base import ZERO_SHOT
-from tracks.comparison.cells import Outcome, setting_of
+from tracks.comparison.gather import METRIC_COLUMNS, gather, metric_cells
+from tracks.comparison.plan import Outcome, setting_of
 from tracks.comparison.published import Published, source_of
 
 MEGABYTE = 1024**2
@@ -34,32 +33,31 @@ LABELS = (
 SCORED = {"resolution": "Maps scored at", "mask_rule": "masks:", "pro": "PRO:", "region_f1": "region F1:"}
 """What of a protocol is alike for all models, and how it is introduced."""
 
+HOW_TO_READ = (
+    "Percent; bold: the best of ours in a setting; ±: sample standard deviation over the seeds; F1 floor: calling "
+    "everything anomalous.",
+    "images/s: of the model's `predict` alone by the clock, the same by processor time of its thread (the better "
+    "guide on a busy machine without GPU), and of the whole run by the clock, with weights, references, images, "
+    "scores and files. Bank: what `fit` kept, mean over categories. Peak memory: of the run's own process, scoring "
+    "included.",
+)
+
 
 def rows_of(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """One row for each setting and model that has a finished seed: `over_seeds` of its runs, its cost, its folders."""
-    groups: dict[tuple[int, str], list[Outcome]] = {}
-    for outcome in outcomes:
-        if outcome.results is not None:
-            groups.setdefault((outcome.cell.shots, outcome.cell.model), []).append(outcome)
+    """One row for each setting and model that has a finished seed: as `gather` gives it, its cost, its folders."""
+    runs = [
+        {**each.finished.results, "model": each.run.model, "shots": each.run.shots, "finished": each.finished}
+        for each in outcomes if each.finished is not None
+    ]  # fmt: skip
     return [
         {
-            **_averaged([outcome.results for outcome in group if outcome.results is not None]),
-            "setting": setting_of(shots),
-            "shots": shots,
-            "model": model,
-            "cost": cost_of([outcome.cost or {} for outcome in group]),
-            "runs": [str(outcome.cell.folder) for outcome in group],
+            **row,
+            "setting": setting_of(row["shots"]),
+            "cost": cost_of([run["finished"].cost for run in group]),
+            "runs": [str(run["finished"].folder) for run in group],
         }
-        for (shots, model), group in groups.items()
+        for row, group in gather(runs, lambda run: (run["shots"], run["model"]))
     ]
-
-
-def _averaged(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The runs over their seeds; the first alone, and `alone_because`, where they do not fit together."""
-    try:
-        return over_seeds(runs)
-    except ScoringInputError as error:
-        return {**over_seeds(runs[:1]), "alone_because": str(error)}
 
 
 def cost_of(costs: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
@@ -81,11 +79,10 @@ def cost_of(costs: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
 
 
 def to_markdown(rows: Sequence[Mapping[str, Any]], beside: Sequence[Published]) -> str:
-    """The pipe table, in percent; in each setting our rows, each with the published ones of its model below it."""
+    """Percent; in each setting our rows, each with the published ones of its model below it."""
     costs = [key for key in COSTS if any(row["cost"][key] for row in rows)]
-    header = ["setting", "model", *COLUMNS.values(), *(COSTS[key] for key in costs)]
-    lines = [header, ["---", "---", *["---:"] * (len(header) - 2)]]
     numbers = {name: number + 1 for number, name in enumerate(dict.fromkeys(each.table for each in beside))}
+    lines = []
     for shots in dict.fromkeys(row["shots"] for row in rows):
         here = [row for row in rows if row["shots"] == shots]
         best = _best(here)
@@ -97,20 +94,12 @@ def to_markdown(rows: Sequence[Mapping[str, Any]], beside: Sequence[Published]) 
                     name = f"*{each.model}, published [{numbers[each.table]}]*"
                     printed = [_printed(each, metric) for metric in COLUMNS]
                     lines.append([row["setting"], name, *printed, *[""] * len(costs)])
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    return markdown_table(["setting", "model", *COLUMNS.values(), *(COSTS[key] for key in costs)], lines, left=(0, 1))
 
 
 def footnotes(rows: Sequence[Mapping[str, Any]], beside: Sequence[Published], notes: Sequence[str]) -> str:
     """What must be known to read the table, a line each."""
-    lines = [
-        "Percent; bold: the best of ours in a setting; ±: sample standard deviation over the seeds; F1 floor: calling "
-        "everything anomalous.",
-        "images/s: of the model's `predict` alone by the clock, the same by processor time of its thread (the better "
-        "guide on a busy machine without GPU), and of the whole run by the clock, with weights, references, images, "
-        "scores and files. Bank: what `fit` kept, mean over categories. Peak memory: of the run's own process, scoring "
-        "included.",
-        *notes,
-    ]
+    lines = [*HOW_TO_READ, *notes]
     for number, name in enumerate(dict.fromkeys(each.table for each in beside)):
         of_part = sorted({each.note for each in beside if each.table == name and each.note})
         told = f" ({'; '.join(of_part)})" if of_part else ""
@@ -124,21 +113,19 @@ def footnotes(rows: Sequence[Mapping[str, Any]], beside: Sequence[Published], no
 
 def to_csv(rows: Sequence[Mapping[str, Any]], beside: Sequence[Published]) -> str:
     """Fractions in full precision, ours and published; `<id>_std` beside each metric; cost in its own units."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    metrics = [metric + suffix for metric in COLUMNS for suffix in ("", "_std")]
-    writer.writerow(["setting", "shots", "model", "source", "seeds", *metrics, *COSTS])
-    for row in rows:
-        pairs = [row["mean"][metric] or {"mean": "", "std": ""} for metric in COLUMNS]
-        values = ["" if value is None else value for pair in pairs for value in (pair["mean"], pair["std"])]
-        costs = ["" if row["cost"][key] is None else row["cost"][key] for key in COSTS]
-        seeds = " ".join(map(str, row["seeds"])) if row["shots"] else ""
-        writer.writerow([row["setting"], row["shots"], row["model"], "ours", seeds, *values, *costs])
+    lines = [
+        [
+            row["setting"], row["shots"], row["model"], "ours",
+            " ".join(map(str, row["seeds"])) if row["shots"] else "", *metric_cells(row["mean"]),
+            *(row["cost"][key] for key in COSTS),
+        ]
+        for row in rows
+    ]  # fmt: skip
     for each in beside:
         pairs = [(each.figures.get(metric), each.deviations.get(metric)) for metric in COLUMNS]
-        values = ["" if value is None else value / 100 for pair in pairs for value in pair]
-        writer.writerow([setting_of(each.shots), each.shots, each.model, each.table, "", *values, *[""] * len(COSTS)])
-    return text.getvalue()
+        values = [None if value is None else value / 100 for pair in pairs for value in pair]
+        lines.append([setting_of(each.shots), each.shots, each.model, each.table, "", *values, *[""] * len(COSTS)])
+    return csv_table(["setting", "shots", "model", "source", "seeds", *METRIC_COLUMNS, *COSTS], lines)
 
 
 def summary(
@@ -146,8 +133,8 @@ def summary(
     rows: Sequence[Mapping[str, Any]], beside: Sequence[Published], notes: Sequence[str],
 ) -> dict[str, Any]:  # fmt: skip
     """The content of table.json."""
-    results = next((outcome.results for outcome in outcomes if outcome.results is not None), None)
-    protocol = results["protocol"] if results else {}
+    known = [each.finished.results for each in outcomes if each.finished is not None]
+    protocol = known[0]["protocol"] if known else {}
     alone = [
         f"{row['setting']} {row['model']}: seed {row['seeds'][0]} alone: {row['alone_because']}"
         for row in rows if "alone_because" in row
@@ -162,9 +149,9 @@ def summary(
         "rows": list(rows),
         "published": [asdict(each) for each in beside],
         "failed": [
-            {**asdict(outcome.cell), "folder": str(outcome.cell.folder), "error": outcome.error,
-             "crashed": outcome.crashed}
-            for outcome in outcomes if outcome.error
+            {"model": each.run.model, "shots": each.run.shots, "seed": each.run.seed, "overrides": list(each.run.words),
+             "folder": str(each.run.out), "error": each.error, "crashed": each.crashed}
+            for each in outcomes if each.error
         ],
     }  # fmt: skip
 
@@ -172,19 +159,18 @@ def summary(
 def checks(outcomes: Sequence[Outcome]) -> list[str]:
     """What the runs tell of themselves: whether all had the same references and images, and which have no result."""
     notes: list[str] = []
-    first: dict[tuple[int, int], Outcome] = {}
-    for outcome in outcomes:
-        if outcome.results is None:
-            continue
-        cell, seen = outcome.cell, (outcome.references, outcome.results["images"])
-        other = first.setdefault((cell.shots, cell.seed), outcome)
-        if other.results and seen != (other.references, other.results["images"]):
-            notes.append(f"NOT THE SAME: {cell.name} had other references or images than {other.cell.name}.")
+    first: dict[tuple[int, int], tuple[Outcome, Any]] = {}
     failed: dict[tuple[str, str], list[str]] = {}
     for outcome in outcomes:
-        if outcome.error:
-            seed = f" seed {outcome.cell.seed}" if outcome.cell.shots else ""
-            failed.setdefault((outcome.cell.model, outcome.error), []).append(outcome.cell.setting + seed)
+        run = outcome.run
+        if outcome.finished is not None:
+            seen = (outcome.finished.references, outcome.finished.results["images"])
+            other, expected = first.setdefault((run.shots, run.seed), (outcome, seen))
+            if seen != expected:
+                notes.append(f"NOT THE SAME: {run.name} had other references or images than {other.run.name}.")
+        elif outcome.error:
+            seed = f" seed {run.seed}" if run.shots else ""
+            failed.setdefault((run.model, outcome.error), []).append(setting_of(run.shots) + seed)
     return notes + [f"No result of {model} ({', '.join(which)}): {why}" for (model, why), which in failed.items()]
 
 
@@ -205,12 +191,8 @@ def _rate(images: int, seconds: float) -> float | None:
 
 def _best(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The highest mean of each metric; nothing to compare where there is one row."""
-    best = {}
-    for metric in METRICS:
-        means = [row["mean"][metric]["mean"] for row in rows if row["mean"][metric] is not None]
-        if len(means) > 1:
-            best[metric] = max(means)
-    return best
+    means = {metric: [row["mean"][metric]["mean"] for row in rows if row["mean"][metric]] for metric in METRICS}
+    return {metric: max(values) for metric, values in means.items() if len(values) > 1}
 
 
 def _shown(value: Mapping[str, Any] | None, best: float | None) -> str:

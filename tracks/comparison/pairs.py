@@ -1,12 +1,19 @@
-"""Which images two runs have in common, and what keeps them from being compared."""
+"""Two runs over the same images: what keeps them from being compared, and the difference of every metric."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
+from eval.category import CategoryScores
+from eval.uncertainty.bootstrap import RESAMPLED, Resampled, mean_over
+from eval.uncertainty.paired import Difference, adjust, compare
 from tracks.command.names import listed
 from tracks.errors import TrackInputError
+from tracks.run.scoring import resample_rows, scorer_of
 from tracks.run.store import PredictionStore, Row
 
 RUN_KEYS = ("track", "model", "weights", "data", "shots", "seed")
@@ -14,6 +21,97 @@ DIGESTS = ("weights_digest", "code_digest", "device_name", "versions", "false_al
 _SHOWN = 6
 
 Pairs = list[tuple[Row, Row]]
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """How two runs are compared; the keys of conf/compare_runs.yaml of the same names say what each is."""
+
+    common: bool = False
+    bootstrap: int = 2000
+    seed: int = 0
+    level: float = 0.95
+    image_score: str = "model"
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class ScoredPair:
+    """One category of both runs: exact metrics and draws, A's first."""
+
+    scores: tuple[CategoryScores, CategoryScores]
+    draws: tuple[Resampled, Resampled]
+
+    def compare(self, metric: str, level: float) -> Difference | None:
+        """The difference of one metric; None where a run does not have it."""
+        a, b = (scores.metrics.get(metric) for scores in self.scores)
+        return None if a is None or b is None else compare(metric, (a, b), self.draws, level)
+
+
+def compare_stores(a: PredictionStore, b: PredictionStore, options: CompareOptions) -> dict[str, Any]:
+    """The content of compare.json: both runs scored, every metric's difference by category and of the means.
+
+    Raises:
+        TrackInputError: the runs cannot be compared; see `pair_rows` and `check_same_masks`.
+    """
+    pairs, notes = pair_rows(a, b, options.common)
+    bar = tqdm(pairs.items(), desc="compare", unit="category", leave=False)
+    scored = {category: _score_pair((a, b), category, rows, options) for category, rows in bar}
+    differences: dict[str, dict[str, Difference]] = {}
+    for metric in RESAMPLED:
+        found = {category: pair.compare(metric, options.level) for category, pair in scored.items()}
+        differences[metric] = adjust({name: each for name, each in found.items() if each is not None}, options.level)
+    means = [mean_over({category: pair.draws[run] for category, pair in scored.items()}) for run in (0, 1)]
+    return {
+        "a": _describe(a),
+        "b": _describe(b),
+        "differs": differing_settings(a, b),
+        **{key: getattr(options, key) for key in ("bootstrap", "seed", "level", "image_score")},
+        "notes": notes,
+        "categories": {category: _row(pair, category, differences) for category, pair in scored.items()},
+        "mean": {
+            metric: _mean(metric, differences[metric], (means[0], means[1]), options.level) for metric in RESAMPLED
+        },
+    }
+
+
+def _score_pair(
+    stores: tuple[PredictionStore, PredictionStore], category: str, pairs: Pairs, options: CompareOptions
+) -> ScoredPair:
+    check_same_masks(*stores, pairs)
+    scores, draws, rule = [], [], options.image_score
+    for store, rows in zip(stores, zip(*pairs, strict=True), strict=True):
+        scorer = scorer_of(rows, category, store, rule, options.workers)
+        draws.append(resample_rows(scorer, rows, category, store, rule, options.bootstrap, options.seed))
+        scores.append(scorer.compute())
+    return ScoredPair((scores[0], scores[1]), (draws[0], draws[1]))
+
+
+def _describe(store: PredictionStore) -> dict[str, Any]:
+    known = {key: store.settings.get(key) for key in RUN_KEYS}
+    return {"folder": str(store.folder), **known, "protocol": store.settings.get("protocol")}
+
+
+def _row(pair: ScoredPair, category: str, differences: dict[str, dict[str, Difference]]) -> dict[str, Any]:
+    """What compare.json says of one category."""
+    found = {metric: by_category.get(category) for metric, by_category in differences.items()}
+    why = {**pair.draws[1].reasons, **pair.draws[0].reasons, **pair.scores[1].reasons, **pair.scores[0].reasons}
+    return {
+        "images": pair.scores[0].num_images,
+        "anomalous": pair.scores[0].num_anomalous,
+        "metrics": {metric: asdict(each) if each else None for metric, each in found.items()},
+        "blank_because": {metric: why[metric] for metric in RESAMPLED if metric in why},
+    }
+
+
+def _mean(
+    metric: str, differences: dict[str, Difference], draws: tuple[Resampled, Resampled], level: float
+) -> dict[str, Any] | None:
+    """The difference of the means over the categories that have the metric."""
+    if not differences:
+        return None
+    a, b = (math.fsum(getattr(each, run) for each in differences.values()) / len(differences) for run in "ab")
+    return {**asdict(compare(metric, (a, b), draws, level)), "categories": len(differences)}
 
 
 def pair_rows(a: PredictionStore, b: PredictionStore, common: bool = False) -> tuple[dict[str, Pairs], list[str]]:

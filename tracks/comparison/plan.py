@@ -1,4 +1,8 @@
-"""The cells of `make compare`: one model, one number of shots, one seed, each a run of a track in its own process."""
+"""Many runs as one plan: each is found where it was finished before, else run; what fails stops no other.
+
+Every run is a track's own command in a process of its own, so that a crash or a full memory ends that run alone, and
+the same plan resumes after a kill. A lock for each run keeps two plans from making it twice.
+"""
 
 import json
 import os
@@ -7,68 +11,60 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from models.base import FEW_SHOT, ZERO_SHOT
-from models.disk import alone, write_atomically
-from models.weights.catalogue import catalogue
+from models.disk import alone
 from tracks.command.cli import EXIT_BAD_INPUT
-from tracks.run.cost import read_cost
+from tracks.command.paths import folder_name
+from tracks.comparison.finished import FinishedRun
 from tracks.run.fingerprint import ROOT, settings_digest
-
-SCORING = ("eval/*.py", "tracks/run/scoring.py")
-OUTPUTS = "VANDKIT_COMPARE_OUTPUTS"
-CELL_FILE = "cell.json"
 
 
 @dataclass(frozen=True)
-class Cell:
-    """What is run: `overrides` are the words of the track's command, `folder` is named after all that decides it."""
+class PlannedRun:
+    """A run of a track: `words` are the settings as its command takes them, but for the paths.
 
+    Its folder is `out`, or one below `outputs` that the track names itself; `root` is that of the data, None where the
+    words say it.
+    """
+
+    name: str
     model: str
     shots: int
     seed: int
-    overrides: tuple[str, ...]
-    folder: Path
+    words: tuple[str, ...]
+    outputs: Path
+    out: Path | None = None
+    root: Path | None = None
 
     @property
-    def setting(self) -> str:
-        """As the papers call it."""
-        return setting_of(self.shots)
-
-    @property
-    def name(self) -> str:
-        """In words, for a line of the log."""
-        return f"{self.setting} {self.model}" + (f" seed {self.seed}" if self.shots else "")
-
-    @property
-    def module(self) -> str:
-        """The track's entry point."""
-        return "tracks.few_shot" if self.shots else "tracks.zero_shot"
+    def file_name(self) -> str:
+        """What its log and its lock are called."""
+        digest = settings_digest({"words": self.words})
+        return folder_name(self.out.name if self.out else f"{self.model}-{self.shots}shot-seed{self.seed}-{digest}")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a cell: `results` of its run, or `error` in words; `crashed` where that is a fault of the program.
+    """What became of a planned run: `finished`, or `error` in words; `crashed` where that is a fault of the program."""
 
-    `cost` is `tracks.run.cost.read_cost`; `references` are names by category; `found`: it had been finished before.
-    """
-
-    cell: Cell
-    results: Mapping[str, Any] | None = None
-    cost: Mapping[str, Any] | None = None
-    references: Mapping[str, Sequence[str]] | None = None
+    run: PlannedRun
+    finished: FinishedRun | None = None
     found: bool = False
     error: str | None = None
     crashed: bool = False
 
 
+Find = Callable[[PlannedRun], FinishedRun | None]
+"""Where a planned run is finished already, that one."""
+
+
 def setting_of(shots: int) -> str:
-    """zero-shot, 1-shot, 2-shot, ..."""
+    """As the papers call it: zero-shot, 1-shot, 2-shot, ..."""
     return f"{shots}-shot" if shots else ZERO_SHOT
 
 
@@ -77,64 +73,99 @@ def track_of(shots: int) -> str:
     return FEW_SHOT if shots else ZERO_SHOT
 
 
-def weight_stamps(config: Any) -> dict[str, list[int] | None]:
-    """Size and time of change of every weight file that a plain configuration names; None for one that is not here."""
-    entries, stamps = catalogue(), {}
-    for text in _texts(config):
-        path = entries[text].path if text in entries else Path(text)
-        if text in entries or (path.suffix and path.is_file()):
-            stamps[text] = [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else None
-    return stamps
+def as_words(value: Any, key: str = "") -> list[str]:
+    """A nested mapping as Hydra takes it on the command line: {weights: {backbone: {x: 1}}} as weights.backbone.x=1."""
+    if isinstance(value, Mapping):
+        return [word for name, inner in value.items() for word in as_words(inner, f"{key}.{name}" if key else name)]
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}"]
 
 
-def run_all(cells: Sequence[Cell], logs: Path) -> Iterator[Outcome]:
-    """Run the cells one after the other, a line for each; a model that refused these shots is not asked again."""
-    refused: dict[tuple[str, int], str] = {}
-    for number, cell in enumerate(cells, 1):
+def run_all(plan: Sequence[PlannedRun], find: Find, logs: Path) -> Iterator[Outcome]:
+    """Run one after the other what `find` does not find, each with a log of its own; a line for each is printed.
+
+    What was refused is not asked again for another seed.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    refused: dict[tuple[str, ...], str] = {}
+    began, made = time.perf_counter(), 0
+    for number, run in enumerate(plan, 1):
+        place, kind = counted(number, len(plan)), tuple(word for word in run.words if not word.startswith("seed="))
         started = time.perf_counter()
-        reason = refused.get((cell.model, cell.shots))
-        outcome = Outcome(cell, error=reason) if reason else run_cell(cell, logs)
+        reason = refused.get(kind)
+        outcome = Outcome(run, error=reason) if reason else find_or_run(run, find, logs, place)
         if outcome.error and not outcome.crashed:
-            refused[cell.model, cell.shots] = outcome.error
-        print(f"[{number:{len(str(len(cells)))}}/{len(cells)}] {line_of(outcome, started)}", flush=True)
+            refused[kind] = outcome.error
+        now = time.perf_counter()
+        made += not outcome.found and not reason
+        left = time_left(now - began, made, len(plan) - number)
+        print(f"{place} {run.name}: {_told(outcome, now - started)}{left}", flush=True)
         yield outcome
 
 
-def line_of(outcome: Outcome, started: float) -> str:
-    """What became of a cell, in one line."""
-    if outcome.results is None:
-        return f"{outcome.cell.name}: no result: {outcome.error}"
-    score = outcome.results["score"]
-    shown = "no track score" if score is None else f"track score {100 * score:.1f}"
-    return f"{outcome.cell.name}: {shown} ({'found' if outcome.found else f'{time.perf_counter() - started:.0f} s'})"
+def find_or_run(run: PlannedRun, find: Find, logs: Path, place: str = "") -> Outcome:
+    """One run of a plan, found or made; waits where another command is at it."""
+    log = logs / f"{run.file_name}.log"
+    with alone(logs / f"{run.file_name}.lock", f"the run of {run.name}"):
+        if there := find(run):
+            return Outcome(run, there, found=True)
+        print(f"{place} {run.name}: running; see {log}", flush=True)
+        if code := _run_child(run, log):
+            return _failed(run, code, log)
+        if made := find(run):
+            return Outcome(run, made)
+        return Outcome(run, error=f"expected the results of the run, found none (all it said: {log})", crashed=True)
 
 
-def run_cell(cell: Cell, logs: Path) -> Outcome:
-    """Run a cell in a process of its own, unless it was finished before; waits where another command is at it."""
-    logs.mkdir(parents=True, exist_ok=True)
-    with alone(logs / f"{cell.folder.name}.lock", f"the run of {cell.name}"):
-        if (earlier := _finished(cell)) is not None:
-            return earlier
-        log = logs / f"{cell.folder.name}.log"
-        code = _run_child(cell, log)
-        if code:
-            return _failed(cell, code, log)
-        write_atomically(cell.folder / CELL_FILE, json.dumps(_mark(cell)).encode())
-    outcome = _read(cell, found=False)
-    assert outcome is not None
-    return outcome
+def counted(number: int, total: int) -> str:
+    """[ 2/12], or [2] where the total is 0: not known."""
+    return f"[{number:{len(str(total))}}/{total}]" if total else f"[{number}]"
 
 
-def _run_child(cell: Cell, log: Path) -> int:
-    """Exit code of the track's command, which locks its folder itself, should this process die before it."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    place = {"OUT": str(cell.folder), OUTPUTS: str(cell.folder.parent)}
-    environment = {**os.environ, **place, "PYTHONPATH": os.pathsep.join(paths)}
-    where = ("out=${oc.env:OUT}", f"outputs=${{oc.env:{OUTPUTS}}}")
-    with log.open("wb") as file:
-        command = [sys.executable, "-m", cell.module, *cell.overrides, *where]
-        child = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
+def time_left(seconds: float, made: int, left: int) -> str:
+    """What stands at the end of a line about the runs that are left, were they all to be made at the pace so far."""
+    return f"; about {duration(seconds / made * left)} left" if made and left > 0 else ""
+
+
+def duration(seconds: float) -> str:
+    """Rounded to what an estimate is worth."""
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 1):.0f} seconds"
+
+
+def score_line(score: float | None) -> str:
+    """A track score in percent, in words."""
+    return "no track score" if score is None else f"track score {100 * score:.1f}"
+
+
+def _told(outcome: Outcome, seconds: float) -> str:
+    if outcome.finished is None:
+        return f"no result: {outcome.error}"
+    how = "found" if outcome.found else f"{seconds:.0f} s"
+    return f"{score_line(outcome.finished.results.get('score'))} ({how})"
+
+
+def _run_child(run: PlannedRun, log: Path) -> int:
+    """Exit code of the track's command, which locks its folder itself; its progress is also shown on a terminal."""
+    paths = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    words = list(run.words)
+    for key, path in (("out", run.out), ("outputs", run.outputs), ("data.root", run.root)):
+        if path is not None:  # as a variable: whatever characters it has
+            variable = f"VANDKIT_PLAN_{key.replace('.', '_').upper()}"
+            environment[variable] = str(path)
+            words.append(f"{key}=${{oc.env:{variable}}}")
+    command = [sys.executable, "-m", f"tracks.{'few_shot' if run.shots else 'zero_shot'}", *words]
+    with log.open("wb", buffering=0) as file:
+        child = subprocess.Popen(command, stdout=file, stderr=subprocess.PIPE, env=environment, bufsize=0)
+        assert child.stderr is not None
         try:
+            while said := child.stderr.read(4096):
+                file.write(said)
+                if sys.stderr.isatty():
+                    sys.stderr.write(said.decode(errors="replace"))
+                    sys.stderr.flush()
             return child.wait()
         except BaseException:
             child.terminate()
@@ -142,51 +173,14 @@ def _run_child(cell: Cell, log: Path) -> int:
             raise
 
 
-def _finished(cell: Cell) -> Outcome | None:
-    """The outcome of a cell whose mark says that it was finished, and scored as it would be now."""
-    path = cell.folder / CELL_FILE
-    try:
-        done = path.is_file() and json.loads(path.read_text()) == _mark(cell)
-    except ValueError:
-        return None
-    return _read(cell, found=True) if done else None
-
-
-def _mark(cell: Cell) -> dict[str, Any]:
-    return {"overrides": list(cell.overrides), "scoring": _scoring_digest()}
-
-
-@cache
-def _scoring_digest() -> str:
-    files = [path for each in SCORING for path in sorted(ROOT.glob(each))]
-    return settings_digest({str(path): path.read_text(encoding="utf-8") for path in files})
-
-
-def _read(cell: Cell, found: bool) -> Outcome | None:
-    try:
-        results = json.loads((cell.folder / "results.json").read_text())
-        references = json.loads((cell.folder / "run.json").read_text())["references"]
-    except (OSError, ValueError, KeyError):
-        return None
-    return Outcome(cell, results, read_cost(cell.folder), references, found)
-
-
-def _failed(cell: Cell, code: int, log: Path) -> Outcome:
+def _failed(run: PlannedRun, code: int, log: Path) -> Outcome:
     """The paragraph that the command ended with, or how it ended without one."""
-    text = log.read_text(errors="replace")
+    text = log.read_text(errors="replace").replace("\r", "\n")
     if code == EXIT_BAD_INPUT and (said := re.findall(r"^error: (.+)$", text, re.MULTILINE)):
-        return Outcome(cell, error=said[-1])
+        return Outcome(run, error=said[-1])
     if code < 0:
         name = signal.Signals(-code).name
         hint = " (most often: not enough memory)" if name == "SIGKILL" else ""
-        return Outcome(cell, error=f"the process was ended by {name}{hint}; see {log}", crashed=True)
+        return Outcome(run, error=f"the process was ended by {name}{hint}; see {log}", crashed=True)
     last = next((line for line in reversed(text.splitlines()) if line.strip()), "nothing was printed")
-    return Outcome(cell, error=f"exit code {code}: {last.strip()} (all of it: {log})", crashed=True)
-
-
-def _texts(node: Any) -> Iterator[str]:
-    """Every string below a plain container."""
-    if isinstance(node, str):
-        yield node
-    for child in node.values() if isinstance(node, Mapping) else node if isinstance(node, list | tuple) else ():
-        yield from _texts(child)
+    return Outcome(run, error=f"exit code {code}: {last.strip()} (all of it: {log})", crashed=True)

@@ -29,10 +29,10 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
 
 
 @cache
-def code_digest() -> str:
-    """Digest of the source that predictions depend on: after an edit, a run starts afresh."""
+def code_digest(patterns: tuple[str, ...] = CODE_THAT_DECIDES_NUMBERS) -> str:
+    """Digest of source files, by default those that predictions depend on: after an edit, a run starts afresh."""
     digest = hashlib.sha256()
-    for pattern in CODE_THAT_DECIDES_NUMBERS:
+    for pattern in patterns:
         for path in sorted(ROOT.glob(pattern)):
             digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:16]
