@@ -14,14 +14,13 @@ from typing import Any
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
-from models.weights.registry import catalogue
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import tracks.command.config  # noqa: F401  (registers the schema)
 from models.base import BOTH
 from models.disk import write_atomically
-from models.weights.catalogue import texts_in
+from models.weights.catalogue import catalogue, texts_in
 from tracks.command.cli import CONF, EXIT_BAD_INPUT, command, run_main
 from tracks.command.names import unknown
 from tracks.command.paths import folder_name

@@ -51,7 +51,15 @@ def test_what_is_missing_is_said_by_name_with_the_time_it_takes(settings, tmp_pa
     with pytest.raises(TrackInputError) as refused:
         reproduce(settings("table=saa_report/1", "models=[saa_plus]"))
     message = str(refused.value)
-    for named in ("VisA", "MVTec AD", "sam_vit_h, wide_resnet50_2", "groundingdino_swint_ogc", "3,887 images", "hours"):
+    for named in (
+        "VisA",
+        "MVTec AD",
+        "sam_vit_h",
+        "wide_resnet50_2",
+        "groundingdino_swint_ogc",
+        "3,887 images",
+        "hours",
+    ):
         assert named in message
     assert "a folder for each of mvtec, visa" in message
     with pytest.raises(TrackInputError, match=f"no folder {tmp_path / 'gone'}; make data DATA=visa") as refused:
