@@ -131,6 +131,7 @@ test: $(READY) ## Install what is missing and run all tests.
 
 check: $(READY) ## Format check, lint, types and the quick tests: the same by hand, in pre-commit and in CI.
 	@$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/mypy
+	@! $(VENV)/bin/vulture | grep -vE '^(tests|benchmarks)/'
 	@$(PYTEST) -m "not slow and not e2e"
 
 install: $(READY) ## Install everything into .venv (done by every target that needs it).
