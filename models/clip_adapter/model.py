@@ -27,10 +27,11 @@ from models.clip_adapter.adapter import Adapter, stage_probabilities
 from models.clip_adapter.checkpoint import check_adapter_fits
 from models.clip_adapter.context_adapter import ContextAdapter, References, difference_of
 from models.clip_adapter.evidence import Evidence, FittedCategory, averaged, together
+from models.clip_adapter.labels import labels
 from models.clip_adapter.turns import turned, turning_gain
 from models.errors import checked
 from models.features import ImageFeatures
-from models.gaussians import EXPONENT, PARTS, PatchGaussians
+from models.gaussians import PatchGaussians
 from models.maps import hill
 from models.nearest import MAX_ELEMENTS, CategoryMemory, MemoryBank
 from models.references import AT_ONCE, MAX_REFERENCES, ManyReferences, cut, progress
@@ -164,59 +165,12 @@ class ClipAdapter(AnomalyModel):
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
         """Labels of every number made with this model."""
-        context = isinstance(self.adapter, ContextAdapter)
-        zero_shot = (
-            "learnt from the highest patches of the map and the text logit" if context else "text probability (Eq. 1)"
-        )
-        share, k = self.memory_score_weight, self.calibration_exponent
-        few_shot_map, few_shot_score = "zero-shot map", "the same"
-        if context:
-            zero_shot = "learnt from the highest patches of the map and the text logit"
-            few_shot_map = "the adapter's map, which has compared with the references"
-        memory = (
-            f"sum of 1 - cosine to the nearest reference token (Eq. 4), stages {' '.join(map(str, self.memory_stages))}"
-        )
-        if self.memory_weight:
-            few_shot_map += f" + {self.memory_weight:g} x {memory}"
-        if self.gaussian_weight:
-            few_shot_map += (
-                f"; d^{EXPONENT:g} / (d^{EXPONENT:g} + mu^{EXPONENT:g}) has a share of {self.gaussian_weight:g}, at "
-                "most the references' alignment, d the Mahalanobis distance to their tokens of the same patch, stages "
-                f"{' '.join(map(str, self.gaussian_stages))}, mu from references left out, at most {PARTS} times"
-            )
-        if share:
-            few_shot_score = (
-                f"{1 - share:g} zero-shot + {share:g} m^{k:g} / (m^{k:g} + mu^{k:g}), m the maximum of the "
-                f"{self.memory_score_map} map"
-            )
-            if self.memory_score_map == "memory":
-                few_shot_score += f", the {memory}"
-        return {
-            "method": "clip_adapter (APRIL-GAN)",
-            "backbone": self.backbone.name,
-            "backbone_weights": self.backbone.weights,
-            "activation": self.backbone.activation,
-            "model_image_size": self.backbone.image_size,
-            "flipped": self.flipped,
-            "stages": " ".join(map(str, self.backbone.stages)),
-            "prompts": self.prompts.label,
-            "precision": self.backbone.precision,
-            "adapter_trained_on": ", ".join(self.adapter.trained_on) or "not stated in the file",
-            "adapter_reads": self.adapter.reads,
-            "map": "abnormal probability (Eq. 3) of the adapter's one map"
-            if context
-            else "sum over stages of the abnormal probability (Eq. 3)",
-            "few_shot_map": few_shot_map,
-            "map_bound": self.adapter.num_maps,
-            "few_shot_map_bound": self.adapter.num_maps + self.memory_weight * len(self.memory_stages),
-            "image_score": f"zero-shot: {zero_shot}; with references: {few_shot_score}",
-            "few_shot_calibration": "mu is the mean of m over the references, each left out of the memory; a single "
-            f"reference without a window of {self.own_window:g} of the side around each token; {self._many.label}",
-            "turned_references": "no"
-            if not self.turns
-            else f"where the distance of a reference left out falls by {self.turns:.0%} or more with the others' "
-            "quarter turns and flips, these are remembered too",
-        }
+        return labels(self)
+
+    @property
+    def many_label(self) -> str:
+        """What happens to more references than are remembered."""
+        return self._many.label
 
     def _views(self, parts: Sequence[Tensor]) -> list[ImageFeatures]:
         """The features of batches of images, as they are and, if wanted, flipped left to right."""

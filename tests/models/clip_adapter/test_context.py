@@ -9,18 +9,16 @@ from torch.testing import assert_close
 
 from models.clip_adapter.adapter import AdapterHeader
 from models.clip_adapter.checkpoint import load_adapter, save_adapter
-from models.clip_adapter.context_adapter import (
+from models.clip_adapter.comparisons import (
     BULK_TEMPERATURE,
     COMPARISONS,
     DENSITIES,
-    ContextAdapter,
-    References,
     comparisons,
     densities,
     deviations,
-    difference_of,
     distances,
 )
+from models.clip_adapter.context_adapter import ContextAdapter, References, difference_of
 from models.clip_adapter.model import ClipAdapter
 from models.errors import ModelInputError
 from tests.support.clip_stand_ins import PROMPTS, small_backbone

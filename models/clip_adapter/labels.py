@@ -1,0 +1,66 @@
+"""What stands beside every number made with a `ClipAdapter`: which of its settings gave it."""
+
+from typing import TYPE_CHECKING
+
+from models.clip_adapter.context_adapter import ContextAdapter
+from models.gaussians import EXPONENT, PARTS
+
+if TYPE_CHECKING:
+    from models.clip_adapter.model import ClipAdapter
+
+
+def labels(model: "ClipAdapter") -> dict[str, str | int | float | bool]:
+    """The protocol of a model."""
+    context = isinstance(model.adapter, ContextAdapter)
+    zero_shot = (
+        "learnt from the highest patches of the map and the text logit" if context else "text probability (Eq. 1)"
+    )
+    share, k = model.memory_score_weight, model.calibration_exponent
+    few_shot_map, few_shot_score = "zero-shot map", "the same"
+    if context:
+        zero_shot = "learnt from the highest patches of the map and the text logit"
+        few_shot_map = "the adapter's map, which has compared with the references"
+    memory = (
+        f"sum of 1 - cosine to the nearest reference token (Eq. 4), stages {' '.join(map(str, model.memory_stages))}"
+    )
+    if model.memory_weight:
+        few_shot_map += f" + {model.memory_weight:g} x {memory}"
+    if model.gaussian_weight:
+        few_shot_map += (
+            f"; d^{EXPONENT:g} / (d^{EXPONENT:g} + mu^{EXPONENT:g}) has a share of {model.gaussian_weight:g}, at "
+            "most the references' alignment, d the Mahalanobis distance to their tokens of the same patch, stages "
+            f"{' '.join(map(str, model.gaussian_stages))}, mu from references left out, at most {PARTS} times"
+        )
+    if share:
+        few_shot_score = (
+            f"{1 - share:g} zero-shot + {share:g} m^{k:g} / (m^{k:g} + mu^{k:g}), m the maximum of the "
+            f"{model.memory_score_map} map"
+        )
+        if model.memory_score_map == "memory":
+            few_shot_score += f", the {memory}"
+    return {
+        "method": "clip_adapter (APRIL-GAN)",
+        "backbone": model.backbone.name,
+        "backbone_weights": model.backbone.weights,
+        "activation": model.backbone.activation,
+        "model_image_size": model.backbone.image_size,
+        "flipped": model.flipped,
+        "stages": " ".join(map(str, model.backbone.stages)),
+        "prompts": model.prompts.label,
+        "precision": model.backbone.precision,
+        "adapter_trained_on": ", ".join(model.adapter.trained_on) or "not stated in the file",
+        "adapter_reads": model.adapter.reads,
+        "map": "abnormal probability (Eq. 3) of the adapter's one map"
+        if context
+        else "sum over stages of the abnormal probability (Eq. 3)",
+        "few_shot_map": few_shot_map,
+        "map_bound": model.adapter.num_maps,
+        "few_shot_map_bound": model.adapter.num_maps + model.memory_weight * len(model.memory_stages),
+        "image_score": f"zero-shot: {zero_shot}; with references: {few_shot_score}",
+        "few_shot_calibration": "mu is the mean of m over the references, each left out of the memory; a single "
+        f"reference without a window of {model.own_window:g} of the side around each token; {model.many_label}",
+        "turned_references": "no"
+        if not model.turns
+        else f"where the distance of a reference left out falls by {model.turns:.0%} or more with the others' "
+        "quarter turns and flips, these are remembered too",
+    }
