@@ -42,6 +42,17 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         part.write_bytes(content)
 
 
+def append_line(path: Path, line: bytes) -> None:
+    """Add a line, ending in a line feed, to a file; one before it that a kill cut short is ended first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                line = b"\n" + line
+        file.write(line)
+
+
 def lacking_room(folder: Path, num_bytes: int, spare_bytes: int = SPARE_BYTES) -> str:
     """What is wrong if the disk of `folder` lacks room for so many bytes and the spare ones; "" if it has room."""
     free, wanted = shutil.disk_usage(folder).free, num_bytes + spare_bytes

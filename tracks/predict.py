@@ -2,34 +2,34 @@
 
 import json
 import math
-import shutil
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from eval.ranking.histogram import ValueCounts
-from models.base import AnomalyModel
 from models.disk import write_atomically
 from tracks.command.cli import command, run_main, stop
 from tracks.command.paths import folder_name
 from tracks.datasets.notices import counted_notices
-from tracks.datasets.photos import REFERENCE_PREFIX, Photos
+from tracks.datasets.photos import Photos
+from tracks.decide.asked import Asked, basis
 from tracks.decide.judge import CSV_FILE, UNREADABLE, Judge, Verdict, as_csv
+from tracks.decide.kept import FOLDER_NAME, Facts, Kept
 from tracks.decide.page import PAGE_FILE, write_page
-from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED, NoLeaveOneOut, Threshold, leave_one_out, weights_threshold
-from tracks.decide.threshold_fit import FOLDER, check_enough_photos, folder_threshold, owners, reference_threshold
+from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED, Threshold
+from tracks.decide.threshold_fit import FOLDER, check_enough_photos, folder_threshold
 from tracks.errors import TrackInputError
 from tracks.run.build import build_model, check_run_settings, chosen_names, pick_device
 from tracks.run.fingerprint import settings_digest
-from tracks.run.overlay import count_pixels
 from tracks.run.run_folder import alone_in, link_latest
-from tracks.run.runner import RunnerOptions, fit_references
+from tracks.run.runner import RunnerOptions
+from tracks.run.store import SETTINGS_FILE, read_settings
 
 DEFAULT_CATEGORY = "object"
+ONLY_DECIDE = ("threshold", "false_alarm_rate")
+"""Settings of which no score depends; the run.json of earlier versions has them."""
 
 
 @counted_notices()
@@ -46,20 +46,23 @@ def predict(cfg: DictConfig) -> list[Verdict]:
     settings = describe(cfg)
     category, folder = settings["category"], output_folder(cfg, settings)
     photos = Photos(cfg.images, category, cfg.recursive, cfg.references or None, [folder], cfg.bit_depth)
-    samples = photos.test(category)
+    samples, references = photos.test(category), photos.train(category) if cfg.references else []
     if cfg.threshold == FOLDER:
         check_enough_photos(len(samples))
     options = RunnerOptions("native", cfg.batch_size, cfg.workers, pick_device(cfg.device), strict=False)
-    model = build_model(cfg, options.device)
+    asked = Asked(lambda: build_model(cfg, options.device), category, references, options)
+    if not (folder / FOLDER_NAME).is_dir():
+        asked.build()  # what is wrong with the model is said before anything is written
+    adopt(folder, settings)
     with alone_in(folder, settings):
-        judge = Judge(model, category, folder)
-        names = learn_references(model, photos, category, options.device) if cfg.references else []
-        threshold, pixels = choose_threshold(cfg, model, category, names)
+        kept = Kept(folder, basis(settings["config"], references, options.device), cfg.fresh)
+        facts, judge = asked.facts(kept), Judge(kept, folder)
+        threshold = choose_threshold(cfg, facts, asked.names)
         clear(folder)
         announce(threshold, folder)
-        verdicts = list(judge.judge(samples, threshold, options))
-        threshold, verdicts = settle(cfg, model, threshold, verdicts, folder)
-        verdicts = judge.write_overlays(samples, verdicts, pixels)
+        verdicts = list(judge.judge(samples, threshold, asked.scored(samples, kept)))
+        threshold, verdicts = settle(cfg, facts, threshold, verdicts, folder)
+        verdicts = judge.write_overlays(samples, verdicts, facts)
         write_atomically(folder / CSV_FILE, as_csv(verdicts, threshold))
         files = {sample.name: sample.path for sample in samples}
         write_page(folder, f"{category}: {Path(settings['images']).name}", verdicts, threshold, files)
@@ -67,6 +70,15 @@ def predict(cfg: DictConfig) -> list[Verdict]:
     report(verdicts, threshold, folder)
     refuse_lost_files(judge.failures, folder)
     return verdicts
+
+
+def adopt(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Take over the folder of an earlier version, which held the threshold to be a part of what a run is."""
+    path = folder / SETTINGS_FILE
+    if path.is_file():
+        found = read_settings(path)
+        if {key: value for key, value in found.items() if key not in ONLY_DECIDE} == settings != found:
+            write_atomically(path, json.dumps(settings, indent=2))
 
 
 def check_settings(cfg: DictConfig) -> None:
@@ -92,7 +104,7 @@ def describe(cfg: DictConfig) -> dict[str, Any]:
     folders = {key: str(Path(cfg[key]).expanduser().resolve()) if cfg[key] else "" for key in ("images", "references")}
     words = {"category": str(cfg.category or DEFAULT_CATEGORY), "defects": list(cfg.prompts.defects)}
     names = {"model": "", "weights": ""} | chosen_names()
-    rules = {key: cfg[key] for key in ("recursive", "tiles", "bit_depth", "threshold", "false_alarm_rate")}
+    rules = {key: cfg[key] for key in ("recursive", "tiles", "bit_depth")}
     arguments = {"config": OmegaConf.to_container(cfg.model, resolve=True)}
     return {"track": "predict", **folders, **words, **names, **rules, **arguments}
 
@@ -104,49 +116,27 @@ def output_folder(cfg: DictConfig, settings: dict[str, Any]) -> Path:
 
 
 def clear(folder: Path) -> None:
-    """Delete what an earlier call with the same settings wrote."""
-    for name in ("maps", "overlays", "thumbs"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    """Delete what an earlier decision wrote."""
     for name in (CSV_FILE, "threshold.json", PAGE_FILE):
         (folder / name).unlink(missing_ok=True)
 
 
-def learn_references(model: AnomalyModel, photos: Photos, category: str, device: str) -> list[str]:
-    """Show the model the photos of good parts; returns their names below the folder of references."""
-    references, started = photos.train(category), time.perf_counter()
-    fit_references(model, references, category, device)
-    print(f"learnt {len(references)} references in {time.perf_counter() - started:.1f} s", flush=True)
-    return [sample.name.removeprefix(REFERENCE_PREFIX) for sample in references]
-
-
-def choose_threshold(
-    cfg: DictConfig, model: AnomalyModel, category: str, references: Sequence[str]
-) -> tuple[Threshold | None, ValueCounts]:
-    """The user's threshold, that of the references, or that of the weights; and the map values of good references.
-
-    None where the photos are to give it.
-    """
-    own = None if cfg.threshold in (None, FOLDER) else own_threshold(float(cfg.threshold), model)
-    pixels, of_folder = ValueCounts(), cfg.threshold == FOLDER
+def choose_threshold(cfg: DictConfig, facts: Facts, references: Sequence[str]) -> Threshold | None:
+    """The user's threshold, that of the references, or that of the weights; None where the photos are to give it."""
+    if cfg.threshold == FOLDER:
+        return None
+    if cfg.threshold is not None:
+        return own_threshold(float(cfg.threshold), facts.scores_are_probabilities)
     if not references:
-        return (None if of_folder else own or weights_threshold(model)), pixels
-    print(f"scoring the {len(references)} references, each without itself: what good parts score", flush=True)
-    try:
-        prediction = leave_one_out(model, category)
-    except NoLeaveOneOut as error:
-        if own is None and not of_folder:
-            raise TrackInputError(f"{error}; set one yourself, for example with ARGS=threshold=0.5") from error
-        return own, pixels
-    fitted = reference_threshold(prediction, references, cfg.false_alarm_rate, model.scores_are_probabilities)
-    for owner, anomaly_map in zip(owners(prediction), prediction.anomaly_maps, strict=True):
-        if references[owner] not in fitted.odd_references:
-            count_pixels(pixels, anomaly_map.float().cpu().numpy(), normal=True)
-    return (None if of_folder else own or fitted), pixels
+        return facts.weights_threshold
+    if facts.refused:
+        raise TrackInputError(f"{facts.refused}; set one yourself, for example with ARGS=threshold=0.5")
+    return facts.reference_threshold(references, cfg.false_alarm_rate)
 
 
-def own_threshold(value: float, model: AnomalyModel) -> Threshold:
+def own_threshold(value: float, probabilities: bool) -> Threshold:
     """A threshold that the user set, which scores must be able to reach."""
-    if model.scores_are_probabilities and not 0 <= value <= 1:
+    if probabilities and not 0 <= value <= 1:
         raise TrackInputError(f"expected a threshold from 0 to 1, as the model's scores are, got {value:g}")
     return Threshold(value, "as you set it")
 
@@ -161,12 +151,12 @@ def announce(threshold: Threshold | None, folder: Path) -> None:
 
 
 def settle(
-    cfg: DictConfig, model: AnomalyModel, threshold: Threshold | None, verdicts: Sequence[Verdict], folder: Path
+    cfg: DictConfig, facts: Facts, threshold: Threshold | None, verdicts: Sequence[Verdict], folder: Path
 ) -> tuple[Threshold, list[Verdict]]:
     """The threshold and the verdicts now that all scores are known, kept before anything else can go wrong."""
     scores = [verdict.score for verdict in verdicts if verdict.score is not None]
     if threshold is None:
-        settled = folder_threshold(scores, cfg.false_alarm_rate, model.scores_are_probabilities)
+        settled = folder_threshold(scores, cfg.false_alarm_rate, facts.scores_are_probabilities)
     else:
         settled = threshold.after(scores)
     verdicts = [verdict.by(settled) for verdict in verdicts]
@@ -215,7 +205,7 @@ def main(cfg: DictConfig) -> None:
     try:
         predict(cfg)
     except KeyboardInterrupt:
-        stop(f"interrupted; the photos judged so far, if any, are in {CSV_FILE}; the same command starts over")
+        stop(f"interrupted; the photos judged so far, if any, are in {CSV_FILE}; the same command goes on there")
 
 
 if __name__ == "__main__":

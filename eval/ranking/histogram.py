@@ -96,6 +96,17 @@ class ValueCounts:
         self._all += other._all
         self._positive += other._positive
 
+    def as_array(self) -> np.ndarray:
+        """All that was counted, (2, 65536) int64, for `from_array`."""
+        return np.stack([self._all, self._positive])
+
+    @classmethod
+    def from_array(cls, counted: np.ndarray) -> "ValueCounts":
+        """The counts that `as_array` gave."""
+        counts = cls()
+        counts._all, counts._positive = counted.astype(np.int64)
+        return counts
+
     def by_value(self) -> tuple[np.ndarray, np.ndarray]:
         """How many anomalous and how many normal pixels have each of `VALUES`; int64, zeros included."""
         positives, everything = in_value_order(self._positive), in_value_order(self._all)

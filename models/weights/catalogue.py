@@ -207,6 +207,19 @@ def missing_files(config: Any) -> list[WeightFile]:
     return [entry for entry in named if entry.url and not entry.path.is_file() and not copy_elsewhere(entry)]
 
 
+def named_files(config: Any) -> list[Path]:
+    """The weight files that a plain container names, as catalogue entries or paths, as far as they are here."""
+    entries = catalogue()
+    found: list[Path] = []
+    for text in dict.fromkeys(texts_in(config)):
+        entry = entries.get(text)
+        path = Path(text).expanduser() if entry is None else entry.path
+        if entry is not None and not path.is_file():
+            path = copy_elsewhere(entry) or path
+        found += [path] if len(text) < 1024 and path.is_file() else []
+    return found
+
+
 def refuse_missing(config: Any) -> None:
     """Say of all missing files at once where they were looked for and what fetches them.
 

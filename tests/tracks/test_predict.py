@@ -23,6 +23,7 @@ from models.base import AnomalyModel, Prediction
 from models.disk import alone
 from models.errors import ModelInputError
 from tracks.command.cli import CONF
+from tracks.decide.kept import facts_of
 from tracks.decide.threshold import UNCHECKED, weights_threshold
 from tracks.decide.threshold_fit import fit_threshold, folder_threshold
 from tracks.errors import TrackInputError
@@ -75,7 +76,7 @@ def settings(tmp_path, **changes):
         "model": {}, "prompts": {"defects": []}, "images": str(tmp_path / "photos"), "references": None,
         "category": "steel bracket", "recursive": True, "tiles": None, "bit_depth": None, "threshold": None,
         "false_alarm_rate": 0.05, "batch_size": 2, "workers": 2, "device": "cpu",
-        "out": str(tmp_path / "out"), "outputs": str(tmp_path / "outputs"),
+        "out": str(tmp_path / "out"), "outputs": str(tmp_path / "outputs"), "fresh": False,
     }  # fmt: skip
     return OmegaConf.create({**known, **changes})
 
@@ -208,7 +209,8 @@ def test_running_again_replaces_what_is_there(tmp_path, photos, model):
     predict(settings(tmp_path))
     found = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
     assert found == [
-        "index.html", "maps/bad, with comma.png.tiff", "maps/below/good.jpg.tiff",
+        "index.html", "kept/basis.json", "kept/drawn.jsonl", "kept/reference_pixels.npz", "kept/scores.jsonl",
+        "maps/bad, with comma.png.tiff", "maps/below/good.jpg.tiff",
         "overlays/bad, with comma.png.png", "overlays/below/good.jpg.png",
         "predictions.csv", "run.json", "threshold.json",
         "thumbs/bad, with comma.png.jpg", "thumbs/bad, with comma.png.photo.jpg",
@@ -236,6 +238,104 @@ def test_what_was_judged_stays_when_the_run_is_stopped(tmp_path, photos, model, 
     with pytest.raises(KeyboardInterrupt):
         predict(settings(tmp_path, batch_size=1))
     assert len(table(tmp_path / "out")) == 1
+
+
+def unbuilt(monkeypatch):
+    monkeypatch.setattr("tracks.run.build.instantiate", lambda node: pytest.fail("a model is built"))
+
+
+def test_another_threshold_computes_nothing_and_equals_a_run_of_its_own(tmp_path, photos, model, monkeypatch):
+    for index, level in enumerate((20, 40, 30, 60)):
+        save_photo(tmp_path / f"refs/{index}.png", level)
+    same = {"references": str(tmp_path / "refs")}
+    changes = ({"threshold": 0.22}, {"false_alarm_rate": 0.3}, {"threshold": None}, {"threshold": 2.0})
+    for number, change in enumerate(changes):
+        predict(settings(tmp_path, **same, **change, out=str(tmp_path / f"own{number}")))
+    predict(settings(tmp_path, **same))
+    unbuilt(monkeypatch)
+    drawn = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/overlays").rglob("*.*")}
+    for number, change in enumerate(changes):
+        predict(settings(tmp_path, **same, **change))
+        expected, found = table(tmp_path / f"own{number}"), table(tmp_path / "out")
+        assert {name: row["verdict"] for name, row in found.items()} == {
+            name: row["verdict"] for name, row in expected.items()
+        }  # fmt: skip
+        assert [row["score"] for row in found.values()] == [row["score"] for row in expected.values()]
+        for name in ("threshold.json", *(row["overlay"] for row in expected.values())):
+            assert (tmp_path / "out" / name).read_bytes() == (tmp_path / f"own{number}" / name).read_bytes()
+    again = {path: path.stat().st_mtime_ns for path in drawn}
+    assert sorted(path.name[:4] for path in drawn if drawn[path] != again[path]) == ["bad,", "good"], (
+        "those called DEFECT"
+    )
+
+
+def test_a_run_that_was_stopped_goes_on_and_ends_in_the_same(tmp_path, photos, model, monkeypatch, capsys):
+    for number in range(4):
+        save_photo(photos / f"more/{number}.png", 50 + number)
+    predict(settings(tmp_path, out=str(tmp_path / "whole")))
+    batches = []
+
+    def predicting(images, categories, real=model.predict):
+        batches.append(len(images))
+        if len(batches) == 2:
+            raise KeyboardInterrupt
+        return real(images, categories)
+
+    monkeypatch.setattr(model, "predict", predicting)
+    with pytest.raises(KeyboardInterrupt):
+        predict(settings(tmp_path))
+    with (tmp_path / "out/kept/scores.jsonl").open("ab") as file:
+        file.write(b'{"name": "good.png", "finge')  # a kill cut the line short
+    predict(settings(tmp_path))
+    assert batches == [2, 2, 2, 2, 1], "one was done, one was stopped, three were left"
+    assert "2 of 7 photos were scored before" in capsys.readouterr().out
+    whole, resumed = table(tmp_path / "whole"), table(tmp_path / "out")
+    assert list(whole) == list(resumed)
+    for row in whole.values():
+        for file in (row["map"], row["overlay"]):
+            assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "out" / file).read_bytes()
+
+
+def test_only_what_changed_is_scored_again_and_fresh_scores_all(tmp_path, photos, model, monkeypatch):
+    (photos / "cut.png").write_bytes(b"nothing")
+    predict(settings(tmp_path))
+    batches = []
+    monkeypatch.setattr(
+        model, "predict", lambda images, names, real=model.predict: batches.append(len(images)) or real(images, names)
+    )
+    predict(settings(tmp_path))
+    assert batches == []
+    save_photo(photos / "good.png", 200)
+    (tmp_path / "out" / table(tmp_path / "out")["below/good.jpg"]["map"]).unlink()
+    predict(settings(tmp_path))
+    assert sum(batches) == 3, "the batch of one of them holds another photo"
+    assert table(tmp_path / "out")["good.png"]["verdict"] == "DEFECT"
+    predict(settings(tmp_path, fresh=True))
+    assert sum(batches) == 6
+
+
+def test_other_references_weights_or_code_score_all_again(tmp_path, photos, model, monkeypatch, capsys):
+    save_photo(tmp_path / "refs/a.png", 60)
+    given = settings(tmp_path, references=str(tmp_path / "refs"), model={"path": str(tmp_path / "weights.pt")})
+    (tmp_path / "weights.pt").write_bytes(b"1")
+    predict(given)
+    (tmp_path / "weights.pt").write_bytes(b"12")
+    predict(given)
+    assert "since the last run of this folder weights changed: all photos are scored" in capsys.readouterr().out
+    save_photo(tmp_path / "refs/b.png", 61)
+    monkeypatch.setattr("tracks.decide.asked.code_digest", lambda: "another")
+    predict(given)
+    assert "references, code changed" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "out/threshold.json").read_text())["reference_scores"]) == 2
+
+
+def test_the_folder_of_an_earlier_version_is_taken_over(tmp_path, photos, model):
+    predict(settings(tmp_path))
+    path = tmp_path / "out/run.json"
+    before = json.loads(path.read_text())
+    path.write_text(json.dumps({**before, "threshold": 0.3, "false_alarm_rate": 0.05}))
+    predict(settings(tmp_path))
+    assert json.loads(path.read_text()) == before
 
 
 class Full:
@@ -367,9 +467,9 @@ def test_an_odd_reference_does_not_show_what_good_maps_look_like(tmp_path, model
     levels = (60, 61, 63, 66, 69, 70, 230)
     model.fit(torch.stack([torch.full((3, SIDE, SIDE), level / 255) for level in levels]), "nut")
     names = [f"{level}.png" for level in levels]
-    threshold, pixels = choose_threshold(settings(tmp_path), model, "nut", names)
-    assert threshold.odd_references == ("230.png",)
-    assert VALUES[pixels.by_value()[1] > 0].max() == pytest.approx(70 / 255, abs=1e-3)
+    facts = facts_of(model, "nut", names)
+    assert choose_threshold(settings(tmp_path), facts, names).odd_references == ("230.png",)
+    assert VALUES[facts.pixels.by_value()[1] > 0].max() == pytest.approx(70 / 255, abs=1e-3)
 
 
 def test_references_that_are_all_alike_give_no_verdict(tmp_path, photos, model, capsys):
@@ -398,9 +498,10 @@ def test_a_threshold_that_scores_cannot_reach_is_refused(tmp_path, photos, model
         predict(settings(tmp_path, threshold=40))
 
 
-def test_what_changes_a_verdict_changes_the_default_folder_and_nothing_else_does(tmp_path, photos, model):
-    changed = ({}, {"category": "nut"}, {"threshold": 0.3}, {"false_alarm_rate": 0.1}, {"recursive": False})
-    for number, changes in enumerate((*changed, changed[-1])):
+def test_what_changes_a_score_changes_the_default_folder_and_nothing_else_does(tmp_path, photos, model):
+    changed = ({}, {"category": "nut"}, {"recursive": False})
+    only_decide = [{"recursive": False, **each} for each in ({}, {"threshold": 0.3}, {"false_alarm_rate": 0.1})]
+    for number, changes in enumerate((*changed, *only_decide)):
         predict(settings(tmp_path, out=None, **changes))
         folders = [path for path in (tmp_path / "outputs/predict").iterdir() if not path.is_symlink()]
         assert len(folders) == min(number + 1, len(changed))

@@ -40,6 +40,8 @@ class RunConfig:
     """The run folder; by default outputs/<track>/<name made of the settings>, with `predict` as the track's name."""
     outputs: str = MISSING
     """Where run folders are made."""
+    fresh: bool = MISSING
+    """Discard an earlier run of the same settings instead of continuing it."""
 
 
 @dataclass
@@ -66,8 +68,6 @@ class TrackConfig(RunConfig):
     """"model", or "legacy_minmax": APRIL-GAN's transductive score, for reproduction only."""
     overlays: int = MISSING
     """Heat-map overlays to draw of each category; 0 for none, -1 for all."""
-    fresh: bool = MISSING
-    """Discard an earlier run of the same settings instead of continuing it."""
 
 
 @dataclass

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from io import RawIOBase
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -13,13 +14,13 @@ import tifffile
 from tqdm import tqdm
 
 from eval.ranking.histogram import LARGEST, ValueCounts
-from models.base import AnomalyModel
 from models.disk import write_atomically
 from tracks.command.paths import below, shortened
-from tracks.datasets.sample import Sample
+from tracks.datasets.files import FileSample
+from tracks.decide.kept import Facts, Kept, Score, fingerprint
 from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED, Threshold
-from tracks.run.overlay import category_scale, count_pixels, map_bound, render_overlay
-from tracks.run.runner import RunnerOptions, score_images
+from tracks.run.overlay import HeatScale, category_scale, count_pixels, render_overlay
+from tracks.run.runner import Loaded, Scored
 
 UNREADABLE = "unreadable"
 UNSURE = "unsure: between the threshold and the highest reference"
@@ -62,69 +63,97 @@ class Verdict:
 
 
 class Judge:
-    """A model that judges photos of one category, writing maps, overlays and predictions.csv into `folder`.
+    """Judges photos by their scores, writing maps, overlays and predictions.csv into `folder`.
 
-    What cannot be written costs no verdict: `failures` lists what the system said, first one first.
+    What is `kept` of earlier runs is not made again. What cannot be written costs no verdict: `failures` lists what the
+    system said, first one first.
     """
 
-    def __init__(self, model: AnomalyModel, category: str, folder: Path):
-        self.model, self.category, self.folder = model, category, folder
+    def __init__(self, kept: Kept, folder: Path):
+        self.kept, self.folder = kept, folder
         self.failures: list[OSError] = []
 
     def judge(
-        self, samples: Sequence[Sample], threshold: Threshold | None, options: RunnerOptions
+        self, samples: Sequence[FileSample], threshold: Threshold | None, scored: Iterator[tuple[Loaded, Scored | None]]
     ) -> Iterator[Verdict]:
-        """Verdicts in the order of `samples`, each printed and with map and row on disk: a stopped run keeps them."""
+        """Verdicts in the order of `samples`, each printed and with map and row on disk: a stopped run keeps them.
+
+        `scored` gives those whose score is not kept, in the same order.
+        """
         with (self.folder / CSV_FILE).open("wb", buffering=0) as file:
             self._add_row(file, COLUMNS)
-            for loaded, scored in score_images(self.model, samples, self.category, options):
-                name = loaded.sample.name
-                if scored is None:
-                    verdict = Verdict(name, UNREADABLE, note=loaded.unreadable)
+            for sample in samples:
+                row = self.kept.scores.get(sample.name) or self._score(sample, *next(scored))
+                if row.score is None:
+                    verdict = Verdict(row.name, UNREADABLE, note=row.note)
                 else:
-                    map_file = self._write_map(name, scored.anomaly_map)
-                    verdict = Verdict(name, UNDECIDED, scored.image_score, map_file).by(threshold)
+                    verdict = Verdict(row.name, UNDECIDED, row.score, row.map_file).by(threshold)
                 self._add_row(file, _cells(verdict, threshold))
                 tqdm.write(str(verdict))
                 yield verdict
 
-    def write_overlays(
-        self, samples: Sequence[Sample], verdicts: Sequence[Verdict], reference_pixels: ValueCounts
-    ) -> list[Verdict]:
+    def write_overlays(self, samples: Sequence[FileSample], verdicts: Sequence[Verdict], facts: Facts) -> list[Verdict]:
         """Draw the overlays once all maps are known, on one scale; defects are outlined.
 
-        `reference_pixels` are the map values of references, counted as negative; without any, photos judged OK stand
-        in for them. Returns the verdicts, those without an overlay saying so.
+        Without references photos judged OK stand in for them on the scale. What was drawn alike before stays. Returns
+        the verdicts, those without an overlay saying so.
         """
-        scale = category_scale(*self._pixels(verdicts, reference_pixels))
+        scale = category_scale(self._pixels(verdicts, facts.pixels), facts.map_bound)
         drawn = []
-        bar = tqdm(zip(samples, verdicts, strict=True), f"{self.category}: overlays", len(verdicts), unit="image")
+        bar = tqdm(zip(samples, verdicts, strict=True), "overlays", len(verdicts), unit="image")
         for sample, verdict in bar:
-            if verdict.map_file:
-                photo, anomaly_map = sample.load_image(), self._read_map(verdict)
-                overlay = render_overlay(photo, anomaly_map, scale, called=verdict.verdict == DEFECT)
-                encoded = io.BytesIO()
-                overlay.save(encoded, "PNG")
-                name = self._written(f"overlays/{shortened(verdict.name)}.png", encoded)
-                verdict = replace(
-                    verdict, overlay_file=name, thumb_file=self._write_thumbs(verdict.name, photo, overlay)
-                )
-            drawn.append(verdict)
+            drawn.append(self._with_overlay(sample, verdict, scale) if verdict.map_file else verdict)
         return drawn
 
-    def _write_thumbs(self, name: str, photo: PIL.Image.Image, overlay: PIL.Image.Image) -> str:
-        """Thumbnails of a photo with heat and without; returns the file of the former, "" if it cannot be written."""
+    def _score(self, sample: FileSample, loaded: Loaded, scored: Scored | None) -> Score:
+        """The score of a photo, its map written; kept unless that failed, so that the next run makes up for it."""
+        name, mark = sample.name, fingerprint(sample)
+        if scored is None:
+            row = Score(name, mark, note=loaded.unreadable)
+        else:
+            map_file = self._write_map(name, scored.anomaly_map)
+            row = Score(name, mark, scored.image_score, map_file, round(1000 * scored.seconds, 1))
+        if row.map_file or scored is None:
+            try:
+                self.kept.keep(row)
+            except OSError as error:
+                self.failures.append(error)
+        return row
+
+    def _with_overlay(self, sample: FileSample, verdict: Verdict, scale: HeatScale) -> Verdict:
+        called = verdict.verdict == DEFECT
+        looks = [fingerprint(sample), called, scale.low, scale.quiet, scale.high]
+        files = self.kept.drawn(verdict.name, looks)
+        if files is None:
+            photo, anomaly_map = sample.load_image(), self._read_map(verdict)
+            overlay = render_overlay(photo, anomaly_map, scale, called=called)
+            encoded = io.BytesIO()
+            overlay.save(encoded, "PNG")
+            file = self._written(f"overlays/{shortened(verdict.name)}.png", encoded)
+            files = [file, *self._write_thumbs(verdict.name, photo, overlay)]
+            if all(files):
+                self._keep_drawn(verdict.name, looks, files)
+        return replace(verdict, overlay_file=files[0], thumb_file=files[1])
+
+    def _keep_drawn(self, name: str, looks: Sequence[Any], files: Sequence[str]) -> None:
+        try:
+            self.kept.keep_drawn(name, looks, files)
+        except OSError as error:
+            self.failures.append(error)
+
+    def _write_thumbs(self, name: str, photo: PIL.Image.Image, overlay: PIL.Image.Image) -> list[str]:
+        """Thumbnails of a photo with heat and without; returns their files, "" for one that cannot be written."""
         thumb_file = f"thumbs/{shortened(name)}.jpg"
-        without_legend = (0, 0, overlay.width, round(photo.height * overlay.width / photo.width))
-        heat = overlay.crop(without_legend)
-        for file, picture in ((plain_file(thumb_file), photo), (thumb_file, heat)):
+        heat = overlay.crop((0, 0, overlay.width, round(photo.height * overlay.width / photo.width)))  # no legend
+        written = []
+        for file, picture in ((thumb_file, heat), (plain_file(thumb_file), photo)):
             encoded = io.BytesIO()
             thumbnail(picture).save(encoded, "JPEG", quality=QUALITY)
-            written = self._written(file, encoded)
+            written.append(self._written(file, encoded))
         return written
 
-    def _pixels(self, verdicts: Sequence[Verdict], reference_pixels: ValueCounts) -> tuple[ValueCounts, float | None]:
-        """The values of all maps, and the highest that there can be."""
+    def _pixels(self, verdicts: Sequence[Verdict], reference_pixels: ValueCounts) -> ValueCounts:
+        """How often the maps have each value."""
         pixels, has_references = ValueCounts(), bool(reference_pixels.by_value()[1].any())
         pixels.merge(reference_pixels)
         for verdict in verdicts:
@@ -132,7 +161,7 @@ class Judge:
                 anomaly_map = self._read_map(verdict)
                 rows, columns = (max(1, side // COUNTED_SIDE) for side in anomaly_map.shape)
                 count_pixels(pixels, anomaly_map[::rows, ::columns], verdict.verdict == GOOD and not has_references)
-        return pixels, map_bound(self.model.protocol, has_references)
+        return pixels
 
     def _add_row(self, file: RawIOBase, cells: Iterable[str]) -> None:
         try:

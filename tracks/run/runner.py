@@ -1,5 +1,6 @@
 """The only evaluation loop: references, then a prediction for each image, for the tracks' store and for `predict`."""
 
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -51,11 +52,15 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Scored:
-    """What a model says of one image: its map, (height, width) float32 at the scored size, and its scores."""
+    """What a model says of one image: its map, (height, width) float32 at the scored size, and its scores.
+
+    `seconds` is the model's time for the batch, shared evenly by its images.
+    """
 
     anomaly_map: np.ndarray
     image_score: float
     scalars: dict[str, float]
+    seconds: float = 0.0
 
 
 def fit_references(model: AnomalyModel, references: Sequence[Sample], category: str, device: str) -> None:
@@ -85,9 +90,11 @@ def score_images(
     with tqdm(total=len(samples), initial=len(samples) - len(wanted), desc=f"{category}: predict", unit="image") as bar:
         for _, batch in load_ahead(batches, lambda sample: _load(model, sample, options), options.workers):
             images = [loaded.image for loaded in batch if loaded.image is not None]
+            started = time.perf_counter()
             if images:
                 with torch.inference_mode(), watch:
                     prediction = model.predict(as_batch(images, options.device), [category] * len(images)).cpu()
+            seconds = (time.perf_counter() - started) / max(1, len(images))
             numbers = iter(range(len(images)))
             for loaded in batch:
                 number = None if loaded.image is None else next(numbers)
@@ -97,6 +104,7 @@ def score_images(
                     resize_map(prediction.anomaly_maps[number], loaded.size, np.float32),
                     float(prediction.image_scores[number]),
                     {name: float(values[number]) for name, values in prediction.scalars.items()},
+                    seconds,
                 )  # fmt: skip
                 bar.update()
 

@@ -25,7 +25,7 @@ import numpy as np
 import PIL.Image
 import tifffile
 
-from models.disk import write_atomically
+from models.disk import append_line, write_atomically
 from tracks.command.paths import below, shortened
 from tracks.errors import TrackInputError
 
@@ -203,15 +203,7 @@ class PredictionStore:
         return below(self.folder, row.map_file.removesuffix(".tiff") + ".mask.png")
 
     def _append(self, row: Row) -> None:
-        path = self._rows_file(row.category)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        line = _line(row)
-        with path.open("ab+") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a row cut short by a kill
-                    line = b"\n" + line
-            file.write(line)
+        append_line(self._rows_file(row.category), _line(row))
 
     def _rows_file(self, category: str) -> Path:
         folder = below(self.folder, "predictions", shortened(category))
