@@ -1,5 +1,6 @@
 """The same from Python: each call runs exactly what the command of its name runs.
 
+```python
 from tracks.api import learn, load_model, predict_folder, run_track, score
 
 model = load_model("clip_adapter", weights="tiny")
@@ -7,6 +8,7 @@ learn(model, "good_parts", "steel bracket")
 print(score(model, "photo.jpg", "steel bracket")[0].score)
 print(predict_folder("photos", references="good_parts", category="steel bracket").table())
 print(run_track("few_shot", shots=4, data="mvtec", root="/data/mvtec"))
+```
 """
 
 import contextlib
