@@ -121,13 +121,17 @@ def score(model: AnomalyModel, images: Image | Sequence[Image], category: str = 
 
 
 def predict_folder(
-    images: str | Path, references: str | Path | None = None, category: str = "object", *, quiet: bool = True,
-    **settings: Any,
+    images: str | Path | Sequence[str | Path], references: str | Path | None = None, category: str = "object", *,
+    quiet: bool = True, **settings: Any,
 ) -> PhotoResults:  # fmt: skip
-    """Judge a folder of photos as `vandkit predict` does, its settings by name; `quiet=False` prints what it prints."""
+    """Judge photos as `vandkit predict` does, its settings by name; `quiet=False` prints what it prints.
+
+    `images` is a folder, a file, a pattern or a list of them.
+    """
     from tracks.predict import describe, output_folder, predict
 
-    given = {"images": str(images), "references": None if references is None else str(references), "category": category}
+    paths = str(images) if isinstance(images, str | Path) else [str(path) for path in images]
+    given = {"images": paths, "references": None if references is None else str(references), "category": category}
     cfg = composed("predict", {**given, **settings})
     with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
         predict(cfg)

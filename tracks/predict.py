@@ -13,7 +13,7 @@ from models.disk import write_atomically
 from tracks.command.cli import command, run_main, stop
 from tracks.command.paths import folder_name
 from tracks.datasets.notices import counted_notices
-from tracks.datasets.photos import Photos
+from tracks.datasets.photos import Photos, common_folder, given_paths
 from tracks.decide.asked import Asked, basis
 from tracks.decide.judge import CSV_FILE, UNREADABLE, Judge, Verdict, as_csv
 from tracks.decide.kept import FOLDER_NAME, Facts, Kept
@@ -65,7 +65,8 @@ def predict(cfg: DictConfig) -> list[Verdict]:
         verdicts = judge.write_overlays(samples, verdicts, facts)
         write_atomically(folder / CSV_FILE, as_csv(verdicts, threshold))
         files = {sample.name: sample.path for sample in samples}
-        write_page(folder, f"{category}: {Path(settings['images']).name}", verdicts, threshold, files)
+        title = f"{category}: {common_folder(given_paths(settings['images'])).name}"
+        write_page(folder, title, verdicts, threshold, files)
         link_latest(Path(cfg.outputs) / "predict", folder)
     report(verdicts, threshold, folder)
     refuse_lost_files(judge.failures, folder)
@@ -101,7 +102,9 @@ def check_settings(cfg: DictConfig) -> None:
 
 def describe(cfg: DictConfig) -> dict[str, Any]:
     """The settings that make two calls the same run, as they stand in run.json."""
-    folders = {key: str(Path(cfg[key]).expanduser().resolve()) if cfg[key] else "" for key in ("images", "references")}
+    images = [str(path.resolve()) for path in given_paths(cfg.images or [])]
+    good = str(Path(cfg.references).expanduser().resolve()) if cfg.references else ""
+    folders = {"images": images[0] if len(images) == 1 else images, "references": good}
     words = {"category": str(cfg.category or DEFAULT_CATEGORY), "defects": list(cfg.prompts.defects)}
     names = {"model": "", "weights": ""} | chosen_names()
     rules = {key: cfg[key] for key in ("recursive", "tiles", "bit_depth")}
@@ -111,7 +114,7 @@ def describe(cfg: DictConfig) -> dict[str, Any]:
 
 def output_folder(cfg: DictConfig, settings: dict[str, Any]) -> Path:
     """OUT, or a folder named after the photos and the settings."""
-    name = f"{Path(settings['images']).name}-{settings_digest(settings)}"
+    name = f"{common_folder(given_paths(settings['images'])).name}-{settings_digest(settings)}"
     return Path(cfg.out or Path(cfg.outputs) / "predict" / folder_name(name)).expanduser()
 
 

@@ -173,6 +173,24 @@ def test_a_threshold_of_ones_own_and_the_verdict_at_it(tmp_path, photos, model):
         assert table(tmp_path / verdict)["bad, with comma.png"]["verdict"] == verdict
 
 
+def test_files_folders_and_patterns_are_judged_as_they_come(tmp_path, photos, model):
+    (photos / "notes.txt").write_text("no photo")
+    save_photo(tmp_path / "else/1.png", 51)
+    given = {
+        "one.file": (photos / "good.png", ["good.png"]),
+        "several": ([photos / "good.png", photos / "notes.txt", tmp_path / "else"], ["photos/good.png", "else/1.png"]),
+        "twice": ([photos / "good.png", photos], ["good.png", "bad, with comma.png", "below/good.jpg"]),
+        "pattern": (photos / "*.png", ["bad, with comma.png", "good.png"]),
+        "deep": (photos / "**/*.jpg", ["below/good.jpg"]),
+    }
+    for name, (images, expected) in given.items():
+        images = [str(path) for path in images] if isinstance(images, list) else str(images)
+        predict(settings(tmp_path, images=images, out=str(tmp_path / name)))
+        assert list(table(tmp_path / name)) == expected
+    predict(settings(tmp_path, images=str(photos / "*.png"), out=None))
+    assert [path.name[:7] for path in (tmp_path / "outputs/predict").iterdir() if not path.is_symlink()] == ["photos-"]
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 50])
 def test_one_unreadable_photo_costs_no_other(tmp_path, photos, model, batch_size, capsys):
     (photos / "cut.png").write_bytes((photos / "good.png").read_bytes()[:60])
@@ -566,6 +584,8 @@ def test_a_folder_called_outputs_is_judged_and_one_with_a_run_of_ours_is_not(tmp
         ({"images": None}, "expected a folder of photos, got none"),
         ({"images": ""}, "expected a folder of photos, got none"),
         ({"images": "/no/such/folder"}, "/no"),
+        ({"images": "/no/such/*.png"}, "/no"),
+        ({"images": "*.nothing"}, "found none that fits"),
         ({"references": "/no/such/folder"}, "/no"),
         ({"batch_size": 0}, "batch_size and workers >= 1"),
         ({"device": "cuda:99"}, "expected a device"),

@@ -74,8 +74,8 @@ class TrackConfig(RunConfig):
 class PredictConfig(RunConfig):
     """Settings of `predict`."""
 
-    images: str | None = MISSING
-    """The photos to judge: any folder, no labels."""
+    images: Any = MISSING
+    """The photos to judge, no labels: a folder, a file, a pattern ("photos/*.png"), or a list of them."""
     category: str | None = MISSING
     """What the photos show, in words; "object" if empty."""
     recursive: bool = MISSING

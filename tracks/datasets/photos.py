@@ -1,13 +1,15 @@
-"""A user's own photos: a folder of images with no labels and no layout."""
+"""A user's own photos: folders and files of images with no labels and no layout."""
 
+import glob
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from tracks.command.names import unknown
-from tracks.datasets.files import FileSample, category_name, existing_folder
-from tracks.datasets.formats import endings, passed_over
+from tracks.datasets.files import FileSample, category_name, existing_folder, natural_key
+from tracks.datasets.formats import endings, is_image, passed_over
 from tracks.datasets.images import common_bit_depth
 from tracks.datasets.layout import files_in, find_images, walk
 from tracks.errors import TrackInputError
@@ -22,6 +24,8 @@ REFERENCE_PREFIX = "references/"
 class Photos:
     """Every image in `root` (and below, if `recursive`), unlabelled, under one category name.
 
+    `root` is a folder, a file, a pattern as `photos/*.png`, or several of them; photos are then named by their path
+    below the innermost folder that holds all of them.
     `references` is a folder of photos of good parts; it may lie inside `root` and is then not judged itself. Copies
     among the references count once, photos that are copies of references are mentioned.
     Hidden folders, run folders of this project and those in `exclude` are passed over. Without `bit_depth` all 16-bit
@@ -30,7 +34,7 @@ class Photos:
 
     def __init__(
         self,
-        root: str | Path,
+        root: str | Path | Sequence[str | Path],
         category: str = "object",
         recursive: bool = True,
         references: str | Path | None = None,
@@ -48,8 +52,8 @@ class Photos:
         self._recursive = recursive
         good = None if references is None else existing_folder("the folder of references", references)
         skipped = [Path(path).expanduser() for path in exclude] + ([good] if good else [])
-        self._test = self._list(existing_folder("the folder of photos", root), "", None, skipped)
-        self._train = self._list(good, REFERENCE_PREFIX, 0, []) if good else []
+        self._test = self._list(given_paths(root), "", None, skipped)
+        self._train = self._list([good], REFERENCE_PREFIX, 0, []) if good else []
         depth = bit_depth or common_bit_depth([sample.path for sample in self._train + self._test])
         self._test = [replace(sample, bit_depth=depth) for sample in self._test]
         self._train = [replace(sample, bit_depth=depth) for sample in distinct(self._train)]
@@ -71,19 +75,70 @@ class Photos:
         if category not in self.categories:
             raise unknown("category", category, self.categories)
 
-    def _list(self, folder: Path, prefix: str, label: int | None, skipped: Sequence[Path]) -> list[FileSample]:
-        paths = find_images(folder, self._recursive, skipped)
-        others = passed_over(path for place in walk(folder, self._recursive, skipped) for path in files_in(place))
+    def _list(self, given: Sequence[Path], prefix: str, label: int | None, skipped: Sequence[Path]) -> list[FileSample]:
+        paths: list[Path] = []
+        others: list[Path] = []
+        for path in (match for each in given for match in _matches(each)):
+            if path.is_dir():
+                paths += find_images(path, self._recursive, skipped)
+                others += [file for place in walk(path, self._recursive, skipped) for file in files_in(place)]
+            else:
+                (paths if is_image(path) else others).append(path)
+        folder, said = common_folder(given), passed_over(others)
         if not paths:
-            got = f"only {others}" if others else "none"
             raise TrackInputError(
-                f"expected images in {folder} (files ending in {endings()}), got {got}; "
+                f"expected images in {_listed(given)} (files ending in {endings()}), got "
+                f"{f'only {said}' if said else 'none'}; "
                 "give the folder that holds them, or convert them to one of these"
             )
-        if others:
-            log.warning("passed over in %s: %s", folder, others)
+        if said:
+            log.warning("passed over in %s: %s", folder, said)
         kind = "" if label is None else "good"
-        names = [prefix + path.relative_to(folder).as_posix() for path in paths]
-        return [
-            FileSample(name, self.categories[0], label, kind, path) for name, path in zip(names, paths, strict=True)
-        ]
+        named = {prefix + Path(os.path.relpath(path, folder)).as_posix(): path for path in paths}  # each once
+        return [FileSample(name, self.categories[0], label, kind, path) for name, path in named.items()]
+
+
+def given_paths(given: str | Path | Sequence[str | Path]) -> list[Path]:
+    """One path or several, as paths."""
+    return [Path(each).expanduser() for each in ([given] if isinstance(given, str | Path) else given)]
+
+
+def common_folder(given: Sequence[Path]) -> Path:
+    """The innermost folder that holds all of these folders, files and patterns; of one folder that itself."""
+    if len(given) == 1:
+        return _folder_of(given[0])
+    return Path(os.path.commonpath([_folder_of(path).absolute() for path in given]))
+
+
+def _folder_of(path: Path) -> Path:
+    """A folder itself, what a file lies in, the part of a pattern before its first part with a wildcard."""
+    if path.is_file():
+        return path.parent
+    return path if path.exists() else next((place for place in (path, *path.parents) if not _is_pattern(place)), path)
+
+
+def _is_pattern(path: Path) -> bool:
+    return not path.exists() and glob.has_magic(str(path))
+
+
+def _matches(path: Path) -> list[Path]:
+    """A folder or file that is there; of a pattern what fits it.
+
+    Raises:
+        TrackInputError: nothing is there, or it was written by a command of this project.
+    """
+    kind = "the folder of photos"
+    if not _is_pattern(path):
+        place = path.parent if path.is_file() else path
+        existing_folder(kind, place)
+        return [path]
+    existing_folder(kind, _folder_of(path))
+    found = sorted(map(Path, glob.glob(str(path), recursive=True)), key=natural_key)
+    if not found:
+        raise TrackInputError(f"expected photos at {path}, found none that fits; check the pattern")
+    return found
+
+
+def _listed(given: Sequence[Path]) -> str:
+    more = f" and {len(given) - 3} more" if len(given) > 3 else ""
+    return ", ".join(str(path) for path in given[:3]) + more
