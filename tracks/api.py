@@ -33,7 +33,7 @@ from tracks.command.explained import CONF
 from tracks.command.text_settings import in_quotes
 from tracks.datasets.images import read_image
 from tracks.datasets.photos import find_images
-from tracks.decide.judge import CSV_FILE
+from tracks.decide.verdict import CSV_FILE
 from tracks.errors import TrackInputError
 from tracks.run.build import build_model, pick_device
 from tracks.run.loading import as_batch

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,19 +16,21 @@ from tracks.command.paths import folder_name
 from tracks.datasets.notices import counted_notices
 from tracks.datasets.photos import Photos, common_folder, given_paths
 from tracks.decide.asked import Asked, basis
-from tracks.decide.judge import CSV_FILE, UNREADABLE, Judge, Verdict, as_csv
-from tracks.decide.kept import FOLDER_NAME, Facts, Kept
+from tracks.decide.judge import Judge
+from tracks.decide.kept import FOLDER_NAME, NO_MAPS, Facts, Kept
 from tracks.decide.page import PAGE_FILE, write_page
 from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED, Threshold
 from tracks.decide.threshold_fit import FOLDER, check_enough_photos, folder_threshold
+from tracks.decide.verdict import CSV_FILE, JSON_FILE, UNREADABLE, Verdict, as_csv, as_json_lines
 from tracks.errors import TrackInputError
 from tracks.run.build import build_model, check_run_settings, chosen_names, pick_device
 from tracks.run.fingerprint import settings_digest
 from tracks.run.run_folder import alone_in, link_latest
-from tracks.run.runner import RunnerOptions
+from tracks.run.runner import AS_GIVEN, NATIVE, RunnerOptions
 from tracks.run.store import SETTINGS_FILE, read_settings
 
 DEFAULT_CATEGORY = "object"
+MAPS = ("model", "full", NO_MAPS)
 ONLY_DECIDE = ("threshold", "false_alarm_rate")
 """Settings of which no score depends; the run.json of earlier versions has them."""
 
@@ -49,14 +52,15 @@ def predict(cfg: DictConfig) -> list[Verdict]:
     samples, references = photos.test(category), photos.train(category) if cfg.references else []
     if cfg.threshold == FOLDER:
         check_enough_photos(len(samples))
-    options = RunnerOptions("native", cfg.batch_size, cfg.workers, pick_device(cfg.device), strict=False)
+    size, device = NATIVE if cfg.maps == "full" else AS_GIVEN, pick_device(cfg.device)
+    options = RunnerOptions(size, cfg.batch_size, cfg.workers, device, strict=False)
     asked = Asked(lambda: build_model(cfg, options.device), category, references, options)
     if not (folder / FOLDER_NAME).is_dir():
         asked.build()  # what is wrong with the model is said before anything is written
     adopt(folder, settings)
     with alone_in(folder, settings):
-        kept = Kept(folder, basis(settings["config"], references, options.device), cfg.fresh)
-        facts, judge = asked.facts(kept), Judge(kept, folder)
+        kept = Kept(folder, basis(settings["config"], references, options.device), cfg.maps, cfg.fresh)
+        facts, judge = asked.facts(kept), Judge(kept, folder, cfg.quiet)
         threshold = choose_threshold(cfg, facts, asked.names)
         clear(folder)
         announce(threshold, folder)
@@ -64,6 +68,7 @@ def predict(cfg: DictConfig) -> list[Verdict]:
         threshold, verdicts = settle(cfg, facts, threshold, verdicts, folder)
         verdicts = judge.write_overlays(samples, verdicts, facts)
         write_atomically(folder / CSV_FILE, as_csv(verdicts, threshold))
+        write_atomically(folder / JSON_FILE, as_json_lines(verdicts, threshold))
         files = {sample.name: sample.path for sample in samples}
         title = f"{category}: {common_folder(given_paths(settings['images'])).name}"
         write_page(folder, title, verdicts, threshold, files)
@@ -90,6 +95,8 @@ def check_settings(cfg: DictConfig) -> None:
             "REFERENCES=folder if you have photos of good parts"
         )
     check_run_settings(cfg)
+    if cfg.maps not in MAPS:
+        raise TrackInputError(f"expected maps to be one of {', '.join(MAPS)}, got {cfg.maps!r}")
     if cfg.bit_depth is not None and not 8 <= cfg.bit_depth <= 16:
         raise TrackInputError(f"expected bit_depth from 8 to 16, or null to guess it, got {cfg.bit_depth}")
     number = isinstance(cfg.threshold, int | float) and not isinstance(cfg.threshold, bool)
@@ -120,7 +127,7 @@ def output_folder(cfg: DictConfig, settings: dict[str, Any]) -> Path:
 
 def clear(folder: Path) -> None:
     """Delete what an earlier decision wrote."""
-    for name in (CSV_FILE, "threshold.json", PAGE_FILE):
+    for name in (CSV_FILE, JSON_FILE, "threshold.json", PAGE_FILE):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -184,7 +191,8 @@ def report(verdicts: Sequence[Verdict], threshold: Threshold, folder: Path) -> N
     print(f"by the threshold {threshold.value:.4f}: {threshold.source}", *threshold.remarks, sep="\n")
     for verdict in unreadable:
         print(f"unreadable, {verdict.note}".encode(errors="replace").decode())
-    print(f"files: {folder}: {PAGE_FILE} (open it in a browser), {CSV_FILE}, threshold.json, maps/, overlays/")
+    drawn = ", maps/, overlays/" if any(verdict.map_file for verdict in verdicts) else ""
+    print(f"files: {folder}: {PAGE_FILE} (open it in a browser), {CSV_FILE}, {JSON_FILE}, threshold.json{drawn}")
 
 
 def refuse_lost_files(failures: Sequence[OSError], folder: Path) -> None:
@@ -202,13 +210,21 @@ def refuse_lost_files(failures: Sequence[OSError], folder: Path) -> None:
         )
 
 
+def exit_code(verdicts: Sequence[Verdict]) -> int:
+    """3 if a photo could not be read, else 1 if one is a defect, else 0."""
+    kinds = {verdict.verdict for verdict in verdicts}
+    return 3 if UNREADABLE in kinds else int(DEFECT in kinds)
+
+
 @command("predict")
 def main(cfg: DictConfig) -> None:
-    """Judge and print."""
+    """Judge and print; with `exit_code` the way it ends tells a script what was found."""
     try:
-        predict(cfg)
+        verdicts = predict(cfg)
     except KeyboardInterrupt:
         stop(f"interrupted; the photos judged so far, if any, are in {CSV_FILE}; the same command goes on there")
+    if cfg.exit_code:
+        sys.exit(exit_code(verdicts))
 
 
 if __name__ == "__main__":

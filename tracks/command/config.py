@@ -85,6 +85,14 @@ class PredictConfig(RunConfig):
     threshold: Any = MISSING
     """Image score from which a photo is a defect; "folder" takes it from the photos themselves (transductive); by
     default from the references, or the weights."""
+    maps: str = MISSING
+    """How maps are stored: "model" (at the model's size), "full" (at the photos'), or "none": scores alone, neither
+    maps nor overlays nor regions."""
+    quiet: bool = MISSING
+    """Print no line for each photo."""
+    exit_code: bool = MISSING
+    """End with 3 if a photo could not be read, else with 1 if one is a DEFECT, else with 0; without it with 0 in all
+    these cases. 2 is always an error."""
 
 
 ConfigStore.instance().store(name="track_schema", node=TrackConfig)

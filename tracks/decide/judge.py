@@ -1,9 +1,8 @@
 """A verdict on each photo of a folder, with its map, its overlay and its row in predictions.csv."""
 
-import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from io import RawIOBase
 from pathlib import Path
 from typing import Any
@@ -17,49 +16,19 @@ from eval.ranking.histogram import LARGEST, ValueCounts
 from models.disk import write_atomically
 from tracks.command.paths import below, shortened
 from tracks.datasets.files import FileSample
-from tracks.decide.kept import Facts, Kept, Score, fingerprint
+from tracks.decide.kept import NO_MAPS, Facts, Kept, Score, fingerprint
+from tracks.decide.regions import find_regions
 from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED, Threshold
+from tracks.decide.verdict import BYTE_ORDER_MARK, COLUMNS, CSV_FILE, UNREADABLE, Verdict, cells, csv_line
 from tracks.run.overlay import HeatScale, category_scale, count_pixels, render_overlay
 from tracks.run.runner import Loaded, Scored
 
-UNREADABLE = "unreadable"
-UNSURE = "unsure: between the threshold and the highest reference"
-PENDING = "the threshold comes from all photos, once they are scored"
 COUNTED_SIDE = 256
 """The colour scale is read off so many rows and columns of each map at most."""
-CSV_FILE = "predictions.csv"
 THUMBNAIL_SIDE = 320
 """Longest side of a thumbnail in pixels."""
 QUALITY = 82
-COLUMNS = ("file", "score", "verdict", "threshold", "map", "overlay", "note")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What is said of one photo; the files are relative to the output folder, `score` is None if unreadable."""
-
-    name: str
-    verdict: str
-    score: float | None = None
-    map_file: str = ""
-    overlay_file: str = ""
-    thumb_file: str = ""
-    note: str = ""
-
-    def __str__(self) -> str:
-        score = " " * 6 if self.score is None else f"{self.score:.4f}"
-        note = f"  ({self.note})" if self.note and self.score is not None else ""  # a broken file's is long
-        line = f"{score}  {self.verdict:<10}  {self.name}{note}"
-        return line.encode(errors="replace").decode()  # a name that is no valid Unicode must not stop the run
-
-    def by(self, threshold: Threshold | None) -> "Verdict":
-        """The same photo judged by a threshold; undecided without one."""
-        if self.score is None:
-            return self
-        if threshold is None:
-            return replace(self, verdict=UNDECIDED, note=PENDING)
-        note = UNSURE if threshold.is_unsure(self.score) and not threshold.undecided else ""
-        return replace(self, verdict=threshold.verdict(self.score), note=note)
+OVERLAY_QUALITY = 90
 
 
 class Judge:
@@ -69,8 +38,8 @@ class Judge:
     system said, first one first.
     """
 
-    def __init__(self, kept: Kept, folder: Path):
-        self.kept, self.folder = kept, folder
+    def __init__(self, kept: Kept, folder: Path, quiet: bool = False):
+        self.kept, self.folder, self.quiet = kept, folder, quiet
         self.failures: list[OSError] = []
 
     def judge(
@@ -81,15 +50,17 @@ class Judge:
         `scored` gives those whose score is not kept, in the same order.
         """
         with (self.folder / CSV_FILE).open("wb", buffering=0) as file:
-            self._add_row(file, COLUMNS)
+            self._add_row(file, COLUMNS, BYTE_ORDER_MARK)
             for sample in samples:
                 row = self.kept.scores.get(sample.name) or self._score(sample, *next(scored))
                 if row.score is None:
                     verdict = Verdict(row.name, UNREADABLE, note=row.note)
                 else:
-                    verdict = Verdict(row.name, UNDECIDED, row.score, row.map_file).by(threshold)
-                self._add_row(file, _cells(verdict, threshold))
-                tqdm.write(str(verdict))
+                    verdict = Verdict(row.name, UNDECIDED, row.score, row.map_file, milliseconds=row.milliseconds)
+                    verdict = verdict.by(threshold)
+                self._add_row(file, cells(verdict, threshold))
+                if not self.quiet:
+                    tqdm.write(str(verdict))
                 yield verdict
 
     def write_overlays(self, samples: Sequence[FileSample], verdicts: Sequence[Verdict], facts: Facts) -> list[Verdict]:
@@ -102,7 +73,11 @@ class Judge:
         drawn = []
         bar = tqdm(zip(samples, verdicts, strict=True), "overlays", len(verdicts), unit="image")
         for sample, verdict in bar:
-            drawn.append(self._with_overlay(sample, verdict, scale) if verdict.map_file else verdict)
+            if verdict.map_file:
+                verdict = self._with_overlay(sample, verdict, scale)
+            elif self.kept.maps == NO_MAPS and verdict.score is not None:
+                verdict = self._with_photo(sample, verdict)
+            drawn.append(verdict)
         return drawn
 
     def _score(self, sample: FileSample, loaded: Loaded, scored: Scored | None) -> Score:
@@ -111,9 +86,11 @@ class Judge:
         if scored is None:
             row = Score(name, mark, note=loaded.unreadable)
         else:
-            map_file = self._write_map(name, scored.anomaly_map)
-            row = Score(name, mark, scored.image_score, map_file, round(1000 * scored.seconds, 1))
-        if row.map_file or scored is None:
+            maps = self.kept.maps
+            map_file = "" if maps == NO_MAPS else self._write_map(name, scored.anomaly_map)
+            size = (loaded.size[1], loaded.size[0])
+            row = Score(name, mark, scored.image_score, map_file, round(1000 * scored.seconds, 1), size=size, maps=maps)
+        if row.map_file or scored is None or row.maps == NO_MAPS:
             try:
                 self.kept.keep(row)
             except OSError as error:
@@ -123,34 +100,41 @@ class Judge:
     def _with_overlay(self, sample: FileSample, verdict: Verdict, scale: HeatScale) -> Verdict:
         called = verdict.verdict == DEFECT
         looks = [fingerprint(sample), called, scale.low, scale.quiet, scale.high]
-        files = self.kept.drawn(verdict.name, looks)
-        if files is None:
+        row = self.kept.drawn(verdict.name, looks)
+        if row is None:
             photo, anomaly_map = sample.load_image(), self._read_map(verdict)
             overlay = render_overlay(photo, anomaly_map, scale, called=called)
-            encoded = io.BytesIO()
-            overlay.save(encoded, "PNG")
-            file = self._written(f"overlays/{shortened(verdict.name)}.png", encoded)
+            file = self._written(f"overlays/{shortened(verdict.name)}.jpg", _jpeg(overlay, OVERLAY_QUALITY))
             files = [file, *self._write_thumbs(verdict.name, photo, overlay)]
-            if all(files):
-                self._keep_drawn(verdict.name, looks, files)
-        return replace(verdict, overlay_file=files[0], thumb_file=files[1])
+            regions = find_regions(anomaly_map, photo.size, scale) if called else []
+            row = self._keep_drawn({"name": verdict.name, "looks": looks, "files": files, "regions": regions})
+        overlay_file, thumb_file = row["files"][:2]
+        return replace(verdict, overlay_file=overlay_file, thumb_file=thumb_file, regions=tuple(row["regions"]))
 
-    def _keep_drawn(self, name: str, looks: Sequence[Any], files: Sequence[str]) -> None:
+    def _with_photo(self, sample: FileSample, verdict: Verdict) -> Verdict:
+        """A thumbnail of the photo alone."""
+        looks = [fingerprint(sample)]
+        row = self.kept.drawn(verdict.name, looks)
+        if row is None:
+            small = _jpeg(thumbnail(sample.load_image()), QUALITY)
+            file = self._written(f"thumbs/{shortened(verdict.name)}.jpg", small)
+            row = self._keep_drawn({"name": verdict.name, "looks": looks, "files": [file], "regions": []})
+        return replace(verdict, thumb_file=row["files"][0])
+
+    def _keep_drawn(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
-            self.kept.keep_drawn(name, looks, files)
+            if all(row["files"]):
+                self.kept.keep_drawn(row)
         except OSError as error:
             self.failures.append(error)
+        return row
 
     def _write_thumbs(self, name: str, photo: PIL.Image.Image, overlay: PIL.Image.Image) -> list[str]:
         """Thumbnails of a photo with heat and without; returns their files, "" for one that cannot be written."""
         thumb_file = f"thumbs/{shortened(name)}.jpg"
         heat = overlay.crop((0, 0, overlay.width, round(photo.height * overlay.width / photo.width)))  # no legend
-        written = []
-        for file, picture in ((thumb_file, heat), (plain_file(thumb_file), photo)):
-            encoded = io.BytesIO()
-            thumbnail(picture).save(encoded, "JPEG", quality=QUALITY)
-            written.append(self._written(file, encoded))
-        return written
+        pictures = {thumb_file: heat, plain_file(thumb_file): photo}
+        return [self._written(file, _jpeg(thumbnail(picture), QUALITY)) for file, picture in pictures.items()]
 
     def _pixels(self, verdicts: Sequence[Verdict], reference_pixels: ValueCounts) -> ValueCounts:
         """How often the maps have each value."""
@@ -163,9 +147,9 @@ class Judge:
                 count_pixels(pixels, anomaly_map[::rows, ::columns], verdict.verdict == GOOD and not has_references)
         return pixels
 
-    def _add_row(self, file: RawIOBase, cells: Iterable[str]) -> None:
+    def _add_row(self, file: RawIOBase, cells: Iterable[str], before: bytes = b"") -> None:
         try:
-            file.write(_line(cells))
+            file.write(before + csv_line(cells))
         except OSError as error:
             self.failures.append(error)
 
@@ -174,14 +158,14 @@ class Judge:
         encoded = io.BytesIO()
         fits = np.abs(anomaly_map).max() <= LARGEST
         tifffile.imwrite(encoded, anomaly_map.astype(np.float16) if fits else anomaly_map)
-        return self._written(f"maps/{shortened(name)}.tiff", encoded)
+        return self._written(f"maps/{shortened(name)}.tiff", encoded.getvalue())
 
-    def _written(self, name: str, encoded: io.BytesIO) -> str:
+    def _written(self, name: str, content: bytes) -> str:
         """`name`, relative to the folder, once it is written; "" if it cannot be."""
         path = below(self.folder, name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, encoded.getvalue())
+            write_atomically(path, content)
         except OSError as error:
             error.filename = error.filename or str(path)
             self.failures.append(error)
@@ -199,25 +183,12 @@ def thumbnail(picture: PIL.Image.Image) -> PIL.Image.Image:
     return small
 
 
+def _jpeg(picture: PIL.Image.Image, quality: int) -> bytes:
+    encoded = io.BytesIO()
+    picture.save(encoded, "JPEG", quality=quality)
+    return encoded.getvalue()
+
+
 def plain_file(thumb_file: str) -> str:
     """The thumbnail without heat that belongs to one with."""
     return thumb_file.removesuffix(".jpg") + ".photo.jpg"
-
-
-def as_csv(verdicts: Sequence[Verdict], threshold: Threshold) -> bytes:
-    """The whole content of predictions.csv."""
-    return _line(COLUMNS) + b"".join(_line(_cells(verdict, threshold)) for verdict in verdicts)
-
-
-def _line(cells: Iterable[str]) -> bytes:
-    """One row; a file name that is no valid Unicode comes out as the bytes it has."""
-    line = io.StringIO()
-    csv.writer(line).writerow(cells)
-    return line.getvalue().encode("utf-8", "surrogateescape")
-
-
-def _cells(verdict: Verdict, threshold: Threshold | None) -> list[str]:
-    """The values of `COLUMNS`; nine digits give a float32 back exactly, so the verdict follows from them."""
-    score = "" if verdict.score is None else f"{verdict.score:.9g}"
-    value = "" if threshold is None else f"{threshold.value:.9g}"
-    return [verdict.name, score, verdict.verdict, value, verdict.map_file, verdict.overlay_file, verdict.note]

@@ -13,7 +13,7 @@ None of it depends on the threshold.
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ from tracks.errors import TrackInputError
 from tracks.run.overlay import count_pixels, map_bound
 
 FOLDER_NAME = "kept"
+NO_MAPS = "none"
+"""As `maps`: scores alone, neither maps nor overlays nor regions."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,10 @@ def facts_of(model: AnomalyModel, category: str, references: Sequence[str]) -> F
 
 @dataclass(frozen=True)
 class Score:
-    """What is known of one photo: without a `score` it could not be read, and `note` says why."""
+    """What is known of one photo: without a `score` it could not be read, and `note` says why.
+
+    `size` is (width, height) of the photo, `maps` how its map was asked for, `milliseconds` the model's time.
+    """
 
     name: str
     fingerprint: str
@@ -94,13 +99,15 @@ class Score:
     map_file: str = ""
     milliseconds: float | None = None
     note: str = ""
+    size: tuple[int, ...] = ()
+    maps: str = ""
 
 
 class Kept:
     """The kept part of an output folder; what was computed on another `basis` is deleted, all of it if `fresh`."""
 
-    def __init__(self, folder: Path, basis: Mapping[str, Any], fresh: bool = False):
-        self.folder, self._kept = folder, folder / FOLDER_NAME
+    def __init__(self, folder: Path, basis: Mapping[str, Any], maps: str, fresh: bool = False):
+        self.folder, self.maps, self._kept = folder, maps, folder / FOLDER_NAME
         self._basis = json.loads(json.dumps(basis))
         found = _read_json(self._kept / "basis.json")
         changed = [key for key in self._basis if found and found.get("basis", {}).get(key) != self._basis[key]]
@@ -137,16 +144,17 @@ class Kept:
             return False
         if row.score is None:
             return not _is_read(sample)
-        return below(self.folder, row.map_file).is_file()
+        return self.maps == NO_MAPS or (row.maps == self.maps and below(self.folder, row.map_file).is_file())
 
     def forget_others(self, samples: Iterable[FileSample], stale: set[str]) -> None:
         """Drop the scores, and the files, of photos that are gone or that are to be scored again."""
         current = {sample.name for sample in samples}
         for name in [name for name in self.scores if name not in current or name in stale]:
-            row = self.scores.pop(name)
-            self.undraw(name)
-            if row.map_file:
-                below(self.folder, row.map_file).unlink(missing_ok=True)
+            self._delete_files(self.scores.pop(name))
+        if self.maps == NO_MAPS:
+            for row in [row for row in self.scores.values() if row.map_file]:
+                self._delete_files(row)
+                self.scores[row.name] = replace(row, map_file="", maps=NO_MAPS)
         if (self._kept / "scores.jsonl").is_file():
             _write_rows(self._kept / "scores.jsonl", map(asdict, self.scores.values()))
             _write_rows(self._kept / "drawn.jsonl", self._drawn.values())
@@ -156,22 +164,23 @@ class Kept:
         self.scores[row.name] = row
         append_line(self._kept / "scores.jsonl", _line(asdict(row)))
 
-    def drawn(self, name: str, looks: Sequence[Any]) -> list[str] | None:
-        """The files of a photo's overlay and thumbnails, if it was drawn so and they are there."""
+    def drawn(self, name: str, looks: Sequence[Any]) -> dict[str, Any] | None:
+        """The "files" of a photo's overlay and thumbnails, and its "regions", if it was drawn so and they are there."""
         row = self._drawn.get(name)
-        if row is None or row["looks"] != list(looks):
+        if row is None or row["looks"] != list(looks) or "regions" not in row:
             return None
-        return row["files"] if all(below(self.folder, file).is_file() for file in row["files"]) else None
+        return row if all(below(self.folder, file).is_file() for file in row["files"]) else None
 
-    def keep_drawn(self, name: str, looks: Sequence[Any], files: Sequence[str]) -> None:
-        """Say that the overlay of a photo is drawn."""
-        self._drawn[name] = {"name": name, "looks": list(looks), "files": list(files)}
-        append_line(self._kept / "drawn.jsonl", _line(self._drawn[name]))
+    def keep_drawn(self, row: Mapping[str, Any]) -> None:
+        """Say that the overlay of a photo is drawn: its "name", how it "looks", its "files" and "regions"."""
+        self._drawn[row["name"]] = dict(row)
+        append_line(self._kept / "drawn.jsonl", _line(row))
 
-    def undraw(self, name: str) -> None:
-        """Delete the overlay and thumbnails of a photo, if it has any."""
-        for file in self._drawn.pop(name, {"files": []})["files"]:
-            below(self.folder, file).unlink(missing_ok=True)
+    def _delete_files(self, row: Score) -> None:
+        """Delete the map, the overlay and the thumbnails of a photo, as far as it has any."""
+        for file in [row.map_file, *self._drawn.pop(row.name, {"files": []})["files"]]:
+            if file:
+                below(self.folder, file).unlink(missing_ok=True)
 
     def _clear(self) -> None:
         for name in (FOLDER_NAME, "maps", "overlays", "thumbs"):

@@ -11,8 +11,9 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
 from models.disk import write_atomically
-from tracks.decide.judge import Verdict, plain_file
+from tracks.decide.judge import plain_file
 from tracks.decide.threshold import Threshold
+from tracks.decide.verdict import Verdict
 
 PAGE_FILE = "index.html"
 
@@ -44,7 +45,9 @@ def _row(verdict: Verdict, folder: Path, photo: Path | None) -> dict[str, Any]:
     if verdict.note:
         row["note"] = _printable(verdict.note)
     if verdict.thumb_file:
-        row["thumb"], row["plain"] = _address(verdict.thumb_file), _address(plain_file(verdict.thumb_file))
+        row["thumb"] = _address(verdict.thumb_file)
+    if verdict.thumb_file and verdict.map_file:
+        row["plain"] = _address(plain_file(verdict.thumb_file))
     if verdict.overlay_file:
         row["overlay"] = _address(verdict.overlay_file)
     if photo is not None:

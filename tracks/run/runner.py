@@ -20,10 +20,14 @@ from tracks.run.loading import as_batch, cut, load_ahead, mention_small_input
 from tracks.run.resize import resize_map, resize_mask
 from tracks.run.store import PredictionStore, Row
 
+NATIVE, AS_GIVEN = "native", "model"
+
 
 @dataclass(frozen=True)
 class RunnerOptions:
-    """How a run goes about its work; `resolution` is the side of the scored maps in pixels, or "native".
+    """How a run goes about its work; `resolution` is the side of the scored maps in pixels, or "native", or "model".
+
+    With "native" a map has its image's size, with "model" it stays as the model gives it.
 
     Without `strict` an image that cannot be read is handed on with the reason, and stops nothing.
     """
@@ -101,12 +105,18 @@ def score_images(
                 if loaded.sample.name not in wanted:
                     continue
                 yield loaded, None if number is None else Scored(
-                    resize_map(prediction.anomaly_maps[number], loaded.size, np.float32),
+                    _sized(prediction.anomaly_maps[number], loaded.size, options),
                     float(prediction.image_scores[number]),
                     {name: float(values[number]) for name, values in prediction.scalars.items()},
                     seconds,
                 )  # fmt: skip
                 bar.update()
+
+
+def _sized(anomaly_map: Tensor, size: tuple[int, int], options: RunnerOptions) -> np.ndarray:
+    if options.resolution == AS_GIVEN:
+        return anomaly_map.float().numpy()
+    return resize_map(anomaly_map, size, np.float32)
 
 
 def lacking(store: PredictionStore, samples: Sequence[Sample], category: str) -> set[str]:
@@ -151,7 +161,7 @@ def _load(model: AnomalyModel, sample: Sample, options: RunnerOptions) -> Loaded
         image = sample.load_image()
         mention_small_input(model.protocol, sample, image)
         mask, size = sample.load_mask(), (image.height, image.width)
-        if options.resolution != "native":
+        if options.resolution not in (NATIVE, AS_GIVEN):
             size = (int(options.resolution), int(options.resolution))
         resized = None if mask is None else resize_mask(mask, size, options.mask_resize)
         return Loaded(sample, model.preprocess(image), size, resized)

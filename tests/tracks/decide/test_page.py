@@ -10,15 +10,16 @@ from urllib.parse import unquote_to_bytes
 import PIL.Image
 import pytest
 
-from tracks.decide.judge import Verdict, thumbnail
+from tracks.decide.judge import thumbnail
 from tracks.decide.page import write_page
 from tracks.decide.threshold import Threshold
+from tracks.decide.verdict import Verdict
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom")
 THRESHOLD = Threshold(0.8, "as you set it", highest_normal=0.6)
 VERDICTS = [
-    Verdict("a.png", "DEFECT", 0.9, overlay_file="overlays/a.png.png", thumb_file="thumbs/a.png.jpg"),
+    Verdict("a.png", "DEFECT", 0.9, "maps/a.png.tiff", "overlays/a.png.jpg", thumb_file="thumbs/a.png.jpg"),
     Verdict("</script><b>#1%.png", "undecided", 0.7),
     Verdict("c.png", "OK", 0.2),
     Verdict("broken\udcff.png", "unreadable", note="cannot be read"),
