@@ -15,6 +15,7 @@ from tracks.command.cli import command, run_main, stop
 from tracks.command.paths import folder_name
 from tracks.datasets.notices import counted_notices
 from tracks.datasets.photos import Photos, common_folder, given_paths
+from tracks.datasets.region import RULE, Region, cropped
 from tracks.decide.asked import Asked, basis
 from tracks.decide.judge import Judge
 from tracks.decide.kept import FOLDER_NAME, NO_MAPS, Facts, Kept
@@ -46,23 +47,27 @@ def predict(cfg: DictConfig) -> list[Verdict]:
             very end, files that could not be written.
     """
     check_settings(cfg)
+    region = region_of(cfg)
     settings = describe(cfg)
     category, folder = settings["category"], output_folder(cfg, settings)
     photos = Photos(cfg.images, category, cfg.recursive, cfg.references or None, [folder], cfg.bit_depth)
-    samples, references = photos.test(category), photos.train(category) if cfg.references else []
+    samples = cropped(photos.test(category), region)
+    references = cropped(photos.train(category), region) if cfg.references else []
     if cfg.threshold == FOLDER:
         check_enough_photos(len(samples))
     size, device = NATIVE if cfg.maps == "full" else AS_GIVEN, pick_device(cfg.device)
     options = RunnerOptions(size, cfg.batch_size, cfg.workers, device, strict=False)
-    asked = Asked(lambda: build_model(cfg, options.device), category, references, options)
+    asked = Asked(lambda: build_model(cfg, options.device), category, references, options, region)
     if not (folder / FOLDER_NAME).is_dir():
         asked.build()  # what is wrong with the model is said before anything is written
     adopt(folder, settings)
     with alone_in(folder, settings):
         kept = Kept(folder, basis(settings["config"], references, options.device), cfg.maps, cfg.fresh)
-        facts, judge = asked.facts(kept), Judge(kept, folder, cfg.quiet)
+        facts, judge = asked.facts(kept), Judge(kept, folder, cfg.quiet, region)
         threshold = choose_threshold(cfg, facts, asked.names)
         clear(folder)
+        if region is not None:
+            print(f"region of interest: photos and references are {RULE}")
         announce(threshold, folder)
         verdicts = list(judge.judge(samples, threshold, asked.scored(samples, kept)))
         threshold, verdicts = settle(cfg, facts, threshold, verdicts, folder)
@@ -116,7 +121,17 @@ def describe(cfg: DictConfig) -> dict[str, Any]:
     names = {"model": "", "weights": ""} | chosen_names()
     rules = {key: cfg[key] for key in ("recursive", "tiles", "bit_depth")}
     arguments = {"config": OmegaConf.to_container(cfg.model, resolve=True)}
-    return {"track": "predict", **folders, **words, **names, **rules, **arguments}
+    region = region_of(cfg)
+    seen = {} if region is None else {"roi": region.settings}
+    return {"track": "predict", **folders, **words, **names, **rules, **seen, **arguments}
+
+
+def region_of(cfg: DictConfig) -> Region | None:
+    """The region of interest, if the settings name one."""
+    if not cfg.roi:
+        return None
+    given: Any = OmegaConf.to_container(cfg.roi) if OmegaConf.is_list(cfg.roi) else str(cfg.roi)
+    return Region(given)
 
 
 def output_folder(cfg: DictConfig, settings: dict[str, Any]) -> Path:

@@ -77,7 +77,7 @@ def settings(tmp_path, **changes):
         "category": "steel bracket", "recursive": True, "tiles": None, "bit_depth": None, "threshold": None,
         "false_alarm_rate": 0.05, "batch_size": 2, "workers": 2, "device": "cpu",
         "out": str(tmp_path / "out"), "outputs": str(tmp_path / "outputs"), "fresh": False,
-        "maps": "full", "quiet": False, "exit_code": False,
+        "roi": None, "maps": "full", "quiet": False, "exit_code": False,
     }  # fmt: skip
     return OmegaConf.create({**known, **changes})
 
@@ -397,6 +397,27 @@ def test_maps_at_the_models_size_at_the_photos_and_none(tmp_path, photos, model,
     assert len(list((tmp_path / "out/thumbs").rglob("*.jpg"))) == 3
 
 
+def test_only_the_region_of_interest_counts(tmp_path, photos, model):
+    for number in range(3):
+        save_photo(tmp_path / f"refs/{number}.png", 50 + number, spot=255)  # bright where nobody is to look
+    given = {"roi": [[0, 0], [0.45, 0], [0, 1]], "references": str(tmp_path / "refs")}
+    save_photo(photos / "corner.png", 51)
+    pixels = np.full((30, 40, 3), 51, np.uint8)
+    pixels[2:8, 2:8] = 255
+    PIL.Image.fromarray(pixels).save(photos / "corner.png")
+    predict(settings(tmp_path, **given))
+    rows = table(tmp_path / "out")
+    assert rows["corner.png"]["verdict"] == "DEFECT"
+    assert rows["bad, with comma.png"]["verdict"] != "DEFECT", "its spot is outside"
+    assert tifffile.imread(tmp_path / "out" / rows["corner.png"]["map"]).shape == (30, 18)
+    said = json.loads((tmp_path / "out/predictions.jsonl").read_text().splitlines()[2])
+    assert said["file"] == "corner.png"
+    np.testing.assert_allclose(said["regions"][0]["box"], [2, 2, 8, 8], atol=2)
+    assert "cropped to the region's bounding box" in json.loads((tmp_path / "out/run.json").read_text())["roi"]["rule"]
+    with pytest.raises(TrackInputError, match="roi there"):
+        predict(settings(tmp_path, references=given["references"]))
+
+
 class Full:
     """A disk on which the files below some folders cannot be written, though their first bytes may be."""
 
@@ -636,6 +657,9 @@ def test_a_folder_called_outputs_is_judged_and_one_with_a_run_of_ours_is_not(tmp
         ({"threshold": float("inf")}, "finite number"),
         ({"threshold": "high"}, "finite number"),
         ({"threshold": True}, "finite number"),
+        ({"roi": [[0, 0], [1, 1]]}, "three or more points"),
+        ({"roi": [[0, 0], [2, 0], [0, 1]]}, "from 0 to 1"),
+        ({"roi": "/no/mask.png"}, "/no"),
         ({"maps": "large"}, "maps to be one of model, full, none"),
         ({"bit_depth": 7}, "bit_depth from 8 to 16"),
         ({"bit_depth": 17}, "bit_depth from 8 to 16"),

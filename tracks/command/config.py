@@ -85,6 +85,10 @@ class PredictConfig(RunConfig):
     threshold: Any = MISSING
     """Image score from which a photo is a defect; "folder" takes it from the photos themselves (transductive); by
     default from the references, or the weights."""
+    roi: Any = MISSING
+    """Region of interest: the path of a mask (not black is inside; scaled to each photo), or three or more points [x,y]
+    in shares of width and height. Photos and references are cropped to its bounding box, of which the image score is;
+    outside the region the map is blank."""
     maps: str = MISSING
     """How maps are stored: "model" (at the model's size), "full" (at the photos'), or "none": scores alone, neither
     maps nor overlays nor regions."""

@@ -12,6 +12,7 @@ from models.base import AnomalyModel
 from models.weights.catalogue import named_files
 from tracks.datasets.files import FileSample
 from tracks.datasets.photos import REFERENCE_PREFIX
+from tracks.datasets.region import Region
 from tracks.decide.kept import Facts, Kept, facts_of, fingerprint
 from tracks.run.fingerprint import code_digest, device_name, versions
 from tracks.run.runner import Loaded, RunnerOptions, Scored, fit_references, score_images
@@ -21,9 +22,10 @@ class Asked:
     """The model of a run, built and taught not before it is needed: where all is kept it never is."""
 
     def __init__(
-        self, build: Callable[[], AnomalyModel], category: str, references: Sequence[FileSample], options: RunnerOptions
-    ):
-        self.category, self.references, self.options = category, references, options
+        self, build: Callable[[], AnomalyModel], category: str, references: Sequence[FileSample],
+        options: RunnerOptions, region: Region | None = None,
+    ):  # fmt: skip
+        self.category, self.references, self.options, self.region = category, references, options, region
         self.names = [sample.name.removeprefix(REFERENCE_PREFIX) for sample in references]
         self.build, self.model = cache(build), cache(self._model)
 
@@ -39,7 +41,7 @@ class Asked:
         """What is to be known of the model and the references: what was kept, or what they say now."""
         facts = kept.facts()
         if facts is None:
-            facts = facts_of(self.model(), self.category, self.names)
+            facts = facts_of(self.model(), self.category, self.names, self.region)
             kept.keep_facts(facts)
         return facts
 

@@ -16,6 +16,7 @@ from eval.ranking.histogram import LARGEST, ValueCounts
 from models.disk import write_atomically
 from tracks.command.paths import below, shortened
 from tracks.datasets.files import FileSample
+from tracks.datasets.region import Region, photo_size
 from tracks.decide.kept import NO_MAPS, Facts, Kept, Score, fingerprint
 from tracks.decide.regions import find_regions
 from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED, Threshold
@@ -38,8 +39,8 @@ class Judge:
     system said, first one first.
     """
 
-    def __init__(self, kept: Kept, folder: Path, quiet: bool = False):
-        self.kept, self.folder, self.quiet = kept, folder, quiet
+    def __init__(self, kept: Kept, folder: Path, quiet: bool = False, region: Region | None = None):
+        self.kept, self.folder, self.quiet, self.region = kept, folder, quiet, region
         self.failures: list[OSError] = []
 
     def judge(
@@ -87,9 +88,9 @@ class Judge:
             row = Score(name, mark, note=loaded.unreadable)
         else:
             maps = self.kept.maps
-            map_file = "" if maps == NO_MAPS else self._write_map(name, scored.anomaly_map)
-            size = (loaded.size[1], loaded.size[0])
-            row = Score(name, mark, scored.image_score, map_file, round(1000 * scored.seconds, 1), size=size, maps=maps)
+            anomaly_map = scored.anomaly_map if self.region is None else self.region.blanked(scored.anomaly_map)
+            map_file = "" if maps == NO_MAPS else self._write_map(name, anomaly_map)
+            row = Score(name, mark, scored.image_score, map_file, round(1000 * scored.seconds, 1), maps=maps)
         if row.map_file or scored is None or row.maps == NO_MAPS:
             try:
                 self.kept.keep(row)
@@ -107,6 +108,8 @@ class Judge:
             file = self._written(f"overlays/{shortened(verdict.name)}.jpg", _jpeg(overlay, OVERLAY_QUALITY))
             files = [file, *self._write_thumbs(verdict.name, photo, overlay)]
             regions = find_regions(anomaly_map, photo.size, scale) if called else []
+            if self.region is not None:
+                regions = self.region.on_photo(regions, photo_size(sample.path))
             row = self._keep_drawn({"name": verdict.name, "looks": looks, "files": files, "regions": regions})
         overlay_file, thumb_file = row["files"][:2]
         return replace(verdict, overlay_file=overlay_file, thumb_file=thumb_file, regions=tuple(row["regions"]))

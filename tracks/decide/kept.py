@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from models.base import AnomalyModel
 from models.disk import append_line, write_atomically
 from tracks.command.paths import below
 from tracks.datasets.files import FileSample
+from tracks.datasets.region import Region
 from tracks.decide.threshold import NoLeaveOneOut, Threshold, leave_one_out, weights_threshold
 from tracks.decide.threshold_fit import fit_threshold, owners
 from tracks.errors import TrackInputError
@@ -63,7 +65,7 @@ class Facts:
         )
 
 
-def facts_of(model: AnomalyModel, category: str, references: Sequence[str]) -> Facts:
+def facts_of(model: AnomalyModel, category: str, references: Sequence[str], region: Region | None = None) -> Facts:
     """Ask a model, which has learnt its `references` if there are any; they are scored, each without itself."""
     stated, pixels = weights_threshold(model), ValueCounts()
     scores: list[float] = []
@@ -80,7 +82,8 @@ def facts_of(model: AnomalyModel, category: str, references: Sequence[str]) -> F
             fitted = fit_threshold(scores, 0.05, model.scores_are_probabilities, references=whose, names=references)
             for owner, anomaly_map in zip(whose, prediction.anomaly_maps, strict=True):
                 if references[owner] not in fitted.odd_references:  # whatever the rate
-                    count_pixels(pixels, anomaly_map.float().cpu().numpy(), normal=True)
+                    values = anomaly_map.float().cpu().numpy()
+                    count_pixels(pixels, values if region is None else values[region.inside(values.shape)], normal=True)
     bound = map_bound(model.protocol, bool(pixels.by_value()[1].any()))
     probabilities = bool(model.scores_are_probabilities)
     return Facts(probabilities, bound, stated.value, stated.source, scores, whose, refused, pixels)
@@ -90,7 +93,7 @@ def facts_of(model: AnomalyModel, category: str, references: Sequence[str]) -> F
 class Score:
     """What is known of one photo: without a `score` it could not be read, and `note` says why.
 
-    `size` is (width, height) of the photo, `maps` how its map was asked for, `milliseconds` the model's time.
+    `maps` is how its map was asked for, `milliseconds` the model's time.
     """
 
     name: str
@@ -99,7 +102,6 @@ class Score:
     map_file: str = ""
     milliseconds: float | None = None
     note: str = ""
-    size: tuple[int, ...] = ()
     maps: str = ""
 
 
@@ -124,7 +126,7 @@ class Kept:
         try:
             counted = np.load(self._kept / "reference_pixels.npz")["counted"]
             return Facts(**found["facts"], pixels=ValueCounts.from_array(counted))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, BadZipFile, ValueError, KeyError, TypeError):
             return None
 
     def keep_facts(self, facts: Facts) -> None:
