@@ -21,6 +21,7 @@ from models.disk import write_atomically
 from models.weights.catalogue import refuse_missing
 from tracks.command.cli import command, run_main
 from tracks.errors import TrackInputError
+from tracks.run.log_file import kept_log, log_into, note
 from train.adapters.checkpoint import ADAPTER_FILE, CONFIG_FILE, open_run, own_folder
 from train.adapters.config import read_options
 from train.adapters.processes import Processes, joined
@@ -35,6 +36,7 @@ def main(cfg: DictConfig) -> None:
     run_training(cfg)
 
 
+@kept_log()
 def run_training(cfg: DictConfig) -> Path:
     """Train as the configuration says, alone or with the processes that torchrun started; returns the run folder.
 
@@ -59,8 +61,11 @@ def train_in(processes: Processes, cfg: DictConfig) -> Path:
     with own_folder(folder) if processes.first else nullcontext():
         processes.first_then_others(lambda: open_run(folder, settings, fresh=cfg.fresh and processes.first))
         if processes.first:
+            log_into(folder)
             write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True))
-        AdapterTraining(backbone, prompts, course, options, folder, processes).run()
+        training = AdapterTraining(backbone, prompts, course, options, folder, processes)
+        training.run()
+        note(f"epochs {training.state.epoch}, last: {training.state.history[-1]}")
     return folder
 
 

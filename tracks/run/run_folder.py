@@ -15,6 +15,7 @@ from tracks.command.paths import below, folder_name
 from tracks.decide.decision import THRESHOLDS_FILE
 from tracks.errors import TrackInputError
 from tracks.run.fingerprint import settings_digest
+from tracks.run.log_file import RUN_LOG
 from tracks.run.store import LOCK_FILE, SETTINGS_FILE, PredictionStore, read_settings
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ CHANGE_NO_PREDICTION = ("image_score", "false_alarm_rate")
 """Settings that change results but no stored map: a run of others takes its predictions over."""
 WRITTEN_BY_A_TRACK = (
     SETTINGS_FILE, "results.json", "results.csv", "results.md", "config.yaml", "references.json", THRESHOLDS_FILE,
-    "cost.json", "report.html", "predictions", "overlays",
+    "cost.json", "report.html", "predictions", "overlays", RUN_LOG,
 )  # fmt: skip
 
 

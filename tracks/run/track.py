@@ -23,6 +23,7 @@ from tracks.errors import TrackInputError
 from tracks.run.build import build_model, check_run_settings, chosen_names, pick_device
 from tracks.run.cost import CostLedger, peak_memory
 from tracks.run.fingerprint import code_digest, device_name, settings_digest, versions, weights_digest
+from tracks.run.log_file import kept_log, log_into, note
 from tracks.run.overlay import draw_overlays
 from tracks.run.reference_lists import write_manifest
 from tracks.run.references import distinct, resolve, warn_of_judged_references
@@ -36,6 +37,7 @@ from tracks.run.store import PRECISIONS, PredictionStore
 log = logging.getLogger(__name__)
 
 
+@kept_log()
 @counted_notices()
 def run_track(cfg: DictConfig, track: str) -> dict[str, Any]:
     """Run one track on one data set and write results.json, .csv and .md into its run folder.
@@ -60,6 +62,7 @@ def run_track(cfg: DictConfig, track: str) -> dict[str, Any]:
     warn_of_own_data(str(settings["protocol"].get("adapter_trained_on", "")), dataset)
     track_folder = Path(cfg.outputs) / track
     with working_in(run_folder(cfg.out, track_folder, settings), settings, fresh=cfg.fresh) as store:
+        log_into(store.folder)
         drop_what_is_outdated(store, samples)
         if references:
             write_manifest(store.folder / "references.json", references, shots=cfg.shots, seed=cfg.seed)
@@ -72,6 +75,7 @@ def run_track(cfg: DictConfig, track: str) -> dict[str, Any]:
         write_results(store.folder, results)
         write_atomically(store.folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         linked = link_latest(track_folder, store.folder)
+        note(f"{predicted} images predicted, {results['images']} scored on {device}: track score {results['score']}")
     report(results, store.folder, predicted, linked)
     return {**results, "folder": str(store.folder)}
 

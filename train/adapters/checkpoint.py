@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from models.disk import alone, write_atomically
 from tracks.errors import TrackInputError
 from tracks.run.fingerprint import device_name, versions
+from tracks.run.log_file import RUN_LOG
 from tracks.run.store import LOCK_FILE
 from train.adapters.token_cache import CACHE_FOLDER, release
 from train.checkpoint import load_checkpoint, save_checkpoint
@@ -126,7 +127,7 @@ def open_run(folder: Path, settings: Mapping[str, Any], *, fresh: bool = False) 
 
 def _discard(folder: Path) -> None:
     """Delete what a training writes and nothing else."""
-    for name in (SETTINGS_FILE, STATE_FILE, LOG_FILE, PICTURE_FILE, ADAPTER_FILE, CONFIG_FILE):
+    for name in (SETTINGS_FILE, STATE_FILE, LOG_FILE, PICTURE_FILE, ADAPTER_FILE, CONFIG_FILE, RUN_LOG):
         (folder / name).unlink(missing_ok=True)
     for cache in [path for path in folder.glob(f"{CACHE_FOLDER}/*") if path.is_dir()]:
         release(cache, folder)
