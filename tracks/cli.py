@@ -67,6 +67,9 @@ DOORS = {
     "submit": Door("tracks.submit", "export a run as a challenge submission, zipped and checked", "submit", ("run",)),
     "train": Door("train.adapter", "train adapters on one data set for use on another", "train", aliases=DATA),
     "data": Door("tracks.data", "download, check and unpack a public data set", "data", ("data",), DATA),
+    "new-model": Door(
+        "tracks.new_model", "begin a model of your own: class, configuration, test", "new_model", ("name",)
+    ),
     "weights": Door("models.weights", "fetch and check weight files; without a name, list them", None),
     "doctor": Door("tracks.doctor", "find what is wrong with data, weights or this machine", "doctor", ("data",), DATA),
     "completion": Door("tracks.command.completion", "print completions for bash, zsh or fish", None),

@@ -10,8 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-import PIL.Image
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -25,6 +23,7 @@ from models.base import BOTH, FEW_SHOT, ZERO_SHOT, AnomalyModel
 from models.baselines.coreset import greedy_coreset
 from models.clip.backbone import load_backbone
 from models.clip_adapter.context_adapter import ContextAdapter
+from models.contract import CLOSE, assert_same, batch, fitted, pictures
 from models.errors import ModelInputError
 from models.references import Prepared
 from models.saa.generator.grounding_dino.weights import ARCHITECTURES, random_network
@@ -71,7 +70,6 @@ ONE_TRACK = {"patchcore": FEW_SHOT, "padim": FEW_SHOT, "spade": FEW_SHOT, "utad"
 LEARNS_NOTHING = ("random",)
 CALIBRATES_MAPS = ("ensemble", "clip_adapter_gaussians", "shipped")
 """On all references, so that a reference left out is not quite as if it had never been there."""
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 DEVICES = [
     "cpu",
     pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")),
@@ -117,15 +115,6 @@ def learner(request) -> AnomalyModel:
     return MODELS[request.param]()
 
 
-def pictures(count: int, seed: int = 0, size: tuple[int, int] = (70, 50)) -> list[PIL.Image.Image]:
-    generator = np.random.default_rng(seed)
-    return [PIL.Image.fromarray(generator.integers(0, 255, (*size, 3)).astype(np.uint8)) for _ in range(count)]
-
-
-def batch(model: AnomalyModel, count: int, seed: int = 0) -> torch.Tensor:
-    return torch.stack([model.preprocess(picture) for picture in pictures(count, seed)])
-
-
 def assert_alike(got, expected) -> None:
     """The same but for another processor's rounding: it moves no pixel by a hundredth of what lies between pixels.
 
@@ -135,21 +124,6 @@ def assert_alike(got, expected) -> None:
     lowest, highest = expected.anomaly_maps.aminmax()
     assert_close(got.anomaly_maps, expected.anomaly_maps, rtol=0, atol=0.01 * float(highest - lowest))
     assert_close(got.image_scores, expected.image_scores, rtol=1e-3, atol=0)
-
-
-def assert_same(a, b) -> None:
-    assert_close(a.anomaly_maps, b.anomaly_maps, **CLOSE)
-    assert_close(a.image_scores, b.image_scores, **CLOSE)
-    assert a.scalars.keys() == b.scalars.keys()
-    for name in a.scalars:
-        assert_close(a.scalars[name], b.scalars[name], **CLOSE)
-
-
-def fitted(model: AnomalyModel, order=("nut", "bolt"), shots: int = 2) -> AnomalyModel:
-    seeds = {"nut": 10, "bolt": 11}
-    for category in order:
-        model.fit(batch(model, shots, seeds[category]), category)
-    return model
 
 
 def test_a_batch_of_four_equals_four_of_one_and_is_the_same_each_time(ready):
