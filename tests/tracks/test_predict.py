@@ -290,6 +290,14 @@ def test_another_threshold_computes_nothing_and_equals_a_run_of_its_own(tmp_path
     )
 
 
+def test_without_references_another_threshold_draws_only_what_it_calls_otherwise(tmp_path, photos, model, monkeypatch):
+    predict(settings(tmp_path))
+    drawn = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/overlays").rglob("*.*")}
+    unbuilt(monkeypatch)
+    predict(settings(tmp_path, threshold=0.22))
+    assert [path.name for path in drawn if path.stat().st_mtime_ns != drawn[path]] == ["good.jpg.jpg"]
+
+
 def test_a_run_that_was_stopped_goes_on_and_ends_in_the_same(tmp_path, photos, model, monkeypatch, capsys):
     for number in range(4):
         save_photo(photos / f"more/{number}.png", 50 + number)

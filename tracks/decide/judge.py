@@ -67,10 +67,11 @@ class Judge:
     def write_overlays(self, samples: Sequence[FileSample], verdicts: Sequence[Verdict], facts: Facts) -> list[Verdict]:
         """Draw the overlays once all maps are known, on one scale; defects are outlined.
 
-        Without references photos judged OK stand in for them on the scale. What was drawn alike before stays. Returns
-        the verdicts, those without an overlay saying so.
+        Without references photos that are OK by the weights' threshold stand in for them on the scale, which another
+        threshold so leaves as it is; where none is, those judged OK. What was drawn alike before stays. Returns the
+        verdicts, those without an overlay saying so.
         """
-        scale = category_scale(self._pixels(verdicts, facts.pixels), facts.map_bound)
+        scale = category_scale(self._pixels(verdicts, facts), facts.map_bound)
         drawn = []
         bar = tqdm(zip(samples, verdicts, strict=True), "overlays", len(verdicts), unit="image")
         for sample, verdict in bar:
@@ -139,15 +140,20 @@ class Judge:
         pictures = {thumb_file: heat, plain_file(thumb_file): photo}
         return [self._written(file, _jpeg(thumbnail(picture), QUALITY)) for file, picture in pictures.items()]
 
-    def _pixels(self, verdicts: Sequence[Verdict], reference_pixels: ValueCounts) -> ValueCounts:
+    def _pixels(self, verdicts: Sequence[Verdict], facts: Facts) -> ValueCounts:
         """How often the maps have each value."""
-        pixels, has_references = ValueCounts(), bool(reference_pixels.by_value()[1].any())
-        pixels.merge(reference_pixels)
+        pixels, has_references = ValueCounts(), bool(facts.pixels.by_value()[1].any())
+        pixels.merge(facts.pixels)
+        stated = {verdict.name: verdict.by(facts.weights_threshold).verdict for verdict in verdicts}
+        if GOOD not in stated.values():
+            stated = {verdict.name: verdict.verdict for verdict in verdicts}
         for verdict in verdicts:
             if verdict.map_file:
                 anomaly_map = self._read_map(verdict)
                 rows, columns = (max(1, side // COUNTED_SIDE) for side in anomaly_map.shape)
-                count_pixels(pixels, anomaly_map[::rows, ::columns], verdict.verdict == GOOD and not has_references)
+                count_pixels(
+                    pixels, anomaly_map[::rows, ::columns], stated[verdict.name] == GOOD and not has_references
+                )
         return pixels
 
     def _add_row(self, file: RawIOBase, cells: Iterable[str], before: bytes = b"") -> None:
