@@ -1,7 +1,6 @@
 """A region of interest: the part of every photo that is looked at."""
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +49,8 @@ class Region:
 
     def pixels(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
         """The bounding box in a photo of `size` (width, height): left, top, right, bottom, one pixel at least."""
-        left, top = (min(side - 1, math.floor(self.box[axis] * side)) for axis, side in enumerate(size))
-        right, bottom = (math.ceil(self.box[axis + 2] * side) for axis, side in enumerate(size))
+        left, top = (min(side - 1, round(self.box[axis] * side)) for axis, side in enumerate(size))
+        right, bottom = (round(self.box[axis + 2] * side) for axis, side in enumerate(size))
         return left, top, max(right, left + 1), max(bottom, top + 1)
 
     def inside(self, shape: tuple[int, ...]) -> np.ndarray:
