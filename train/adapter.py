@@ -22,6 +22,7 @@ from models.weights.catalogue import refuse_missing
 from tracks.command.cli import command, run_main
 from tracks.errors import TrackInputError
 from tracks.run.log_file import kept_log, log_into, note
+from tracks.run.trackers import Record, Tracker, curves_of, flat
 from train.adapters.checkpoint import ADAPTER_FILE, CONFIG_FILE, open_run, own_folder
 from train.adapters.config import read_options
 from train.adapters.processes import Processes, joined
@@ -53,6 +54,7 @@ def run_training(cfg: DictConfig) -> Path:
 def train_in(processes: Processes, cfg: DictConfig) -> Path:
     """The part of one process in a training."""
     options = read_options(cfg)
+    tracker: Tracker = instantiate(cfg.tracker)
     make_deterministic(processes.device)
     course = plan_course(instantiate(cfg.data), options)
     backbone, prompts = build_parts(cfg)
@@ -66,6 +68,9 @@ def train_in(processes: Processes, cfg: DictConfig) -> Path:
         training = AdapterTraining(backbone, prompts, course, options, folder, processes)
         training.run()
         note(f"epochs {training.state.epoch}, last: {training.state.history[-1]}")
+        if processes.first:
+            curves = curves_of(training.state.history)
+            tracker.write(Record(folder, flat(OmegaConf.to_container(cfg, resolve=True)), {}, curves))  # type: ignore[arg-type]
     return folder
 
 

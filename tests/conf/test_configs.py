@@ -15,7 +15,7 @@ from tracks.command.variants import variants
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 PRIMARY = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem not in ("quiet", "track", "variants"))
-GROUPS = ("model", "weights", "prompts", "data", "experiment", "model/members")
+GROUPS = ("model", "weights", "prompts", "data", "experiment", "model/members", "tracker")
 FILES = {(path.parent.name, path.stem) for path in CONF.glob("*/*.yaml")}
 CHOICES = sorted(choice for choice in FILES | {(group, name) for group, name, _ in variants()} if choice[0] in GROUPS)
 

@@ -171,6 +171,22 @@ def test_allow_same_dataset_is_recorded(small_clip, tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["allow_same_dataset"] is True
 
 
+def test_a_training_keeps_a_log_and_tells_its_tracker_the_curves(small_clip, tmp_path):
+    told = ["tracker._target_=tests.tracks.run.test_trackers.Told", f"+tracker.path={tmp_path / 'told.json'}"]
+    folder = in_process(*settings(small_clip, tmp_path / "run", *told))
+    lines = (folder / "log.txt").read_text().splitlines()
+    assert "INFO vandkit: begun: " in lines[0]
+    assert "INFO vandkit: epochs 2, last: {'epoch': 2, " in lines[-2]
+    assert lines[-1].endswith("INFO vandkit: finished")
+    record = json.loads((tmp_path / "told.json").read_text())
+    rows = (folder / "log.csv").read_text().splitlines()[1:]
+    assert [[epoch, row["loss"]] for epoch, row in record["curves"]] == [
+        [int(row.split(",")[0]), float(row.split(",")[1])] for row in rows
+    ]
+    assert record["settings"]["epochs"] == 2
+    assert {"log.csv", "loss.png", "config.yaml", "log.txt"} <= set(record["files"])
+
+
 def test_the_default_folder_is_named_after_the_settings(small_clip, tmp_path):
     arguments = [argument for argument in settings(small_clip, tmp_path) if not argument.startswith("out=")]
     arguments += [f"outputs={tmp_path}", "epochs=1"]

@@ -50,6 +50,8 @@ class TrackConfig(RunConfig):
 
     data: Any = MISSING
     """Constructor of the data set (conf/data)."""
+    tracker: Any = MISSING
+    """Where results go beside the run folder (conf/tracker): none, tensorboard, mlflow, wandb."""
     shots: int = MISSING
     """K: normal reference images of each category; 0 is zero-shot."""
     seed: int = MISSING

@@ -33,6 +33,7 @@ from tracks.run.run_folder import link_latest, run_folder, working_in
 from tracks.run.runner import RunnerOptions, fit_references, lacking, predict_category
 from tracks.run.scoring import IMAGE_SCORES, score_category
 from tracks.run.store import PRECISIONS, PredictionStore
+from tracks.run.trackers import Record, Tracker, flat, metrics_of
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ def run_track(cfg: DictConfig, track: str) -> dict[str, Any]:
     """
     started = time.perf_counter()
     check_settings(cfg)
+    tracker = chosen_tracker(cfg)
     dataset: Dataset = instantiate(cfg.data)
     announce_licence(dataset.name)
     categories = choose_categories(dataset, list(cfg.categories))
@@ -74,10 +76,16 @@ def run_track(cfg: DictConfig, track: str) -> dict[str, Any]:
         results = summarise(settings, tables, cfg.image_score, known)
         write_results(store.folder, results)
         write_atomically(store.folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        tracker.write(Record(store.folder, flat(OmegaConf.to_container(cfg, resolve=True)), metrics_of(results)))  # type: ignore[arg-type]
         linked = link_latest(track_folder, store.folder)
         note(f"{predicted} images predicted, {results['images']} scored on {device}: track score {results['score']}")
     report(results, store.folder, predicted, linked)
     return {**results, "folder": str(store.folder)}
+
+
+def chosen_tracker(cfg: DictConfig) -> Tracker:
+    """That of `tracker=...`; none where a configuration knows no such thing."""
+    return instantiate(cfg.tracker) if cfg.get("tracker") else Tracker()
 
 
 def drop_what_is_outdated(store: PredictionStore, samples: dict[str, list[Sample]]) -> None:

@@ -71,6 +71,8 @@ class TrainConfig(TrainOptions):
     """Words for normal and anomalous (conf/prompts)."""
     data: Any = MISSING
     """Constructor of the data set to train on (conf/data): its test split, which has the masks."""
+    tracker: Any = MISSING
+    """Where results go beside the run folder (conf/tracker): none, tensorboard, mlflow, wandb."""
     device: str = "auto"
     """"auto", "cpu", "cuda" or "cuda:1"."""
     out: str | None = None
