@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, ClassVar, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypeVar
 
 import PIL.Image
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor
 
 from models.errors import ModelInputError
 from models.frozen import Frozen, whole_float32
+
+if TYPE_CHECKING:
+    from models.references import ManyReferences
 
 ZERO_SHOT, FEW_SHOT = "zero-shot", "few-shot"
 BOTH = (ZERO_SHOT, FEW_SHOT)
@@ -75,6 +78,8 @@ class AnomalyModel(Frozen, ABC):
     serves: ClassVar[Sequence[str]] = BOTH
     """The tracks that the model can run on; the other one is refused."""
 
+    _many: "ManyReferences | None" = None
+
     def __init_subclass__(cls) -> None:
         """Check calls, and keep float32 whole, wherever a model learns or predicts."""
         super().__init_subclass__()
@@ -129,10 +134,39 @@ class AnomalyModel(Frozen, ABC):
         """
         refuse(type(self).__name__.lower(), FEW_SHOT)
 
+    def state(self, category: str) -> State:
+        """All that was learnt of a fitted category, for a file; `load_state` of a model built alike takes it.
+
+        Raises:
+            KeyError: a category that was not fitted.
+            ModelInputError: the model keeps nothing that could be written.
+        """
+        if not self._states:
+            raise ModelInputError(
+                f"expected a model that keeps in `_states` what it learnt of a category, got {type(self).__name__}, "
+                "which cannot be kept in a file; give it the references each time, or let it have `state` and "
+                "`load_state`"
+            )
+        return dict(self._states[category])
+
+    def load_state(self, state: State, category: str, references: Images) -> None:
+        """Know a category as `fit` left it, from the `state` and the K references that were fitted.
+
+        Of these, those that a model does not remember are looked at when `reference_prediction` is asked for, no others.
+        """
+        self._states[category] = {name: tensor.to(self.device) for name, tensor in state.items()}
+        if self._many is not None:
+            self._many.among(references, category)
+
     @property
     @abstractmethod
     def protocol(self) -> dict[str, str | int | float | bool]:
         """Labels that every number made with this model must carry: rules, training data, map size."""
+
+
+def below(state: State, prefix: str) -> State:
+    """What of a state stands under a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def moved(tensor: Tensor, fn: Callable[[Tensor], Tensor]) -> Tensor:

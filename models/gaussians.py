@@ -4,7 +4,7 @@ The distance is PaDiM's (T. Defard et al., arXiv 2011.08785). `PatchGaussians` d
 all channels, each stage brought to length 1.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -100,6 +100,24 @@ class PatchGaussians:
         maps = upsampled(distance, self._grid, size, SIGMA)
         self._typical_max = maps.amax(dim=(1, 2)).mean()
         self.left_out = hill(maps, self._typical_max, EXPONENT)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is remembered but `left_out`, by name; `of_tensors` takes it back."""
+        known = self._gaussians
+        own = {"typical_max": self._typical_max, "alignment": self.alignment, "grid": torch.tensor(self._grid)}
+        return own | {"mean": known.mean, "centred": known.centred, "inner": known.inner}
+
+    @classmethod
+    def of_tensors(
+        cls, known: Mapping[str, Tensor], positions: Sequence[int], size: int, left_out: Tensor
+    ) -> "PatchGaussians":
+        """What `tensors` gave, without the features that it was made of."""
+        self = cls.__new__(cls)
+        self.positions, self.size, self.left_out = tuple(positions), size, left_out
+        self._grid = (int(known["grid"][0]), int(known["grid"][1]))
+        self._typical_max, self.alignment = known["typical_max"], known["alignment"]
+        self._gaussians = Gaussians(known["mean"], known["centred"], known["inner"], REGULARISATION)
+        return self
 
     def maps(self, features: ImageFeatures) -> Tensor:
         """d^2 / (d^2 + mu^2) of B images, (B, S, S) in [0, 1]: d the distance, mu its typical maximum in references."""

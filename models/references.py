@@ -83,19 +83,24 @@ class ManyReferences:
         Raises:
             ModelInputError: no reference.
         """
-        self._others.pop(category, None)
         count = len(references)
+        positions = self.among(references, category)
         if count == 0:
             raise ModelInputError(f"expected at least one reference image of {category!r}, got none")
         if count > self.most:
-            self._others[category] = Others(references, tuple(i * count // self.most for i in range(self.most)))
             log.warning("%s: %d references, %s", category, count, self.label)
-            return chosen(references, self._others[category].remembered, f"{category}: references")
-        return (
-            references
-            if isinstance(references, Tensor)
-            else chosen(references, range(count), f"{category}: references")
-        )
+        elif isinstance(references, Tensor):
+            return references
+        return chosen(references, positions, f"{category}: references")
+
+    def among(self, references: Images, category: str) -> Sequence[int]:
+        """Which of K references the model learns from; the others are kept to be scored when they are asked for."""
+        self._others.pop(category, None)
+        count = len(references)
+        if count <= self.most:
+            return range(count)
+        self._others[category] = Others(references, tuple(i * count // self.most for i in range(self.most)))
+        return self._others[category].remembered
 
     def with_others(self, model: AnomalyModel, category: str, left_out: Prediction) -> Prediction:
         """The remembered references, each left out, joined by the others as `model` predicts them: all K in order.

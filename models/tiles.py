@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.base import AnomalyModel, Images, Prediction, check_categories
+from models.base import AnomalyModel, Images, Prediction, State, below, check_categories
 from models.errors import ModelInputError
 from models.references import MAX_REFERENCES, ManyReferences, joined
 
@@ -185,15 +185,28 @@ class Tiled(AnomalyModel):
     @torch.no_grad()
     def fit(self, references: Images, category: str) -> None:
         """Learn the whole references, and at each position of a tile what the references show there."""
-        views = Views.of(self._many.remembered(references, category), self.side, self.device)
-        self.model.fit(views.wholes, category)
-        own = [views.of_image(image) for image in range(len(views.wholes))]
-        layouts = [tuple(views.boxes[tile] for tile in tiles) for tiles in own]
-        self._places[category] = places = max(layouts, key=layouts.count)
-        for number, place in enumerate(places):
-            chosen = [tiles[_nearest(place, layout)] for tiles, layout in zip(own, layouts, strict=True) if tiles]
-            self.model.fit(views.tiles[chosen], _tile_name(category, number))
+        for name, views in self._parts(self._many.remembered(references, category), category):
+            self.model.fit(views, name)
         self._above[category] = self._height(category)
+
+    def state(self, category: str) -> State:
+        """What the inner model learnt of the whole and of each position of a tile."""
+        if category not in self._places:
+            raise KeyError(f"expected a category with references, got {category!r}; call `fit` for it")
+        state = {f"whole.{name}": tensor for name, tensor in self.model.state(category).items()}
+        for number in range(len(self._places[category])):
+            of_tile = self.model.state(_tile_name(category, number))
+            state |= {f"tile{number}.{name}": tensor for name, tensor in of_tile.items()}
+        return state | {"above": torch.tensor(self._above[category], dtype=torch.float64)}
+
+    @torch.no_grad()
+    def load_state(self, state: State, category: str, references: Images) -> None:
+        """Know a category as `fit` left it."""
+        positions = self._many.among(references, category)
+        parts = self._parts([references[i] for i in positions], category)
+        for number, (name, views) in enumerate(parts):
+            self.model.load_state(below(state, f"tile{number - 1}." if number else "whole."), name, views)
+        self._above[category] = float(state["above"])
 
     @torch.no_grad()
     def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
@@ -249,6 +262,17 @@ class Tiled(AnomalyModel):
             "tile, less what it is above the whole in the references",
             "tile_references": self._many.label,
         }
+
+    def _parts(self, references: Images, category: str) -> Iterator[tuple[str, Tensor]]:
+        """What the inner model is to know: the whole references, and what they show at each place, with its name."""
+        views = Views.of(references, self.side, self.device)
+        yield category, views.wholes
+        own = [views.of_image(image) for image in range(len(views.wholes))]
+        layouts = [tuple(views.boxes[tile] for tile in tiles) for tiles in own]
+        self._places[category] = places = max(layouts, key=layouts.count)
+        for number, place in enumerate(places):
+            chosen = [tiles[_nearest(place, layout)] for tiles, layout in zip(own, layouts, strict=True) if tiles]
+            yield _tile_name(category, number), views.tiles[chosen]
 
     def _reference_tiles(self, category: str) -> list[Prediction]:
         count = len(self._places[category])

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import FEW_SHOT, ZERO_SHOT, AnomalyModel, Images, Prediction, State, refuse
+from models.base import FEW_SHOT, ZERO_SHOT, AnomalyModel, Images, Prediction, State, below, refuse
 from models.errors import ModelInputError, checked
 from models.images import KeepSize
 from models.maps import hill
@@ -78,6 +78,22 @@ class Ensemble(AnomalyModel):
             state |= {f"{name}.maps": maps, f"{name}.scores": scores}
             state |= {f"{name}.typical_map": maps.amax(dim=(1, 2)).mean(), f"{name}.typical_score": scores.mean()}
         self._states[category] = state
+
+    def state(self, category: str) -> State:
+        """Its own calibration and what the members learnt, theirs by name."""
+        state = super().state(category)
+        for name, member in self._by_name().items():
+            if FEW_SHOT in member.serves:
+                state |= {f"{name}/{key}": tensor for key, tensor in member.state(category).items()}
+        return state
+
+    def load_state(self, state: State, category: str, references: Images) -> None:
+        """Know a category as `fit` left it."""
+        super().load_state({name: tensor for name, tensor in state.items() if "/" not in name}, category, references)
+        for name, member in self._by_name().items():
+            if FEW_SHOT in member.serves:
+                ready = Prepared(references, partial(_again, member.preprocess))  # type: ignore[arg-type]
+                member.load_state(below(state, f"{name}/"), category, ready)
 
     def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
         """Score B uint8 images (3, H, W) of any sizes.

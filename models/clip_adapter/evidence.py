@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.base import State
 from models.clip_adapter.context_adapter import References
 from models.gaussians import PatchGaussians
 from models.nearest import CategoryMemory
@@ -42,6 +43,22 @@ class FittedCategory:
     references: list[References | None]
     evidence: Evidence
     typical_max: Tensor | None
+
+    def tensors(self) -> State:
+        """All of it by name, for a file."""
+        state = {f"evidence.{name}": tensor for name, tensor in vars(self.evidence).items() if tensor is not None}
+        if self.memory is not None and self.typical_max is not None:
+            state["typical_max"] = self.typical_max
+            for i, bank in enumerate(self.memory.banks):
+                state |= {f"bank{i}.tokens": bank.tokens, f"bank{i}.grid": torch.tensor(bank.grid)}
+                state[f"bank{i}.images"] = torch.tensor(bank.images)
+        if self.gaussians is not None:
+            state |= {f"gaussians.{name}": tensor for name, tensor in self.gaussians.tensors().items()}
+        for view, known in enumerate(self.references):
+            if known is not None:
+                state |= {f"view{view}.tokens{n}": tokens for n, tokens in enumerate(known.tokens)}
+                state[f"view{view}.images"] = torch.tensor(known.images or len(known.tokens[0]))
+        return state
 
     def to(self, device: torch.device) -> None:
         """Move all of it."""

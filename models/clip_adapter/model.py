@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.base import AnomalyModel, Images, Prediction, check_categories, stacked
+from models.base import AnomalyModel, Images, Prediction, State, below, check_categories, stacked
 from models.clip.backbone import ClipBackbone
 from models.clip.text import PromptEnsemble
 from models.clip_adapter.adapter import Adapter, stage_probabilities
@@ -162,6 +162,23 @@ class ClipAdapter(AnomalyModel):
         left_out = self._prediction(fitted.evidence, fitted.typical_max)
         return self._many.with_others(self, category, left_out)
 
+    def state(self, category: str) -> State:
+        """The banks, the Gaussians, the tokens that the adapter compares with, and the references' own evidence."""
+        return self._fitted_category(category).tensors()
+
+    def load_state(self, state: State, category: str, references: Images) -> None:
+        """Know a category as `fit` left it."""
+        self._many.among(references, category)
+        state = {name: tensor.to(self.device) for name, tensor in state.items()}
+        memory = self._remembered(state) if "typical_max" in state else None
+        evidence = Evidence(**below(state, "evidence."))
+        gaussians = None
+        if (known := below(state, "gaussians.")) and evidence.gaussian_maps is not None:
+            positions = self._positions(self.gaussian_stages)
+            gaussians = PatchGaussians.of_tensors(known, positions, self.backbone.image_size, evidence.gaussian_maps)
+        kept = [self._compared(below(state, f"view{view}.")) for view in range(1 + self.flipped)]
+        self._fitted[category] = FittedCategory(memory, gaussians, kept, evidence, state.get("typical_max"))
+
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
         """Labels of every number made with this model."""
@@ -248,7 +265,7 @@ class ClipAdapter(AnomalyModel):
         return others if gain >= self.turns else None
 
     def _remember(self, features: ImageFeatures, images: int) -> CategoryMemory:
-        positions = [self.backbone.stages.index(stage) for stage in self.memory_stages]
+        positions = self._positions(self.memory_stages)
         banks = [
             MemoryBank(
                 features.stages[position], features.grids[position],
@@ -258,8 +275,32 @@ class ClipAdapter(AnomalyModel):
         ]  # fmt: skip
         return CategoryMemory(banks, positions, self.backbone.image_size)
 
+    def _remembered(self, state: State) -> CategoryMemory:
+        """The banks of a state."""
+        banks = []
+        for i in range(len(self.memory_stages)):
+            known = below(state, f"bank{i}.")
+            grid = (int(known["grid"][0]), int(known["grid"][1]))
+            bank = MemoryBank(
+                known["tokens"], grid, own_window=self.own_window, max_elements=self.max_elements,
+                images=int(known["images"]),
+            )  # fmt: skip
+            bank.tokens = known["tokens"]  # of length 1 already; once more would round
+            banks.append(bank)
+        return CategoryMemory(banks, self._positions(self.memory_stages), self.backbone.image_size)
+
+    @staticmethod
+    def _compared(state: State) -> References | None:
+        """What an adapter that compares with references kept of them, None of another adapter."""
+        if not state:
+            return None
+        return References(tuple(state[f"tokens{n}"] for n in range(len(state) - 1)), images=int(state["images"]))
+
+    def _positions(self, stages: Sequence[int]) -> list[int]:
+        return [self.backbone.stages.index(stage) for stage in stages]
+
     def _learn_gaussians(self, views: Sequence[ImageFeatures], references: Tensor) -> PatchGaussians:
-        positions = [self.backbone.stages.index(stage) for stage in self.gaussian_stages]
+        positions = self._positions(self.gaussian_stages)
         flipped = None
         if len(references) == 1:
             flipped = views[1] if self.flipped else self.backbone.encode_image(references.flip(-1))

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.base import AnomalyModel, Images, Prediction
+from models.base import AnomalyModel, Images, Prediction, State
 from models.errors import checked, checked_type
 from models.images import KeepSize
 from models.references import MAX_REFERENCES, ManyReferences
@@ -115,6 +115,16 @@ class SAA(AnomalyModel):
         self._references[category] = known
         maps = self.saliency_map.reference_maps(category)
         self._states[category] = {"typical": torch.stack([top(each) for each in maps]).mean()}
+
+    def state(self, category: str) -> State:
+        """What is typical of the references, and what the saliency remembers of them."""
+        return super().state(category) | self.saliency_map.state(category)
+
+    def load_state(self, state: State, category: str, references: Images) -> None:
+        """Know a category as `fit` left it."""
+        super().load_state({"typical": state["typical"]}, category, references)
+        self.saliency_map.load_state(state, category)
+        self._references[category] = [references[i].cpu() for i in self._many.among(references, category)]
 
     def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
         """Score B uint8 images (3, H, W), each at its own size.

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import ByCategory, moved
+from models.base import ByCategory, State, moved
 from models.errors import ModelInputError, checked
 from models.images import check_image, nearest_rows, resize_bytes
 from models.saa.saliency.distances import SCALE, Reference, ReferenceBank, distance_elsewhere, mean_distance
@@ -143,6 +143,22 @@ class Saliency(nn.Module):
             check_image(image)
             tokens, grid = self._tokens(image, self.size)
             known.append(Reference(tokens, grid, (image.shape[1], image.shape[2])))
+        self._banks[category] = ReferenceBank(known, self.own_window)
+
+    def state(self, category: str) -> State:
+        """What is remembered of a category, for a file."""
+        state = {}
+        for i, known in enumerate(self._banks[category].references):
+            state |= {f"reference{i}.tokens": known.tokens, f"reference{i}.sides": torch.tensor([known.grid, known.size])}
+        return state
+
+    def load_state(self, state: State, category: str) -> None:
+        """Know a category as `fit` left it."""
+        known = []
+        for i in range(sum(name.endswith(".tokens") for name in state)):
+            grid, size = state[f"reference{i}.sides"].tolist()
+            tokens = state[f"reference{i}.tokens"].to(self._here.device)  # type: ignore[arg-type]
+            known.append(Reference(tokens, tuple(grid), tuple(size)))
         self._banks[category] = ReferenceBank(known, self.own_window)
 
     @torch.no_grad()
