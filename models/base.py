@@ -152,7 +152,7 @@ class AnomalyModel(Frozen, ABC):
     def load_state(self, state: State, category: str, references: Images) -> None:
         """Know a category as `fit` left it, from the `state` and the K references that were fitted.
 
-        Of these, those that a model does not remember are looked at when `reference_prediction` is asked for, no others.
+        Those that a model does not remember are looked at when `reference_prediction` is asked for.
         """
         self._states[category] = {name: tensor.to(self.device) for name, tensor in state.items()}
         if self._many is not None:

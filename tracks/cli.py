@@ -52,6 +52,9 @@ DOORS = {
         "tracks.few_shot", "run the few-shot track: K normal images of each category", "few_shot", aliases=DATA
     ),
     "predict": Door("tracks.predict", "judge your own photos: defect or not, and where", "predict", ("images",), WORDS),
+    "fit": Door(
+        "tracks.fit", "learn good parts once, into a file that `predict` starts from", "fit", ("references",), WORDS
+    ),
     "sweep": Door("tracks.sweep", "run every combination of settings, one table", "sweep", aliases=DATA),
     "compare": Door(
         "tracks.compare", "run many models on the same images, the papers' figures beside them", "compare", aliases=DATA

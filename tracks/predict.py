@@ -20,6 +20,7 @@ from tracks.decide.asked import Asked, basis
 from tracks.decide.judge import Judge
 from tracks.decide.kept import FOLDER_NAME, NO_MAPS, Facts, Kept
 from tracks.decide.page import PAGE_FILE, write_page
+from tracks.decide.product import AskedOfProduct, read_product
 from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED, Threshold
 from tracks.decide.threshold_fit import FOLDER, check_enough_photos, folder_threshold
 from tracks.decide.verdict import CSV_FILE, JSON_FILE, UNREADABLE, Verdict, as_csv, as_json_lines
@@ -47,6 +48,8 @@ def predict(cfg: DictConfig) -> list[Verdict]:
             very end, files that could not be written.
     """
     check_settings(cfg)
+    product = read_product(cfg.product) if cfg.get("product") else None
+    cfg = product.settings(cfg) if product else cfg
     region = region_of(cfg)
     settings = describe(cfg)
     category, folder = settings["category"], output_folder(cfg, settings)
@@ -58,13 +61,19 @@ def predict(cfg: DictConfig) -> list[Verdict]:
     size, device = NATIVE if cfg.maps == "full" else AS_GIVEN, pick_device(cfg.device)
     options = RunnerOptions(size, cfg.batch_size, cfg.workers, device, strict=False)
     asked = Asked(lambda: build_model(cfg, options.device), category, references, options, region)
+    if product:
+        asked = AskedOfProduct(product, asked.build, options)
     if not (folder / FOLDER_NAME).is_dir():
         asked.build()  # what is wrong with the model is said before anything is written
     adopt(folder, settings)
     with alone_in(folder, settings):
-        kept = Kept(folder, basis(settings["config"], references, options.device), cfg.maps, cfg.fresh)
+        rests_on = basis(settings["config"], references, options.device)
+        if product:
+            rests_on["product"] = product.digest
+        kept = Kept(folder, rests_on, cfg.maps, cfg.fresh)
         facts, judge = asked.facts(kept), Judge(kept, folder, cfg.quiet, region)
-        threshold = choose_threshold(cfg, facts, asked.names)
+        judged = product.judged if product and cfg.threshold is None else None
+        threshold = judged or choose_threshold(cfg, facts, asked.names)
         clear(folder)
         if region is not None:
             print(f"region of interest: photos and references are {RULE}")
@@ -118,9 +127,11 @@ def describe(cfg: DictConfig) -> dict[str, Any]:
     good = str(Path(cfg.references).expanduser().resolve()) if cfg.references else ""
     folders = {"images": images[0] if len(images) == 1 else images, "references": good}
     words = {"category": str(cfg.category or DEFAULT_CATEGORY), "defects": list(cfg.prompts.defects)}
-    names = {"model": "", "weights": ""} | chosen_names()
+    names = {"model": "", "weights": ""} | ({} if cfg.get("product") else chosen_names())
     rules = {key: cfg[key] for key in ("recursive", "tiles", "bit_depth")}
     arguments = {"config": OmegaConf.to_container(cfg.model, resolve=True)}
+    if cfg.get("product"):
+        folders["product"] = str(Path(cfg.product).expanduser().resolve())
     region = region_of(cfg)
     seen = {} if region is None else {"roi": region.settings}
     return {"track": "predict", **folders, **words, **names, **rules, **seen, **arguments}

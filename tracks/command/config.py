@@ -78,6 +78,8 @@ class PredictConfig(RunConfig):
 
     images: Any = MISSING
     """The photos to judge, no labels: a folder, a file, a pattern ("photos/*.png"), or a list of them."""
+    product: str | None = MISSING
+    """A file that `vandkit fit` wrote; it stands in the place of references and says which model."""
     category: str | None = MISSING
     """What the photos show, in words; "object" if empty."""
     recursive: bool = MISSING
@@ -101,7 +103,34 @@ class PredictConfig(RunConfig):
     these cases. 2 is always an error."""
 
 
+@dataclass
+class FitConfig:
+    """Settings of `fit`."""
+
+    model: Any = MISSING
+    weights: Any = MISSING
+    prompts: Any = MISSING
+    references: str | None = MISSING
+    product: str | None = MISSING
+    add: str | None = MISSING
+    """More photos of good parts, for the product."""
+    ok: str | None = MISSING
+    """Photos judged good."""
+    defect: str | None = MISSING
+    """Photos judged defect."""
+    category: str | None = MISSING
+    recursive: bool = MISSING
+    tiles: Any = MISSING
+    bit_depth: int | None = MISSING
+    false_alarm_rate: float = MISSING
+    batch_size: int = MISSING
+    workers: int = MISSING
+    device: str = MISSING
+    out: str | None = MISSING
+
+
 ConfigStore.instance().store(name="track_schema", node=TrackConfig)
 ConfigStore.instance().store(name="predict_schema", node=PredictConfig)
+ConfigStore.instance().store(name="fit_schema", node=FitConfig)
 for _group, _name, _content in variants():
     ConfigStore.instance().store(_name, _content, group=_group, package="_global_" if _group == "experiment" else None)

@@ -40,7 +40,22 @@ KINDS = {
     dict: "key: value pairs",
 }
 
-ONE_PATH = ("out", "outputs", "root", "images", "references", "archive", "a", "b", "cache_dir", "table")
+ONE_PATH = (
+    "out",
+    "outputs",
+    "root",
+    "images",
+    "references",
+    "product",
+    "add",
+    "ok",
+    "defect",
+    "archive",
+    "a",
+    "b",
+    "cache_dir",
+    "table",
+)
 """Settings (the last part of their keys) that hold one path or name, also where there is none by default."""
 ONE_OR_SEVERAL = ("shots", "seeds")
 """Settings that are a list by default and may be one number as well."""

@@ -20,7 +20,8 @@ NAMES = ("name", "category")
 """Here even `null` is text: there is always a name."""
 TEXT_KEYS = frozenset((
     *NAMES, "categories", "validation_categories", "defects", "target", "trained_on", "normal_folders", "extensions",
-    "root", "images", "references", "exclude", "normal_dir", "abnormal_dir", "mask_dir", "normal_test_dir", "meta",
+    "root", "images", "references", "product", "add", "ok", "defect",
+    "exclude", "normal_dir", "abnormal_dir", "mask_dir", "normal_test_dir", "meta",
     "out", "outputs", "run", "a", "b", "ids", "samples", "threshold_run", "cache_dir", "image_name", "image_column",
     "roi", "folder",
 ))  # fmt: skip

@@ -69,9 +69,14 @@ class Scored:
 
 def fit_references(model: AnomalyModel, references: Sequence[Sample], category: str, device: str) -> None:
     """Show the model the references of one category."""
-    images: Images = Prepared(references, lambda sample: model.preprocess(sample.load_image()))
-    if len(references) <= MAX_REFERENCES:
-        bar = tqdm(images, desc=f"{category}: references", unit="image", leave=False)
+    fit_images(model, Prepared(references, lambda sample: model.preprocess(sample.load_image())), category, device)
+
+
+def fit_images(model: AnomalyModel, prepared: Prepared, category: str, device: str) -> None:
+    """Show the model preprocessed references; a few are held together, many are made ready when they are asked for."""
+    images: Images = prepared
+    if len(prepared) <= MAX_REFERENCES:
+        bar = tqdm(prepared, desc=f"{category}: references", unit="image", leave=False)
         images = as_batch(list(bar), device)
     with torch.inference_mode():
         model.fit(images, category)

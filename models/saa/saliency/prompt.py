@@ -149,7 +149,10 @@ class Saliency(nn.Module):
         """What is remembered of a category, for a file."""
         state = {}
         for i, known in enumerate(self._banks[category].references):
-            state |= {f"reference{i}.tokens": known.tokens, f"reference{i}.sides": torch.tensor([known.grid, known.size])}
+            state |= {
+                f"reference{i}.tokens": known.tokens,
+                f"reference{i}.sides": torch.tensor([known.grid, known.size]),
+            }
         return state
 
     def load_state(self, state: State, category: str) -> None:
