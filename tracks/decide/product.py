@@ -8,7 +8,7 @@ weights, what the references scored. Its tensors are `state.*`, what the model l
 import copy
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -150,15 +150,14 @@ def _threshold(kept: Mapping[str, Any]) -> Threshold:
 class AskedOfProduct(Asked):
     """The model of a run that has learnt from a product's file, not from references."""
 
-    def __init__(self, product: Product, build: Any, options: RunnerOptions):
-        super().__init__(build, product.category, [], options)
+    def __init__(self, product: Product, build: Callable[[], AnomalyModel], options: RunnerOptions):
+        super().__init__(lambda: product.load_into(build()), product.category, [], options)
         self.product, self.names = product, product.names
-
-    def _model(self) -> AnomalyModel:
-        return self.product.load_into(self.build())
 
     def facts(self, kept: Kept) -> Facts:
         """What was found when the product was fitted."""
+        if kept.facts() is None:
+            kept.keep_facts(self.product.facts)
         return self.product.facts
 
 
@@ -219,12 +218,20 @@ def _check_targets(config: Any, given: Any) -> None:
     """Refuse a file that would have other code called than models of this project, or those of the command line."""
     allowed = set(_targets(given))
     for target in _targets(config):
-        if target in allowed or (target.startswith("models.") and get_object(target).__module__.startswith("models.")):
+        if target in allowed or (target.startswith("models.") and _home(target).startswith("models.")):
             continue
         raise TrackInputError(
             f"expected a product of a model of this project, got one that calls {target}; if that is a model of yours, "
             "name it as you did when you fitted it (model=...)"
         )
+
+
+def _home(target: str) -> str:
+    """The module that a name's object is of: what `models.x.os.system` leads to is not ours."""
+    try:
+        return str(getattr(get_object(target), "__module__", ""))
+    except (ImportError, ValueError):
+        return ""
 
 
 def _targets(node: Any) -> Iterator[str]:
