@@ -78,8 +78,6 @@ class AnomalyModel(Frozen, ABC):
     serves: ClassVar[Sequence[str]] = BOTH
     """The tracks that the model can run on; the other one is refused."""
 
-    _many: "ManyReferences | None" = None
-
     def __init_subclass__(cls) -> None:
         """Check calls, and keep float32 whole, wherever a model learns or predicts."""
         super().__init_subclass__()
@@ -155,8 +153,9 @@ class AnomalyModel(Frozen, ABC):
         Those that a model does not remember are looked at when `reference_prediction` is asked for.
         """
         self._states[category] = {name: tensor.to(self.device) for name, tensor in state.items()}
-        if self._many is not None:
-            self._many.among(references, category)
+        many: ManyReferences | None = getattr(self, "_many", None)
+        if many is not None:
+            many.among(references, category)
 
     @property
     @abstractmethod

@@ -147,7 +147,7 @@ class Saliency(nn.Module):
 
     def state(self, category: str) -> State:
         """What is remembered of a category, for a file."""
-        state = {}
+        state: State = {}
         for i, known in enumerate(self._banks[category].references):
             state |= {
                 f"reference{i}.tokens": known.tokens,
@@ -161,7 +161,7 @@ class Saliency(nn.Module):
         for i in range(sum(name.endswith(".tokens") for name in state)):
             grid, size = state[f"reference{i}.sides"].tolist()
             tokens = state[f"reference{i}.tokens"].to(self._here.device)  # type: ignore[arg-type]
-            known.append(Reference(tokens, tuple(grid), tuple(size)))
+            known.append(Reference(tokens, (grid[0], grid[1]), (size[0], size[1])))
         self._banks[category] = ReferenceBank(known, self.own_window)
 
     @torch.no_grad()
