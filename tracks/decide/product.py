@@ -143,7 +143,7 @@ def read_product(path: str | Path) -> Product:
 
 
 def _threshold(kept: Mapping[str, Any]) -> Threshold:
-    known = {key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()}
+    known: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()}
     return Threshold(**{each.name: known[each.name] for each in fields(Threshold)})
 
 
