@@ -111,6 +111,7 @@ def test_the_threshold_of_judged_photos_lies_between_them():
     ("settings", "said"),
     [
         ({"references": "good"}, "got both; add good parts with"),
+        ({"roi": "mask.png"}, "expected no roi with a product"),
         ({"category": "nut"}, "expected category as the product was fitted with, 'bolt', got 'nut'"),
         ({"model": "padim"}, "expected model._target_ as the product was fitted with"),
         ({"tiles": 3}, "expected tiles as the product was fitted with, 'whole', got 3"),

@@ -69,6 +69,8 @@ class Product:
             raise TrackInputError(
                 "expected a product or references, got both; add good parts with `vandkit fit product=file add=folder`"
             )
+        if cfg.get("roi"):
+            raise TrackInputError("expected no roi with a product, which learnt whole photos; give references instead")
         own = {"category": self.category, "tiles": self.tiles, "bit_depth": self.bit_depth}
         for key, value in own.items():
             if cfg[key] not in (None, "", value):
