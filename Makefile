@@ -37,7 +37,7 @@ SETTINGS = $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') 
 	$(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(SEED),seed=$(SEED)) $(if $(DEVICE),device=$(DEVICE)) \
 	$(if $(CATEGORIES),'categories=$${env_words:CATEGORIES}') $(if $(OUT),'out=$${oc.env:OUT}')
 
-.PHONY: help zero-shot few-shot sweep compare train tiny predict fit score report compare-runs submission reproduce weights data doctor bench-metrics docs test check install clean
+.PHONY: help zero-shot few-shot sweep compare train tiny predict demo fit score report compare-runs submission reproduce weights data doctor bench-metrics docs test check install clean
 
 # The variables of the command line that each target takes; those of the environment are nobody's mistake.
 TAKEN_BY_ALL := PYTHON VENV ARGS SHELL
@@ -49,6 +49,7 @@ TAKEN_compare := DATA ROOT MODELS WEIGHTS SHOTS SEEDS CATEGORIES DEVICE OUT
 TAKEN_train := $(TRACK) TARGET PROCESSES
 TAKEN_predict := IMAGES REFERENCES CATEGORY PROMPT MODEL WEIGHTS DEVICE OUT
 TAKEN_fit := REFERENCES CATEGORY PROMPT MODEL WEIGHTS DEVICE OUT
+TAKEN_demo := MODEL WEIGHTS DEVICE
 TAKEN_score := RUN STORE
 TAKEN_report := RUN STORE ROOT OUT
 TAKEN_compare-runs := A B OUT
@@ -98,6 +99,10 @@ predict: $(READY) ## Judge a folder of your own photos: IMAGES=folder [REFERENCE
 
 fit: $(READY) ## Learn photos of good parts into one file: REFERENCES=folder OUT=bracket.safetensors [CATEGORY="steel bracket"].
 	@$(RUN_PY) -m tracks.fit $(if $(MODEL),model=$(MODEL)) $(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(DEVICE),device=$(DEVICE)) $(ARGS)
+
+demo: $(READY) ## Open a page in the browser: drop photos, see heat maps and verdicts (ARGS="port=8000").
+	@$(RUN_PY) -m pip install -q --disable-pip-version-check -e '.[demo]'
+	@$(RUN_PY) -m tracks.demo $(if $(MODEL),model=$(MODEL)) $(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(DEVICE),device=$(DEVICE)) $(ARGS)
 
 score: $(READY) ## Score a finished run again from its stored maps (RUN=outputs/few_shot/latest; ARGS="bootstrap=1000" for intervals).
 	@$(RUN_PY) -m tracks.score $(ARGS)

@@ -20,7 +20,7 @@ RUNNABLE_WITH_HYDRA = {
     "tracks/score.py", "tracks/report.py", "tracks/compare_runs.py", "tracks/submit.py",
     "tracks/sweep.py", "tracks/zero_shot.py", "tracks/few_shot.py", "tracks/doctor.py", "tracks/data.py",
     "tracks/reproduce.py", "tracks/compare.py", "tracks/api.py", "train/adapter.py", "train/tiny.py",
-    "train/card.py", "train/adapters/config.py", "train/adapters/record.py", "tracks/new_model.py",
+    "train/card.py", "train/adapters/config.py", "train/adapters/record.py", "tracks/new_model.py", "tracks/demo.py",
 }  # fmt: skip
 
 

@@ -55,6 +55,7 @@ DOORS = {
     "fit": Door(
         "tracks.fit", "learn good parts once, into a file that `predict` starts from", "fit", ("references",), WORDS
     ),
+    "demo": Door("tracks.demo", "open a page in the browser: drop photos, see heat maps and verdicts", "demo"),
     "sweep": Door("tracks.sweep", "run every combination of settings, one table", "sweep", aliases=DATA),
     "compare": Door(
         "tracks.compare", "run many models on the same images, the papers' figures beside them", "compare", aliases=DATA

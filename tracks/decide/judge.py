@@ -149,11 +149,7 @@ class Judge:
             stated = {verdict.name: verdict.verdict for verdict in verdicts}
         for verdict in verdicts:
             if verdict.map_file:
-                anomaly_map = self._read_map(verdict)
-                rows, columns = (max(1, side // COUNTED_SIDE) for side in anomaly_map.shape)
-                count_pixels(
-                    pixels, anomaly_map[::rows, ::columns], stated[verdict.name] == GOOD and not has_references
-                )
+                count_map(pixels, self._read_map(verdict), stated[verdict.name] == GOOD and not has_references)
         return pixels
 
     def _add_row(self, file: RawIOBase, cells: Iterable[str], before: bytes = b"") -> None:
@@ -183,6 +179,12 @@ class Judge:
 
     def _read_map(self, verdict: Verdict) -> np.ndarray:
         return tifffile.imread(below(self.folder, verdict.map_file))
+
+
+def count_map(counts: ValueCounts, anomaly_map: np.ndarray, normal: bool) -> None:
+    """Let a map take part in the colour scale by some of its rows and columns."""
+    rows, columns = (max(1, side // COUNTED_SIDE) for side in anomaly_map.shape)
+    count_pixels(counts, anomaly_map[::rows, ::columns], normal)
 
 
 def thumbnail(picture: PIL.Image.Image) -> PIL.Image.Image:
