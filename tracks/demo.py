@@ -7,7 +7,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from tracks.command.cli import command, run_main
-from tracks.demo_page.judging import Limits, Models
+from tracks.demo_page.loaded import Models
+from tracks.demo_page.uploads import Limits
 from tracks.errors import TrackInputError
 from tracks.run.build import chosen_names, pick_device
 
@@ -30,13 +31,13 @@ def check_extra() -> None:
 def given_settings(cfg: DictConfig) -> dict[str, Any]:
     """What the command line says of the chosen model, for `tracks.api.load_model`."""
     words = [word.lstrip("+").partition("=") for word in HydraConfig.get().overrides.task]
-    found = {}
+    found: dict[str, Any] = {}
     for key, _, value in words:
         if key == "prompts":
             found[key] = value
         elif key.split(".")[0] in OF_THE_MODEL and key not in OF_THE_MODEL[:3]:
-            value = OmegaConf.select(cfg, key)
-            found[key] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            chosen = OmegaConf.select(cfg, key)
+            found[key] = OmegaConf.to_container(chosen) if OmegaConf.is_config(chosen) else chosen
     return found
 
 

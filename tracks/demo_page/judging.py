@@ -1,53 +1,29 @@
-"""What the demo page does, without the page: uploads read or refused, photos judged (again), drawn, listed."""
+"""What the demo page does, without the page: photos judged, judged again, drawn and listed."""
 
-import copy
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 import PIL.Image
-import yaml
 
-from models.base import AnomalyModel
-from models.weights.catalogue import catalogue, missing_files, texts_in
 from tracks import api
-from tracks.command.explained import CONF
-from tracks.datasets.images import common_bit_depth, image_size, read_image
+from tracks.datasets.images import common_bit_depth
 from tracks.decide.judge import CSV_FILE, UNREADABLE, Verdict, as_csv, count_map, thumbnail
 from tracks.decide.kept import Facts, facts_of
 from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED, Threshold
+from tracks.demo_page.loaded import Models, taught
+from tracks.demo_page.uploads import Limits, check_counts, read, readable, refusal, uploads
 from tracks.errors import TrackInputError
 from tracks.predict import DEFAULT_CATEGORY
 from tracks.run.overlay import LONGEST_SIDE, HeatScale, category_scale, render_overlay
 
 QUALITY = 88
 Progress = Callable[[float, str], Any]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one visitor may upload at a time."""
-
-    photos: int = 50
-    references: int = 32
-    megabytes: float = 25
-    """Of one file."""
-    megapixels: float = 40
-    """Of one picture, as its header says."""
-
-
-@dataclass(frozen=True)
-class Upload:
-    """A file that was dropped on the page, under the name that it has there."""
-
-    name: str
-    path: Path
 
 
 @dataclass(frozen=True)
@@ -77,57 +53,6 @@ class Judged:
         return [verdict for verdict in self.verdicts if verdict.score is not None]
 
 
-class Models:
-    """Loaded models, one for each pair of model and weights; other words for defects load it anew."""
-
-    def __init__(self, device: str = "auto", settings: dict[tuple[str, str], dict[str, Any]] | None = None):
-        """`settings` are those of `tracks.api.load_model`, by (model, weights)."""
-        self.device, self._settings = device, settings or {}
-        self._kept: dict[tuple[str, str], tuple[tuple[str, ...], AnomalyModel]] = {}
-        self._lock = Lock()
-
-    def get(self, model: str, weights: str, defects: Sequence[str] = ()) -> AnomalyModel:
-        """A model that has learnt nothing."""
-        key, words = (model, weights), tuple(defects)
-        with self._lock:
-            if key not in self._kept or self._kept[key][0] != words:
-                self._kept.pop(key, None)  # its memory is free before the next one needs it
-                settings = self._settings.get(key, {}) | ({"prompts.defects": list(words)} if words else {})
-                self._kept[key] = words, api.load_model(model, weights=weights, device=self.device, **settings)
-            return self._kept[key][1]
-
-
-def taught(model: AnomalyModel) -> AnomalyModel:
-    """A copy that may learn: it shares the weights, and nothing that it learns reaches the original."""
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, shared)  # type: ignore[arg-type]
-
-
-def choices() -> tuple[list[str], list[str]]:
-    """Names of models that can tell something, and of weights all files of which are here."""
-    models = [
-        path.stem for path in sorted((CONF / "model").glob("*.yaml")) if ".trivial." not in path.read_text("utf-8")
-    ]
-    return models, [path.stem for path in sorted((CONF / "weights").glob("*.yaml")) if _is_here(path)]
-
-
-def _is_here(path: Path) -> bool:
-    content = yaml.safe_load(path.read_text("utf-8"))
-    texts = list(texts_in(content))
-    named = [text for text in texts if text in catalogue()]
-    return bool(named) and not missing_files(content) and not {"???", "random:0"} & set(texts)
-
-
-def uploads(paths: Sequence[str | Path] | None) -> list[Upload]:
-    """The files with their names, those that come twice numbered."""
-    found, met = [], Counter[str]()
-    for path in map(Path, paths or ()):
-        met[path.name] += 1
-        again = met[path.name] > 1
-        found.append(Upload(f"{path.name} ({met[path.name]})" if again else path.name, path))
-    return found
-
-
 def judge(
     models: Models, photos: Sequence[str | Path] | None, references: Sequence[str | Path] | None = None,
     category: str = "", defects: str = "", model: str = "clip_adapter", weights: str = "tiny", *,
@@ -142,8 +67,8 @@ def judge(
     """
     limits = limits or Limits()
     given, good = uploads(photos), uploads(references)
-    _check_counts(given, good, limits)
-    depth = common_bit_depth([each.path for each in [*good, *given] if not _refusal(each, limits)])
+    check_counts(given, good, limits)
+    depth = common_bit_depth([each.path for each in [*good, *given] if not refusal(each, limits)])
     notes: list[str] = []
     progress(0.0, "loading the model")
     judging = models.get(model, weights, [word for each in defects.split(",") if (word := each.strip())])
@@ -152,7 +77,7 @@ def judge(
     if good:
         progress(0.05, "learning the good parts")
         judging = taught(judging)
-        names, pictures = _readable(good, depth, limits, notes)
+        names, pictures = readable(good, depth, limits, notes)
         api.learn(judging, pictures, category)
     facts = facts_of(judging, category, names)
     if facts.refused:
@@ -164,7 +89,7 @@ def judge(
     for number, each in enumerate(given):
         progress(0.1 + 0.85 * number / len(given), f"photo {number + 1} of {len(given)}")
         try:
-            shown = _read(each, depth, limits)
+            shown = read(each, depth, limits)
         except TrackInputError as error:
             notes.append(str(error))
             verdicts.append(Verdict(each.name, UNREADABLE, note=str(error)))
@@ -243,54 +168,6 @@ def forget(judged: Judged | None) -> None:
     """Delete the pictures of a visitor who has gone."""
     if judged is not None:
         shutil.rmtree(judged.folder, ignore_errors=True)
-
-
-def _check_counts(photos: Sequence[Upload], references: Sequence[Upload], limits: Limits) -> None:
-    if not photos:
-        raise TrackInputError("expected photos to judge, got none; drop some on the page")
-    for what, given, most in (("photos", photos, limits.photos), ("good parts", references, limits.references)):
-        if len(given) > most:
-            raise TrackInputError(
-                f"expected at most {most} {what} at a time, got {len(given)}; for more use `vandkit predict FOLDER`"
-            )
-
-
-def _refusal(upload: Upload, limits: Limits) -> str:
-    """Why a file is not even opened, "" if it may be."""
-    try:
-        megabytes = upload.path.stat().st_size / 1e6
-        height, width = image_size(upload.path)
-    except (OSError, TrackInputError) as error:
-        return str(error).replace(str(upload.path), upload.name)
-    if megabytes > limits.megabytes:
-        return f"{upload.name}: expected at most {limits.megabytes:g} MB, got {megabytes:.1f}"
-    if height * width > limits.megapixels * 1e6:
-        return f"{upload.name}: expected at most {limits.megapixels:g} megapixels, got {height * width / 1e6:.0f}"
-    return ""
-
-
-def _read(upload: Upload, depth: int | None, limits: Limits) -> PIL.Image.Image:
-    if why := _refusal(upload, limits):
-        raise TrackInputError(why)
-    try:
-        return read_image(upload.path, depth)
-    except TrackInputError as error:
-        raise TrackInputError(str(error).replace(str(upload.path), upload.name)) from error
-
-
-def _readable(
-    given: Sequence[Upload], depth: int | None, limits: Limits, notes: list[str]
-) -> tuple[list[str], list[PIL.Image.Image]]:
-    names, pictures = [], []
-    for each in given:
-        try:
-            pictures.append(_read(each, depth, limits))
-            names.append(each.name)
-        except TrackInputError as error:
-            notes.append(str(error))
-    if not pictures:
-        raise TrackInputError(f"not one of the good parts could be read: {'; '.join(notes)}")
-    return names, pictures
 
 
 def _keep(folder: Path, number: int, photo: PIL.Image.Image, anomaly_map: np.ndarray) -> str:

@@ -13,9 +13,6 @@ from tracks.datasets.formats import endings
 from tracks.decide.judge import Verdict
 from tracks.demo_page.judging import (
     Judged,
-    Limits,
-    Models,
-    choices,
     forget,
     gallery,
     judge,
@@ -24,6 +21,8 @@ from tracks.demo_page.judging import (
     picture,
     summary,
 )
+from tracks.demo_page.loaded import Models, choices
+from tracks.demo_page.uploads import Limits
 from tracks.errors import TrackInputError
 
 HOUR = 3600
@@ -124,8 +123,11 @@ class Page:
         )  # fmt: skip
 
     def _run(self, given: tuple[Any, ...], progress: gr.Progress | None = None) -> Judged:
-        step = {"progress": lambda share, what: progress(share, desc=what)} if progress else {}
-        return judge(self.models, *given, limits=self.limits, false_alarm_rate=self.rate, **step)
+        def step(share: float, what: str) -> None:
+            if progress is not None:
+                progress(share, desc=what)
+
+        return judge(self.models, *given, limits=self.limits, false_alarm_rate=self.rate, progress=step)
 
     def _judge(
         self, before: Judged | None, photos: Any, good: Any, category: str, defects: str, model: str, weights: str,

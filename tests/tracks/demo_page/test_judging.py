@@ -8,7 +8,8 @@ import tracks.demo as door
 from models.errors import ModelInputError
 from tracks import api
 from tracks.decide.threshold import DEFECT
-from tracks.demo_page import judging
+from tracks.demo_page import judging, loaded
+from tracks.demo_page.uploads import Limits, uploads
 from tracks.errors import TrackInputError
 
 NUMBERS = (0, 1, 2)
@@ -28,7 +29,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def models():
-    return judging.Models("cpu")
+    return loaded.Models("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -91,23 +92,23 @@ def test_references_are_learnt_and_forgotten(models, judged, photos):
 
 
 def test_one_model_is_kept_until_other_words_come(monkeypatch):
-    loaded = []
-    monkeypatch.setattr(judging.api, "load_model", lambda *names, **settings: loaded.append(settings) or object())
-    models = judging.Models("cpu", {("a", "b"): {"tiles": "whole"}})
+    calls = []
+    monkeypatch.setattr(loaded.api, "load_model", lambda *names, **settings: calls.append(settings) or object())
+    models = loaded.Models("cpu", {("a", "b"): {"tiles": "whole"}})
     assert models.get("a", "b") is models.get("a", "b")
     assert models.get("a", "b", ["dent"]) is models.get("a", "b", ["dent"])
-    assert loaded == [
+    assert calls == [
         {"weights": "b", "device": "cpu", "tiles": "whole"},
         {"weights": "b", "device": "cpu", "tiles": "whole", "prompts.defects": ["dent"]},
     ]
 
 
 def test_uploads_of_one_name_are_told_apart(tmp_path):
-    assert [each.name for each in judging.uploads([tmp_path / "a/x.png", tmp_path / "b/x.png"])] == [
+    assert [each.name for each in uploads([tmp_path / "a/x.png", tmp_path / "b/x.png"])] == [
         "x.png",
         "x.png (2)",
     ]
-    assert judging.uploads(None) == []
+    assert uploads(None) == []
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_uploads_of_one_name_are_told_apart(tmp_path):
 def test_limits_are_kept(models, photos, count, references, limits, said):
     given = [photos / f"{number}.png" for number in NUMBERS]
     with pytest.raises(TrackInputError, match=said):
-        judging.judge(models, given[:count], given[:references], limits=judging.Limits(**limits))
+        judging.judge(models, given[:count], given[:references], limits=Limits(**limits))
 
 
 def test_a_model_without_its_references_says_so(models, photos):
@@ -129,7 +130,7 @@ def test_a_model_without_its_references_says_so(models, photos):
 
 
 def test_only_what_is_here_is_offered():
-    names, weights = judging.choices()
+    names, weights = loaded.choices()
     assert {"clip_adapter", "saa_plus", "patchcore"} <= set(names)
     assert not {"constant", "random"} & set(names)
     assert "tiny" in weights
