@@ -10,7 +10,7 @@ import gradio as gr
 
 from models.errors import ModelInputError
 from tracks.datasets.formats import endings
-from tracks.decide.judge import Verdict
+from tracks.decide.verdict import Verdict
 from tracks.demo_page.judging import (
     Judged,
     forget,

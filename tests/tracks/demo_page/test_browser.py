@@ -94,7 +94,7 @@ def test_photos_are_judged_the_slider_judges_again_and_a_broken_file_is_named(br
     page.locator("#chosen").get_by_text("good.png").wait_for()
     with page.expect_download() as download:
         page.locator("#list").click()
-    rows = Path(download.value.path()).read_text().splitlines()
+    rows = Path(download.value.path()).read_text("utf-8-sig").splitlines()
     assert [row.split(",")[0] for row in rows] == ["file", "bad.png", "good.png", "broken.png"]
     page.close()
 

@@ -60,7 +60,7 @@ def test_a_moved_threshold_judges_again_and_goes_back(judged):
     assert judging.summary(low).startswith("3 DEFECT")
     assert judging.summary(high).startswith("3 OK")
     assert judging.judged_again(low, 2.0).fitted() == judged
-    rows = judging.listed(low).read_text().splitlines()
+    rows = judging.listed(low).read_text("utf-8-sig").splitlines()
     assert len(rows) == 1 + len(judged.verdicts)
     assert f"{lowest:.9g}" in rows[1]
 
