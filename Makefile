@@ -5,7 +5,8 @@ VENV   ?= .venv
 RUN_PY := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 # A process for each core, eight at most, each with one thread; a file's tests stay together, and so do what they share.
-PYTEST := $(RUN_PY) -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
+# Files come in the order of their names: the long ones of e2e begin early, and no process waits for another at the end.
+PYTEST := $(RUN_PY) -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
 
 # Variables of every track target; empty means the default of conf/.
 DATA ?=
