@@ -130,13 +130,13 @@ def check(result: CategoryScores, category: Category, limit: float) -> None:
     event("some region hit" if expected["f1_region"] else "no region hit")
 
 
-@repeatable(600)
+@repeatable(300)
 @given(st.sampled_from([16, 32, 32, 64]).flatmap(drawn_categories), limits)
 def test_arrays(category: Category, limit: float) -> None:
     check(category.scored_unrounded(pro_fpr_limit=limit), category, limit)
 
 
-@repeatable(600)
+@repeatable(300)
 @given(st.data(), st.sampled_from([16, 16, 32, 64]), limits)
 def test_scorer(data: st.DataObject, width: int, limit: float) -> None:
     category = data.draw(drawn_categories(width, None if width == 16 else ROUNDS_TO_FLOAT16))
@@ -145,7 +145,7 @@ def test_scorer(data: st.DataObject, width: int, limit: float) -> None:
     check(result, category, limit)
 
 
-@repeatable(400)
+@repeatable(200)
 @given(st.sampled_from([16, 32, 64]), st.data())
 def test_rankings(width: int, data: st.DataObject) -> None:
     """A list of scores alone, of any float type."""
