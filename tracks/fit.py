@@ -23,7 +23,7 @@ from tracks.datasets.notices import counted_notices
 from tracks.datasets.photos import Photos
 from tracks.decide.kept import facts_of
 from tracks.decide.product import Product, packed, read_product, unpacked
-from tracks.decide.threshold import ENOUGH_PHOTOS, Threshold
+from tracks.decide.threshold import ENOUGH_PHOTOS, Threshold, best_cut
 from tracks.errors import TrackInputError
 from tracks.predict import DEFAULT_CATEGORY
 from tracks.run.build import build_model, check_run_settings, pick_device
@@ -139,10 +139,8 @@ def judged_threshold(ok: Sequence[float], defect: Sequence[float]) -> Threshold:
     Of several that are equal the one that finds most.
     """
     good, bad = np.asarray(ok), np.asarray(defect)
-    scores = np.unique(np.concatenate([good, bad]))
-    gains = [float((bad >= score).mean() - (good >= score).mean()) for score in scores]
-    best = int(np.argmax(gains))
-    value = float(scores[best] if best == 0 else (scores[best - 1] + scores[best]) / 2)
+    best = best_cut([(ok, defect)])
+    value = best.value if best.below is None else (best.below + best.value) / 2
     found, alarms = int((bad >= value).sum()), int((good >= value).sum())
     source = (
         f"highest recall less false alarms on {len(good)} photos judged OK and {len(bad)} judged DEFECT: {found} of "
@@ -152,7 +150,7 @@ def judged_threshold(ok: Sequence[float], defect: Sequence[float]) -> Threshold:
         source += f"; fewer than {ENOUGH_PHOTOS} of a kind, so take it as a first guess"
     why = (
         ""
-        if gains[best] > 0
+        if best.recall > best.false_alarms
         else "the judged defects score no higher than the good ones: the model tells them not apart"
     )
     return Threshold(value, source, alarms / len(good), undecided=why)

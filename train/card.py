@@ -20,6 +20,7 @@ from models.clip_adapter.checkpoint import load_adapter, save_adapter
 from models.weights.catalogue import record, weights_path
 from tracks.command.cli import CONF
 from tracks.datasets.synthetic import INVENTED, SOURCE
+from tracks.decide.threshold import best_cut
 from tracks.decide.threshold_fit import conformal
 from tracks.run.store import PredictionStore
 from tracks.run.track import run_track
@@ -52,10 +53,11 @@ def keep_threshold(photographs: Sequence[str] = ()) -> float:
             for folder in photographs
         ]
         both = [pair for pairs in scores for pair in pairs if len(pair[0]) and len(pair[1])]
-        threshold, recall, false_alarms = best_threshold(both)
+        best = best_cut(both)
+        threshold = best.value
         source = (
             f"highest recall less false alarms on {len(both)} categories of validation photographs, zero-shot: "
-            f"{recall:.0%} less {false_alarms:.0%} on average"
+            f"{best.recall:.0%} less {best.false_alarms:.0%} on average"
         )
     else:
         pairs = _by_label(PredictionStore(run(0, "data.split=validation", "overlays=0")["folder"]))
@@ -71,17 +73,6 @@ def keep_threshold(photographs: Sequence[str] = ()) -> float:
     save_adapter(path, adapter, replace(header, image_threshold=threshold, threshold_source=source))
     record("tiny")
     return threshold
-
-
-def best_threshold(scores: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float, float]:
-    """Threshold, recall and false alarm rate where recall less false alarms is highest on average.
-
-    `scores` holds those of the good and of the defective images of each category; all categories count alike.
-    """
-    candidates = np.unique(np.concatenate([np.concatenate(pair) for pair in scores]))
-    rates = np.array([[[(each >= t).mean() for each in pair] for pair in scores] for t in candidates]).mean(axis=1)
-    best = int(np.argmax(rates[:, 1] - rates[:, 0]))
-    return float(candidates[best]), float(rates[best, 1]), float(rates[best, 0])
 
 
 def _by_label(store: PredictionStore) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from models.base import AnomalyModel, Prediction
 from models.errors import ModelInputError
@@ -93,6 +94,30 @@ class Threshold:
                 "nothing; give more references, or set ARGS=threshold=number by the scores"
             )
         return ""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A score that parts good images from defects: the rates at `value`, and the next lower score, None if none is."""
+
+    value: float
+    below: float | None
+    recall: float
+    false_alarms: float
+
+
+def best_cut(scores: Sequence[tuple[ArrayLike, ArrayLike]]) -> Cut:
+    """Where recall less false alarms (Youden's J) is highest on average; of several equal ones the lowest.
+
+    `scores` holds those of the good and of the defective images of each category; all categories count alike.
+    """
+    pairs = [[np.asarray(each) for each in pair] for pair in scores]
+    candidates = np.unique(np.concatenate([each for pair in pairs for each in pair]))
+    rates = np.array([[[(each >= value).mean() for each in pair] for pair in pairs] for value in candidates])
+    false_alarms, recall = rates.mean(axis=1).T
+    best = int(np.argmax(recall - false_alarms))
+    below = float(candidates[best - 1]) if best else None
+    return Cut(float(candidates[best]), below, float(recall[best]), float(false_alarms[best]))
 
 
 def known_threshold(value: float | None, source: str) -> Threshold:

@@ -1,15 +1,16 @@
-"""The zero-shot threshold that the card is written with."""
+"""The score that parts good images from defects: of the card, and of judged photos."""
 
 import numpy as np
 import pytest
 
-from train.card import best_threshold
+from tracks.decide.threshold import best_cut
 
 
 def test_the_threshold_is_best_on_average_over_categories_whatever_their_sizes():
     apart = (np.array([0.1, 0.2]), np.array([0.7, 0.9]))
     mixed = (np.array([0.3] * 50 + [0.6] * 50), np.array([0.5] * 20 + [0.8] * 80))
-    value, recall, false_alarms = best_threshold([apart, mixed])
+    best = best_cut([apart, mixed])
+    value, recall, false_alarms = best.value, best.recall, best.false_alarms
     assert (value, recall, false_alarms) == pytest.approx((0.7, 0.9, 0.0))
     gains = [((apart[1] >= t).mean() + (mixed[1] >= t).mean() - (mixed[0] >= t).mean() - (apart[0] >= t).mean())
              for t in np.linspace(0, 1, 101)]  # fmt: skip
