@@ -36,8 +36,8 @@ SCORED = {"resolution": "Maps scored at", "mask_rule": "masks:", "pro": "PRO:", 
 HOW_TO_READ = (
     "Percent; bold: the best of ours in a setting; ±: sample standard deviation over the seeds; F1 floor: calling "
     "everything anomalous.",
-    "images/s: of the model's `predict` alone by the clock, the same by processor time of its thread (the better "
-    "guide on a busy machine without GPU), and of the whole run by the clock, with weights, references, images, "
+    "images/s: of the model's `predict` alone by the clock, the same by processor time of all its threads (the "
+    "better guide on a busy machine without GPU), and of the whole run by the clock, with weights, references, images, "
     "scores and files. Bank: what `fit` kept, mean over categories. Peak memory: of the run's own process, scoring "
     "included.",
 )

@@ -25,7 +25,8 @@ COST_FILE = "cost.json"
 class Stopwatch:
     """Adds up the seconds spent inside `with watch:`, waiting at both ends for the queue of `device` where it is a GPU.
 
-    `seconds` are the clock's, `cpu_seconds` the processor's for this thread alone: on a busy machine the better guide.
+    `seconds` are the clock's, `cpu_seconds` those of the processor for all threads of this process: on a busy machine
+    the better guide.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
@@ -35,13 +36,13 @@ class Stopwatch:
 
     def __enter__(self) -> "Stopwatch":
         self._finish_queue()
-        self._started = (time.perf_counter(), time.thread_time())
+        self._started = (time.perf_counter(), time.process_time())
         return self
 
     def __exit__(self, *_: object) -> None:
         self._finish_queue()
         self.seconds += time.perf_counter() - self._started[0]
-        self.cpu_seconds += time.thread_time() - self._started[1]
+        self.cpu_seconds += time.process_time() - self._started[1]
 
     def _finish_queue(self) -> None:
         if self._device.type == "cuda":

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,18 @@ def test_a_stopwatch_adds_up_what_is_inside_it_alone():
         time.sleep(0.1)
     assert 0.06 <= watch.seconds < 0.2 or watch.cpu_seconds < 0.05 < 0.06 <= watch.seconds
     assert watch.cpu_seconds < 0.05
+
+
+def test_a_stopwatch_counts_the_processor_time_of_every_thread():
+    def work():
+        end = time.thread_time() + 0.1
+        while time.thread_time() < end:
+            pass
+
+    watch = Stopwatch()
+    with watch, ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: work(), range(2)))
+    assert watch.cpu_seconds >= 0.2
 
 
 def test_a_ledger_keeps_each_category_and_what_an_earlier_process_measured(tmp_path):
