@@ -109,7 +109,7 @@ class PatchCore(AnomalyModel):
             "backbone_weights": self.backbone.weights,
             "model_image_size": self.backbone.image_size,
             "stages": " ".join(map(str, self.stages)),
-            "patches": f"{self.patch_size} x {self.patch_size} places, averaged to {self.stage_dim or 'their own'} "
+            "patches": f"{self.patch_size} x {self.patch_size} patches, averaged to {self.stage_dim or 'their own'} "
             f"channels a stage, {self.target_dim or 'all of them'} in all",
             "coreset": f"{self.coreset:g} of the patches, exact greedy selection"
             if self.coreset < 1

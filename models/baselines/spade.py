@@ -36,7 +36,7 @@ class SPADE(AnomalyModel):
         backbone: gives tokens by stage and an embedding; a WideResNet50 as published, or a CLIP.
         stages: which stages make a patch's features; None for 1, 2 and 3 of a ResNet, as published, and all of a ViT's.
         num_images: K, the nearest normal images; 50 as published.
-        num_places: kappa, the nearest patches whose mean distance counts; 1 as published.
+        num_patches: kappa, the nearest patches whose mean distance counts; 1 as published.
         sigma: of the map's Gaussian in pixels of the input.
         own_window: with one reference, patches closer than this fraction of the side are excluded where it is scored
             against itself.
@@ -47,7 +47,7 @@ class SPADE(AnomalyModel):
 
     def __init__(
         self, backbone: PatchBackbone, *, stages: Sequence[int] | None = None, num_images: int = 50,
-        num_places: int = 1, sigma: float = 4.0, own_window: float = 0.15,
+        num_patches: int = 1, sigma: float = 4.0, own_window: float = 0.15,
         max_references: int = MAX_REFERENCES,
     ):  # fmt: skip
         super().__init__()
@@ -55,7 +55,7 @@ class SPADE(AnomalyModel):
         self.stages = check_stages(backbone, stages, STAGES)
         self.preprocess = backbone.preprocess
         self.num_images = checked("num_images", num_images, num_images >= 1, "at least 1")
-        self.num_places = checked("num_places", num_places, num_places >= 1, "at least 1")
+        self.num_patches = checked("num_patches", num_patches, num_patches >= 1, "at least 1")
         self.sigma = checked("sigma", sigma, sigma >= 0, "at least 0")
         self.own_window = checked("own_window", own_window, 0 <= own_window < 1, "at least 0 and below 1")
         self._many = ManyReferences(max_references)
@@ -104,11 +104,13 @@ class SPADE(AnomalyModel):
             "backbone_weights": self.backbone.weights,
             "model_image_size": self.backbone.image_size,
             "stages": " ".join(map(str, self.stages)),
-            "map": f"mean distance to the {self.num_places} nearest places of the {self.num_images} nearest references",
+            "map": f"mean distance to the {self.num_patches} nearest patches of the {self.num_images} nearest "
+            "references",
             "map_smoothing": f"Gaussian of {self.sigma:g} px",
             "image_score": f"mean squared distance to the embeddings of the {self.num_images} nearest references",
-            "few_shot_calibration": "each reference against the others; a single one by its mirror image's embedding, "
-            f"and its places against its own, without a window of {self.own_window:g} of the side; {self._many.label}",
+            "few_shot_calibration": "each reference against the others; a single one by the embedding of its flip, and "
+            f"its patches against its own, those closer than {self.own_window:g} of the side excluded; "
+            f"{self._many.label}",
         }
 
     def _patches(self, features: ImageFeatures) -> Tensor:
@@ -124,7 +126,7 @@ class SPADE(AnomalyModel):
         """Distances (P,) of an image's patches (P, C) and its score (), against normal images (K, D) and (K, P, C)."""
         apart, images = nearest_rows(embedding, embeddings, min(self.num_images, len(embeddings)))
         bank = banks[images[0]].flatten(0, 1)
-        count = min(self.num_places, len(bank))
+        count = min(self.num_patches, len(bank))
         distances, _ = nearest_rows(patches, bank, count, excluded=excluded)
         return distances.mean(dim=1), apart.square().mean()
 

@@ -101,7 +101,7 @@ class WinCLIP(AnomalyModel):
         """Labels of every number made with this model."""
         sides = " and ".join(f"{side} x {side}" for side in self.window_sides)
         if self.backbone.is_convolutional:
-            windows = f"regions of {sides} places of the last layer, pooled as the image is (not as published)"
+            windows = f"regions of {sides} patches of the last layer, pooled as the image is (not as published)"
             tokens = "third layer"
         else:
             windows, tokens = f"{sides} patches, encoded by themselves", "last block, before the projection"
@@ -115,8 +115,8 @@ class WinCLIP(AnomalyModel):
             "prompts": self.prompts.label,
             "windows": windows,
             "temperature": self.temperature,
-            "map": "harmonic mean over the windows of a place, then over their sizes and the image",
-            "few_shot_map": f"mean of the zero-shot map and of reference association by windows and places ({tokens})",
+            "map": "harmonic mean over the windows of a patch, then over their sizes and the image",
+            "few_shot_map": f"mean of the zero-shot map and of reference association by windows and patches ({tokens})",
             "image_score": "zero-shot: text probability of the image; with references: mean of it and of the largest "
             "value of reference association",
             "few_shot_calibration": "each reference against the others; a single one against itself, without a window "

@@ -107,7 +107,7 @@ TURNED = {
             "max_references": 3,
         },
     ),
-    "spade": Turned(SPADE, {"backbone": VIT}, {**PATCHES, "backbone": RESNET, "num_images": 3, "num_places": 2}),
+    "spade": Turned(SPADE, {"backbone": VIT}, {**PATCHES, "backbone": RESNET, "num_images": 3, "num_patches": 2}),
     "utad": Turned(
         UTAD, {"saliency_map": saliency()},
         {"saliency_map": saliency(scale=0.25), "map_size": 40, "sigma": 1.0, "max_side": 100},

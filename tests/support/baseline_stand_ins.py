@@ -87,7 +87,7 @@ BASELINES: dict[str, Callable[[], AnomalyModel]] = {
     "patchcore_vit": small_patchcore,
     "patchcore_coreset": partial(small_patchcore, "resnet", coreset=0.2, stage_dim=None, target_dim=None, patch_size=1),
     "padim": lambda: PaDiM(small_backbone("resnet"), num_channels=40),
-    "spade": lambda: SPADE(small_backbone("vit"), num_places=2),
+    "spade": lambda: SPADE(small_backbone("vit"), num_patches=2),
     "spade_timm": lambda: SPADE(small_resnet()),
     "winclip_vit": lambda: WinCLIP(small_backbone("vit"), PROMPTS),
     "winclip_resnet": lambda: WinCLIP(lively_clip_resnet(), PROMPTS, windows_at_once=3),

@@ -61,7 +61,7 @@ def test_padim_draws_its_channels_by_seed(resnet):
 
 
 def test_spades_map_and_score_are_those_of_a_loop(resnet):
-    model = SPADE(resnet, stages=[3], num_images=2, num_places=1, sigma=0)
+    model = SPADE(resnet, stages=[3], num_images=2, num_patches=1, sigma=0)
     images = planted(5, defect=True)
     model.fit(images[:4], "nut")
     got = model.predict(images[4:], ["nut"])
