@@ -16,7 +16,7 @@ MAY_IMPORT = {
 RUNNABLE_WITH_HYDRA = {
     "tracks/command/cli.py", "tracks/command/settings.py", "tracks/command/text_settings.py",
     "tracks/command/config.py", "tracks/run/build.py", "tracks/run/track.py",
-    "tracks/predict.py", "tracks/fit.py", "tracks/decide/product.py",
+    "tracks/predict.py", "tracks/fit.py", "tracks/decide/product.py", "tracks/decide/settings.py",
     "tracks/score.py", "tracks/report.py", "tracks/compare_runs.py", "tracks/submit.py",
     "tracks/sweep.py", "tracks/zero_shot.py", "tracks/few_shot.py", "tracks/doctor.py", "tracks/data.py",
     "tracks/reproduce.py", "tracks/compare.py", "tracks/api.py", "train/adapter.py", "train/tiny.py",

@@ -128,11 +128,12 @@ def predict_folder(
 
     `images` is a folder, a file, a pattern or a list of them.
     """
-    from tracks.predict import describe, output_folder, predict
+    from tracks.decide.settings import describe, output_folder, recorded
+    from tracks.predict import predict
 
     paths = str(images) if isinstance(images, str | Path) else [str(path) for path in images]
     given = {"images": paths, "references": None if references is None else str(references), "category": category}
-    cfg = composed("predict", {**given, **settings})
+    cfg = recorded(composed("predict", {**given, **settings}))
     with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
         predict(cfg)
     return PhotoResults(output_folder(cfg, describe(cfg)))

@@ -23,9 +23,9 @@ from tracks.datasets.notices import counted_notices
 from tracks.datasets.photos import Photos
 from tracks.decide.kept import facts_of
 from tracks.decide.product import Product, packed, read_product, unpacked
+from tracks.decide.settings import DEFAULT_CATEGORY
 from tracks.decide.threshold import ENOUGH_PHOTOS, Threshold, best_cut
 from tracks.errors import TrackInputError
-from tracks.predict import DEFAULT_CATEGORY
 from tracks.run.build import build_model, check_run_settings, pick_device
 from tracks.run.fingerprint import weights_digest
 from tracks.run.references import distinct

@@ -1,40 +1,31 @@
 """Entry point of `make predict IMAGES=folder [REFERENCES=folder]`: a verdict on each of your own photos."""
 
 import json
-import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from models.disk import write_atomically
 from tracks.command.cli import command, run_main, stop
-from tracks.command.paths import folder_name
 from tracks.datasets.notices import counted_notices
 from tracks.datasets.photos import Photos, common_folder, given_paths
-from tracks.datasets.region import RULE, Region, cropped
+from tracks.datasets.region import RULE, cropped
 from tracks.decide.asked import Asked, basis
 from tracks.decide.judge import Judge
-from tracks.decide.kept import FOLDER_NAME, NO_MAPS, Facts, Kept
+from tracks.decide.kept import FOLDER_NAME, Facts, Kept
 from tracks.decide.page import PAGE_FILE, write_page
 from tracks.decide.product import AskedOfProduct, read_product
+from tracks.decide.settings import adopt, check_settings, describe, output_folder, recorded, region_of
 from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED, Threshold
 from tracks.decide.threshold_fit import FOLDER, check_enough_photos, folder_threshold
 from tracks.decide.verdict import CSV_FILE, JSON_FILE, UNREADABLE, Verdict, as_csv, as_json_lines
 from tracks.errors import TrackInputError
-from tracks.run.build import build_model, check_run_settings, chosen_names, pick_device
-from tracks.run.fingerprint import settings_digest
+from tracks.run.build import build_model, pick_device
 from tracks.run.run_folder import alone_in, link_latest
 from tracks.run.runner import AS_GIVEN, NATIVE, RunnerOptions
-from tracks.run.store import SETTINGS_FILE, read_settings
-
-DEFAULT_CATEGORY = "object"
-MAPS = ("model", "full", NO_MAPS)
-ONLY_DECIDE = ("threshold", "false_alarm_rate")
-"""Settings of which no score depends; the run.json of earlier versions has them."""
 
 
 @counted_notices()
@@ -48,12 +39,15 @@ def predict(cfg: DictConfig) -> list[Verdict]:
             very end, files that could not be written.
     """
     check_settings(cfg)
+    cfg = recorded(cfg)
     product = read_product(cfg.product) if cfg.get("product") else None
     cfg = product.settings(cfg) if product else cfg
     region = region_of(cfg)
     settings = describe(cfg)
     category, folder = settings["category"], output_folder(cfg, settings)
-    photos = Photos(cfg.images, category, cfg.recursive, cfg.references or None, [folder], cfg.bit_depth)
+    photos = Photos(
+        cfg.images, category, cfg.recursive, cfg.references or None, [folder], cfg.bit_depth, cfg.every, cfg.frames
+    )
     samples = cropped(photos.test(category), region)
     references = cropped(photos.train(category), region) if cfg.references else []
     if cfg.threshold == FOLDER:
@@ -90,65 +84,6 @@ def predict(cfg: DictConfig) -> list[Verdict]:
     report(verdicts, threshold, folder)
     refuse_lost_files(judge.failures, folder)
     return verdicts
-
-
-def adopt(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Take over the folder of an earlier version, which held the threshold to be a part of what a run is."""
-    path = folder / SETTINGS_FILE
-    if path.is_file():
-        found = read_settings(path)
-        if {key: value for key, value in found.items() if key not in ONLY_DECIDE} == settings != found:
-            write_atomically(path, json.dumps(settings, indent=2))
-
-
-def check_settings(cfg: DictConfig) -> None:
-    """Refuse values that no type can refuse."""
-    if not cfg.images:
-        raise TrackInputError(
-            "expected a folder of photos, got none; name it, for example `make predict IMAGES=my_photos`, with "
-            "REFERENCES=folder if you have photos of good parts"
-        )
-    check_run_settings(cfg)
-    if cfg.maps not in MAPS:
-        raise TrackInputError(f"expected maps to be one of {', '.join(MAPS)}, got {cfg.maps!r}")
-    if cfg.bit_depth is not None and not 8 <= cfg.bit_depth <= 16:
-        raise TrackInputError(f"expected bit_depth from 8 to 16, or null to guess it, got {cfg.bit_depth}")
-    number = isinstance(cfg.threshold, int | float) and not isinstance(cfg.threshold, bool)
-    if cfg.threshold not in (None, FOLDER) and not (number and math.isfinite(cfg.threshold)):
-        raise TrackInputError(
-            f"expected threshold to be a finite number, {FOLDER} or null, got {cfg.threshold!r}; without one it comes "
-            "from REFERENCES, or from the weights"
-        )
-
-
-def describe(cfg: DictConfig) -> dict[str, Any]:
-    """The settings that make two calls the same run, as they stand in run.json."""
-    images = [str(path.resolve()) for path in given_paths(cfg.images or [])]
-    good = str(Path(cfg.references).expanduser().resolve()) if cfg.references else ""
-    folders = {"images": images[0] if len(images) == 1 else images, "references": good}
-    words = {"category": str(cfg.category or DEFAULT_CATEGORY), "defects": list(cfg.prompts.defects)}
-    names = {"model": "", "weights": ""} | ({} if cfg.get("product") else chosen_names())
-    rules = {key: cfg[key] for key in ("recursive", "tiles", "bit_depth")}
-    arguments = {"config": OmegaConf.to_container(cfg.model, resolve=True)}
-    if cfg.get("product"):
-        folders["product"] = str(Path(cfg.product).expanduser().resolve())
-    region = region_of(cfg)
-    seen = {} if region is None else {"roi": region.settings}
-    return {"track": "predict", **folders, **words, **names, **rules, **seen, **arguments}
-
-
-def region_of(cfg: DictConfig) -> Region | None:
-    """The region of interest, if the settings name one."""
-    if not cfg.roi:
-        return None
-    given: Any = OmegaConf.to_container(cfg.roi) if OmegaConf.is_list(cfg.roi) else str(cfg.roi)
-    return Region(given)
-
-
-def output_folder(cfg: DictConfig, settings: dict[str, Any]) -> Path:
-    """OUT, or a folder named after the photos and the settings."""
-    name = f"{common_folder(given_paths(settings['images'])).name}-{settings_digest(settings)}"
-    return Path(cfg.out or Path(cfg.outputs) / "predict" / folder_name(name)).expanduser()
 
 
 def clear(folder: Path) -> None:

@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import PIL.Image
 import pytest
@@ -23,6 +24,7 @@ from models.base import AnomalyModel, Prediction
 from models.disk import alone
 from models.errors import ModelInputError
 from tracks.command.cli import CONF
+from tracks.decide.judge import Judge
 from tracks.decide.kept import facts_of
 from tracks.decide.threshold import UNCHECKED, weights_threshold
 from tracks.decide.threshold_fit import fit_threshold, folder_threshold
@@ -77,7 +79,7 @@ def settings(tmp_path, **changes):
         "category": "steel bracket", "recursive": True, "tiles": None, "bit_depth": None, "threshold": None,
         "false_alarm_rate": 0.05, "batch_size": 2, "workers": 2, "device": "cpu",
         "out": str(tmp_path / "out"), "outputs": str(tmp_path / "outputs"), "fresh": False,
-        "roi": None, "maps": "full", "quiet": False, "exit_code": False,
+        "roi": None, "every": 1, "frames": None, "maps": "full", "quiet": False, "exit_code": False,
     }  # fmt: skip
     return OmegaConf.create({**known, **changes})
 
@@ -740,3 +742,61 @@ def test_references_that_the_model_cannot_score_need_a_threshold_of_ones_own(tmp
         predict(settings(tmp_path, references=str(tmp_path / "refs")))
     predict(settings(tmp_path, references=str(tmp_path / "refs"), threshold=0.22, out=str(tmp_path / "own")))
     assert table(tmp_path / "own")["below/good.jpg"]["verdict"] == "DEFECT"
+
+
+def write_clip(path, levels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (40, 32))
+    for level in levels:
+        writer.write(np.full((32, 40, 3), level, np.uint8))
+    writer.release()
+
+
+def test_frames_of_a_clip_are_judged_drawn_and_gone_on_with(tmp_path, model, monkeypatch):
+    clip = tmp_path / "photos/clip.avi"
+    write_clip(clip, [20, 0, 230, 0, 40, 0, 60, 0])
+    clipped = {"images": str(clip), "every": 2}
+    write_map = Judge._write_map
+    monkeypatch.setattr(
+        Judge, "_write_map", lambda self, name, m: (_ for _ in ()).throw(KeyboardInterrupt) if "000004" in name
+        else write_map(self, name, m),
+    )  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        predict(settings(tmp_path, **clipped))
+    assert list(table(tmp_path / "out")) == ["clip.avi#000000@0.00s", "clip.avi#000002@0.20s"]
+    monkeypatch.undo()
+    monkeypatch.setattr("tracks.run.build.instantiate", lambda node: model)
+    predict(settings(tmp_path, **clipped))
+    rows = table(tmp_path / "out")
+    assert {name: row["verdict"] for name, row in rows.items()} == {
+        "clip.avi#000000@0.00s": "OK", "clip.avi#000002@0.20s": "DEFECT", "clip.avi#000004@0.40s": "OK",
+        "clip.avi#000006@0.60s": "OK",
+    }  # fmt: skip
+    shown = PIL.Image.open(tmp_path / "out/photos/clip.avi#000002@0.20s.jpg")
+    assert abs(np.asarray(shown).mean() - 230) < 4
+    page = (tmp_path / "out/index.html").read_text()
+    assert '"photo":"photos/clip.avi%23000002%400.20s.jpg"' in page
+    before = (tmp_path / "out/predictions.csv").read_bytes()
+    predict(settings(tmp_path, fresh=True, **clipped))
+    assert [row["score"] for row in table(tmp_path / "out").values()] == [row["score"] for row in rows.values()]
+    assert len(before.splitlines()) == 5
+
+
+def test_a_camera_needs_a_number_of_pictures_and_is_then_a_folder(tmp_path, model, monkeypatch):
+    with pytest.raises(TrackInputError, match="expected how many pictures camera:0 is to take"):
+        predict(settings(tmp_path, images="camera:0"))
+    write_clip(tmp_path / "seen.avi", [20, 230])
+    monkeypatch.setattr("tracks.datasets.video.opened", lambda _: cv2.VideoCapture(str(tmp_path / "seen.avi")))
+    verdicts = predict(settings(tmp_path, images="camera:0", frames=2))
+    assert [verdict.verdict for verdict in verdicts] == ["OK", "DEFECT"]
+    [folder] = (tmp_path / "outputs/camera").iterdir()
+    assert json.loads((tmp_path / "out/run.json").read_text())["images"] == str(folder)
+
+
+def test_photos_of_phones_are_judged_and_shown(tmp_path, model):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    (tmp_path / "photos").mkdir()
+    pillow_heif.from_pillow(PIL.Image.new("RGB", (64, 48), (230, 230, 230))).save(tmp_path / "photos/a.heic")
+    predict(settings(tmp_path))
+    assert table(tmp_path / "out")["a.heic"]["verdict"] == "DEFECT"
+    assert PIL.Image.open(tmp_path / "out/photos/a.heic.jpg").size == (64, 48)

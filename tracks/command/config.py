@@ -77,7 +77,12 @@ class PredictConfig(RunConfig):
     """Settings of `predict`."""
 
     images: Any = MISSING
-    """The photos to judge, no labels: a folder, a file, a pattern ("photos/*.png"), or a list of them."""
+    """The photos to judge, no labels: a folder, a file, a pattern ("photos/*.png"), or a list of them; a clip
+    ("clip.mp4"), whose frames are photos; a camera ("camera:0")."""
+    every: int = MISSING
+    """Of a clip or a camera every n-th frame."""
+    frames: int | None = MISSING
+    """At most so many frames of each clip; how many pictures a camera takes."""
     product: str | None = MISSING
     """A file that `vandkit fit` wrote; it stands in the place of references and says which model."""
     category: str | None = MISSING

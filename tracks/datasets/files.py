@@ -50,6 +50,12 @@ class FileSample:
         files = [self.path] if self.mask_path is None else [self.path, self.mask_path, *self.more_masks]
         return " ".join(_size_and_time(path) for path in files)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the picture, from the file's header alone."""
+        height, width = image_size(self.path)
+        return width, height
+
     def load_image(self) -> Image:
         """The picture in RGB; TrackInputError names a file that does not decode."""
         return read_image(self.path, self.bit_depth)

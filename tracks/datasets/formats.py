@@ -11,12 +11,15 @@ import PIL.Image
 PLUGINS = ("pillow_heif.HeifImagePlugin", "pillow_jxl", "pillow_avif")
 """Modules that teach Pillow a format once they are imported; none is required."""
 COMMON_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv")
 NO_PICTURES = ("BUFR", "CUR", "EPS", "GRIB", "HDF5", "ICNS", "ICO", "IPTC", "MPEG", "WMF")
 """What Pillow lists but cannot decode by itself, and icons."""
-_HEIF, _JXL, _RAW = "install pillow-heif", "install pillow-jxl-plugin", "save them as .tif or .png"
+_HEIF, _JXL, _RAW = 'pip install "vandkit[heic]"', "install pillow-jxl-plugin", "save them as .tif or .png"
+_VIDEO = "clips are for `predict`, each named itself: images=clip.mp4"
 REMEDIES = {
     ".heic": _HEIF, ".heif": _HEIF, ".hif": _HEIF, ".avif": _HEIF, ".jxl": _JXL,
     **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".raw", ".npy", ".mat"), _RAW),
+    **dict.fromkeys(VIDEO_SUFFIXES, _VIDEO),
 }  # fmt: skip
 """What to do about pictures that are not opened here."""
 NO_ENDING = "without an ending"
@@ -49,7 +52,7 @@ def endings(suffixes: Sequence[str] = IMAGE_SUFFIXES) -> str:
 
 
 def passed_over(paths: Iterable[Path]) -> str:
-    """The files among `paths` that are no pictures, counted by ending: "3 .heic (install pillow-heif), 1 .txt".
+    """The files among `paths` that are no pictures, counted by ending: "3 .npy (save them as .tif or .png), 1 .txt".
 
     Hidden files do not count; "" if there are none.
     """

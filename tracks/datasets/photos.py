@@ -12,6 +12,7 @@ from tracks.datasets.files import FileSample, category_name, existing_folder, na
 from tracks.datasets.formats import endings, is_image, passed_over
 from tracks.datasets.images import common_bit_depth
 from tracks.datasets.layout import files_in, find_images, walk
+from tracks.datasets.video import frames_of, is_video
 from tracks.errors import TrackInputError
 from tracks.run.references import distinct, warn_of_judged_references
 
@@ -25,7 +26,8 @@ class Photos:
     """Every image in `root` (and below, if `recursive`), unlabelled, under one category name.
 
     `root` is a folder, a file, a pattern as `photos/*.png`, or several of them; photos are then named by their path
-    below the innermost folder that holds all of them.
+    below the innermost folder that holds all of them. Of a clip that is named itself every n-th frame, at most
+    `frames` of them, is a photo (`video.frames_of`); clips in folders are passed over.
     `references` is a folder of photos of good parts; it may lie inside `root` and is then not judged itself. Copies
     among the references count once, photos that are copies of references are mentioned.
     Hidden folders, run folders of this project and those in `exclude` are passed over. Without `bit_depth` all 16-bit
@@ -40,6 +42,8 @@ class Photos:
         references: str | Path | None = None,
         exclude: Sequence[str | Path] = (),
         bit_depth: int | None = None,
+        every: int = 1,
+        frames: int | None = None,
     ) -> None:
         """List the photos.
 
@@ -49,12 +53,14 @@ class Photos:
         self.name = "photos"
         self.categories = (category_name(category),)
         self.protocol: dict[str, str | int | float | bool] = {"labels": "none"}
-        self._recursive = recursive
+        self._recursive, self._every, self._frames = recursive, every, frames
         good = None if references is None else existing_folder("the folder of references", references)
         skipped = [Path(path).expanduser() for path in exclude] + ([good] if good else [])
         self._test = self._list(given_paths(root), "", None, skipped)
         self._train = self._list([good], REFERENCE_PREFIX, 0, []) if good else []
-        depth = bit_depth or common_bit_depth([sample.path for sample in self._train + self._test])
+        depth = bit_depth or common_bit_depth(
+            [sample.path for sample in self._train + self._test if not is_video(sample.path)]
+        )
         self._test = [replace(sample, bit_depth=depth) for sample in self._test]
         self._train = [replace(sample, bit_depth=depth) for sample in distinct(self._train)]
         warn_of_judged_references(self._train, self._test)
@@ -83,7 +89,7 @@ class Photos:
                 paths += find_images(path, self._recursive, skipped)
                 others += [file for place in walk(path, self._recursive, skipped) for file in files_in(place)]
             else:
-                (paths if is_image(path) else others).append(path)
+                (paths if is_image(path) or is_video(path) else others).append(path)
         folder, said = common_folder(given), passed_over(others)
         if not paths:
             raise TrackInputError(
@@ -95,7 +101,13 @@ class Photos:
             log.warning("passed over in %s: %s", folder, said)
         kind = "" if label is None else "good"
         named = {prefix + Path(os.path.relpath(path, folder)).as_posix(): path for path in paths}  # each once
-        return [FileSample(name, self.categories[0], label, kind, path) for name, path in named.items()]
+        category, samples = self.categories[0], list[FileSample]()
+        for name, path in named.items():
+            if is_video(path):
+                samples += frames_of(path, name, category, self._every, self._frames)
+            else:
+                samples.append(FileSample(name, category, label, kind, path))
+        return samples
 
 
 def given_paths(given: str | Path | Sequence[str | Path]) -> list[Path]:

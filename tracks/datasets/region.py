@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import PIL.Image
 import PIL.ImageDraw
 
 from tracks.datasets.files import FileSample
-from tracks.datasets.images import image_size, read_image
+from tracks.datasets.images import read_image
 from tracks.errors import TrackInputError
 
 SIDE = 2048
@@ -76,27 +76,33 @@ class Region:
 
 @dataclass(frozen=True)
 class CroppedSample(FileSample):
-    """A photo of which only the bounding box of a region is seen."""
+    """A photo, `whole`, of which only the bounding box of a region is seen."""
 
+    whole: FileSample | None = None
     region: Region | None = None
 
     def load_image(self) -> PIL.Image.Image:
         """The box of the picture in RGB."""
-        picture = read_image(self.path, self.bit_depth)
-        return picture if self.region is None else picture.crop(self.region.pixels(picture.size))
+        assert self.whole is not None
+        assert self.region is not None
+        picture = self.whole.load_image()
+        return picture.crop(self.region.pixels(picture.size))
 
 
 def cropped(samples: Sequence[FileSample], region: Region | None) -> list[FileSample]:
     """The photos, seen through the region if there is one."""
     if region is None:
         return list(samples)
-    return [CroppedSample(**vars(sample), region=region) for sample in samples]
+    known = [field.name for field in fields(FileSample)]
+    return [
+        CroppedSample(**{name: getattr(sample, name) for name in known}, whole=sample, region=region)
+        for sample in samples
+    ]
 
 
-def photo_size(path: Path) -> tuple[int, int]:
+def photo_size(sample: FileSample) -> tuple[int, int]:
     """(width, height) of a whole photo."""
-    height, width = image_size(path)
-    return width, height
+    return sample.whole.size if isinstance(sample, CroppedSample) and sample.whole else sample.size
 
 
 def _from_file(path: Path) -> np.ndarray:

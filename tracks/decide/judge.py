@@ -30,6 +30,8 @@ THUMBNAIL_SIDE = 320
 """Longest side of a thumbnail in pixels."""
 QUALITY = 82
 OVERLAY_QUALITY = 90
+SHOWN = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif")
+"""Endings of what browsers show; of other photos the page needs a copy."""
 
 
 class Judge:
@@ -107,23 +109,34 @@ class Judge:
             photo, anomaly_map = sample.load_image(), self._read_map(verdict)
             overlay = render_overlay(photo, anomaly_map, scale, called=called)
             file = self._written(f"overlays/{shortened(verdict.name)}.jpg", _jpeg(overlay, OVERLAY_QUALITY))
-            files = [file, *self._write_thumbs(verdict.name, photo, overlay)]
+            files = [file, *self._write_thumbs(verdict.name, photo, overlay), *self._shown(sample, photo)]
             regions = find_regions(anomaly_map, photo.size, scale) if called else []
             if self.region is not None:
-                regions = self.region.on_photo(regions, photo_size(sample.path))
+                regions = self.region.on_photo(regions, photo_size(sample))
             row = self._keep_drawn({"name": verdict.name, "looks": looks, "files": files, "regions": regions})
-        overlay_file, thumb_file = row["files"][:2]
-        return replace(verdict, overlay_file=overlay_file, thumb_file=thumb_file, regions=tuple(row["regions"]))
+        overlay_file, thumb_file, _, photo_file = [*row["files"], ""][:4]
+        return replace(
+            verdict, overlay_file=overlay_file, thumb_file=thumb_file, photo_file=photo_file,
+            regions=tuple(row["regions"]),
+        )  # fmt: skip
 
     def _with_photo(self, sample: FileSample, verdict: Verdict) -> Verdict:
         """A thumbnail of the photo alone."""
         looks = [fingerprint(sample)]
         row = self.kept.drawn(verdict.name, looks)
         if row is None:
-            small = _jpeg(thumbnail(sample.load_image()), QUALITY)
-            file = self._written(f"thumbs/{shortened(verdict.name)}.jpg", small)
-            row = self._keep_drawn({"name": verdict.name, "looks": looks, "files": [file], "regions": []})
-        return replace(verdict, thumb_file=row["files"][0])
+            photo = sample.load_image()
+            small = _jpeg(thumbnail(photo), QUALITY)
+            files = [self._written(f"thumbs/{shortened(verdict.name)}.jpg", small), *self._shown(sample, photo)]
+            row = self._keep_drawn({"name": verdict.name, "looks": looks, "files": files, "regions": []})
+        thumb_file, photo_file = [*row["files"], ""][:2]
+        return replace(verdict, thumb_file=thumb_file, photo_file=photo_file)
+
+    def _shown(self, sample: FileSample, photo: PIL.Image.Image) -> list[str]:
+        """The file of a copy of a photo that no browser shows as it is, a frame of a clip among them."""
+        if sample.path.suffix.lower() in SHOWN:
+            return []
+        return [self._written(f"photos/{shortened(sample.name)}.jpg", _jpeg(photo, OVERLAY_QUALITY))]
 
     def _keep_drawn(self, row: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -185,7 +185,7 @@ class Kept:
                 below(self.folder, file).unlink(missing_ok=True)
 
     def _clear(self) -> None:
-        for name in (FOLDER_NAME, "maps", "overlays", "thumbs"):
+        for name in (FOLDER_NAME, "maps", "overlays", "thumbs", "photos"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
 

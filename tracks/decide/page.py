@@ -50,7 +50,9 @@ def _row(verdict: Verdict, folder: Path, photo: Path | None) -> dict[str, Any]:
         row["plain"] = _address(plain_file(verdict.thumb_file))
     if verdict.overlay_file:
         row["overlay"] = _address(verdict.overlay_file)
-    if photo is not None:
+    if verdict.photo_file:
+        row["photo"] = _address(verdict.photo_file)
+    elif photo is not None:
         row["photo"] = _address(os.path.relpath(photo, folder))
     return row
 

@@ -23,6 +23,8 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 class Verdict:
     """What is said of one photo; the files are relative to the output folder, `score` is None if unreadable.
 
+    `photo_file` is a copy for browsers of a photo that they do not show as it is.
+
     `milliseconds` is the model's time, `regions` where a defect is: see `find_regions`.
     """
 
@@ -32,6 +34,7 @@ class Verdict:
     map_file: str = ""
     overlay_file: str = ""
     thumb_file: str = ""
+    photo_file: str = ""
     note: str = ""
     milliseconds: float | None = None
     regions: tuple[dict[str, Any], ...] = ()

@@ -15,12 +15,12 @@ from tracks import api
 from tracks.datasets.images import common_bit_depth
 from tracks.decide.judge import count_map, thumbnail
 from tracks.decide.kept import Facts, facts_of
+from tracks.decide.settings import DEFAULT_CATEGORY
 from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED, Threshold
 from tracks.decide.verdict import CSV_FILE, UNREADABLE, Verdict, as_csv
 from tracks.demo_page.loaded import Models, taught
 from tracks.demo_page.uploads import Limits, check_counts, read, readable, refusal, uploads
 from tracks.errors import TrackInputError
-from tracks.predict import DEFAULT_CATEGORY
 from tracks.run.overlay import LONGEST_SIDE, HeatScale, category_scale, render_overlay
 
 QUALITY = 88
