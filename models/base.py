@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ZERO_SHOT, FEW_SHOT = "zero-shot", "few-shot"
 BOTH = (ZERO_SHOT, FEW_SHOT)
+INDUCTIVE, TRANSDUCTIVE = "inductive", "transductive"
 MODELS_OF_TRACK = {
     ZERO_SHOT: "clip_adapter, saa, saa_plus, winclip, utad, clipseg",
     FEW_SHOT: "clip_adapter, saa, saa_plus, winclip, patchcore, padim, spade",
@@ -74,6 +75,9 @@ class AnomalyModel(Frozen, ABC):
 
     scores_are_probabilities: ClassVar[bool] = False
     """Whether image scores lie in [0, 1] and are fitted best by their log odds."""
+
+    setting: ClassVar[str] = INDUCTIVE
+    """Whether an image is scored by itself, or all of a test set together (models/transductive.py)."""
 
     serves: ClassVar[Sequence[str]] = BOTH
     """The tracks that the model can run on; the other one is refused."""

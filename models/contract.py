@@ -19,18 +19,25 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from models.base import FEW_SHOT, ZERO_SHOT, AnomalyModel, Prediction
+from models.base import FEW_SHOT, TRANSDUCTIVE, ZERO_SHOT, AnomalyModel, Prediction
+from models.errors import ModelInputError
+from models.references import Prepared, joined
+from models.transductive import TransductiveModel
 
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
 """How far two ways to the same number may be apart."""
 CATEGORIES = ("nut", "bolt")
 SEEDS = {"nut": 10, "bolt": 11}
 """What the references of a category are drawn by."""
-Check = Callable[[AnomalyModel], None]
+TEST_SET = 7
+"""Images of a test set that is scored together."""
+Check = Callable[[Any], None]
 
 
 def checks_of(model: type[AnomalyModel]) -> list[Check]:
-    """The checks that concern a model of this class: those of learning only where it serves few-shot."""
+    """The checks that concern a model of this class: those of learning only where it serves few-shot, inductive."""
+    if issubclass(model, TransductiveModel):
+        return [*TOGETHER, preprocess_and_protocol_are_plain]
     return [*ALWAYS, *(LEARNING if FEW_SHOT in model.serves else ())]
 
 
@@ -111,6 +118,49 @@ def references_are_scored_as_if_they_were_not_among_them(model: AnomalyModel) ->
             assert above, f"expected scores of references left out, {scores}, above {known_scores}, theirs as known"
 
 
+def images_in_another_order_are_scored_the_same(model: TransductiveModel) -> None:
+    """On both tracks, and each time."""
+    images, order = batch(model, TEST_SET), torch.randperm(TEST_SET, generator=torch.Generator().manual_seed(0))
+    for ready in _on_its_tracks(model):
+        expected = together(ready, images)
+        _check_numbers(expected, TEST_SET)
+        assert_same(together(ready, images), expected, "the second time")
+        assert_same(together(ready, images[order]), part(expected, order), "in another order")
+
+
+def how_many_at_once_makes_no_difference(model: TransductiveModel) -> None:
+    """Nor do images that are made ready when they are asked for."""
+    images = batch(model, TEST_SET)
+    for ready in _on_its_tracks(model):
+        expected = together(ready, images, at_once=TEST_SET)
+        for at_once in (1, 3):
+            lazy = Prepared(range(TEST_SET), lambda i: images[i].clone())
+            assert_same(together(ready, lazy, at_once), expected, f"{at_once} at a time")
+
+
+def images_of_a_test_set_stay_as_they_were(model: TransductiveModel) -> None:
+    """Nothing writes into images, and training mode changes nothing."""
+    images = batch(model, TEST_SET)
+    copy = images.clone()
+    for ready in _on_its_tracks(model):
+        expected = together(ready.eval(), images)
+        assert torch.equal(images, copy), "the images that were given have changed"
+        assert_same(together(ready.train(), images), expected, "in training mode")
+
+
+def what_is_no_test_set_is_refused(model: TransductiveModel) -> None:
+    """A single image, and a batch given to `predict`; the label says that images are scored together."""
+    assert model.setting == TRANSDUCTIVE, f"expected the setting {TRANSDUCTIVE}, got {model.setting}"
+    images = batch(model, 2)
+    for ready in _on_its_tracks(model):
+        for ask in (partial(together, ready, images[:1]), partial(ready.predict, images, CATEGORIES)):
+            try:
+                ask()
+            except ModelInputError:
+                continue
+            raise AssertionError("expected a ModelInputError of one image, and of a batch given to `predict`")
+
+
 ALWAYS: Sequence[Check] = (
     a_batch_is_one_image_at_a_time_and_the_same_each_time,
     what_it_is_given_stays_as_it_was,
@@ -121,6 +171,12 @@ LEARNING: Sequence[Check] = (
     fitting_again_replaces,
     a_category_that_was_not_fitted_is_a_key_error,
     references_are_scored_as_if_they_were_not_among_them,
+)
+TOGETHER: Sequence[Check] = (
+    images_in_another_order_are_scored_the_same,
+    how_many_at_once_makes_no_difference,
+    images_of_a_test_set_stay_as_they_were,
+    what_is_no_test_set_is_refused,
 )
 
 
@@ -142,10 +198,17 @@ def fitted(model: AnomalyModel, order: Sequence[str] = CATEGORIES, shots: int = 
     return model
 
 
-def part(prediction: Prediction, i: int) -> Prediction:
-    """One image of a batch."""
-    scalars = {name: values[i : i + 1] for name, values in prediction.scalars.items()}
-    return Prediction(prediction.anomaly_maps[i : i + 1], prediction.image_scores[i : i + 1], scalars)
+def together(model: TransductiveModel, images: Sequence[Tensor] | Tensor, at_once: int = 8) -> Prediction:
+    """What a transductive model says of a test set of "nut"."""
+    parts = list(model.predict_together(images, "nut", at_once))
+    return joined(parts, range(sum(len(each.image_scores) for each in parts)))
+
+
+def part(prediction: Prediction, which: int | Tensor) -> Prediction:
+    """One image of a batch, or some."""
+    rows = slice(which, which + 1) if isinstance(which, int) else which
+    scalars = {name: values[rows] for name, values in prediction.scalars.items()}
+    return Prediction(prediction.anomaly_maps[rows], prediction.image_scores[rows], scalars)
 
 
 def assert_same(a: Prediction, b: Prediction, when: str = "") -> None:
@@ -156,7 +219,7 @@ def assert_same(a: Prediction, b: Prediction, when: str = "") -> None:
         assert_close(one, other, **CLOSE, msg=partial("another {} {}: {}".format, name, when))
 
 
-def _on_its_tracks(model: AnomalyModel) -> Iterator[AnomalyModel]:
+def _on_its_tracks(model: Any) -> Iterator[Any]:
     """The model without references, then, the same one, with."""
     if ZERO_SHOT in model.serves:
         yield model

@@ -1,7 +1,7 @@
 """Many references: which of them a model remembers, and how the others are scored, in time linear in their number."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, overload
 
@@ -26,9 +26,13 @@ Part = TypeVar("Part")
 class Prepared(Sequence[Tensor]):
     """Images that are made ready when they are asked for, so that hundreds need not be held together."""
 
-    def __init__(self, sources: Sequence[Any], prepare: Callable[[Any], Tensor]):
+    def __init__(
+        self, sources: Sequence[Any], prepare: Callable[[Any], Tensor], mapped: Callable[..., Iterable[Tensor]] = map
+    ):
         self._sources = sources
         self._prepare = prepare
+        self._mapped = mapped
+        """What makes those of a slice ready: `map`, or that of a pool of threads."""
 
     def __len__(self) -> int:
         """How many images there are."""
@@ -41,7 +45,7 @@ class Prepared(Sequence[Tensor]):
     def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
         """One image, or a list of some."""
         if isinstance(index, slice):
-            return [self._prepare(source) for source in self._sources[index]]
+            return list(self._mapped(self._prepare, self._sources[index]))
         return self._prepare(self._sources[index])
 
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.base import AnomalyModel, Images, Prediction, State, below, check_categories
+from models.base import INDUCTIVE, AnomalyModel, Images, Prediction, State, below, check_categories
 from models.errors import ModelInputError
 from models.references import MAX_REFERENCES, ManyReferences, joined
 
@@ -164,6 +164,11 @@ class Tiled(AnomalyModel):
     ):  # fmt: skip
         super().__init__()
         side = model.protocol.get("model_image_size")
+        if model.setting != INDUCTIVE:
+            raise ModelInputError(
+                f"expected a model that scores each image by itself with tiles={tiles}, got {type(model).__name__}, "
+                f"which is {model.setting}; say tiles=whole"
+            )
         if not isinstance(side, int):
             raise ModelInputError(
                 f"expected a model that sees squares of one size with tiles={tiles}, got {type(model).__name__}, which "

@@ -28,7 +28,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 import tracks.command.config  # noqa: F401  (registers the schema)
-from models.base import AnomalyModel
+from models.base import AnomalyModel, Prediction
+from models.references import Prepared, joined
+from models.transductive import TransductiveModel
 from tracks.command.explained import CONF
 from tracks.command.text_settings import in_quotes
 from tracks.datasets.images import read_image
@@ -107,17 +109,30 @@ def learn(model: AnomalyModel, references: Image | Sequence[Image], category: st
 
 
 def score(model: AnomalyModel, images: Image | Sequence[Image], category: str = "object") -> list[Scored]:
-    """Score images of a category: paths (a folder: all in it), PIL images or arrays; one result each, in order."""
+    """Score images of a category: paths (a folder: all in it), PIL images or arrays; one result each, in order.
+
+    A transductive model scores them by each other.
+    """
     found: list[Scored] = []
     pictures = _pictures(images)
+    if isinstance(model, TransductiveModel):
+        with torch.inference_mode():
+            parts = [part.cpu() for part in model.predict_together(Prepared(pictures, model.preprocess), category)]
+        return _found(pictures, joined(parts, range(len(pictures))))
     for start in range(0, len(pictures), AT_ONCE):
         part = pictures[start : start + AT_ONCE]
         batch = as_batch([model.preprocess(image) for image in part], str(model.device))
         with torch.inference_mode():
             prediction = model.predict(batch, [category] * len(part)).cpu()
-        for image, one, value in zip(part, prediction.anomaly_maps, prediction.image_scores, strict=True):
-            found.append(Scored(float(value), resize_map(one, (image.height, image.width), np.float32)))
+        found += _found(part, prediction)
     return found
+
+
+def _found(pictures: Sequence[PIL.Image.Image], prediction: Prediction) -> list[Scored]:
+    each = zip(pictures, prediction.anomaly_maps, prediction.image_scores, strict=True)
+    return [
+        Scored(float(value), resize_map(one, (image.height, image.width), np.float32)) for image, one, value in each
+    ]
 
 
 def predict_folder(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from models.base import TRANSDUCTIVE
 from models.disk import write_atomically
 from tracks.command.cli import command, run_main, stop
 from tracks.datasets.notices import counted_notices
@@ -68,9 +69,13 @@ def predict(cfg: DictConfig) -> list[Verdict]:
         facts, judge = asked.facts(kept), Judge(kept, folder, cfg.quiet, region)
         judged = product.judged if product and cfg.threshold is None else None
         threshold = judged or choose_threshold(cfg, facts, asked.names)
+        if threshold is None:
+            check_enough_photos(len(samples))
         clear(folder)
         if region is not None:
             print(f"region of interest: photos and references are {RULE}")
+        if facts.setting == TRANSDUCTIVE:
+            print(f"{TRANSDUCTIVE}: the photos are scored by each other, so a score moves with the folder")
         announce(threshold, folder)
         verdicts = list(judge.judge(samples, threshold, asked.scored(samples, kept)))
         threshold, verdicts = settle(cfg, facts, threshold, verdicts, folder)
@@ -93,8 +98,11 @@ def clear(folder: Path) -> None:
 
 
 def choose_threshold(cfg: DictConfig, facts: Facts, references: Sequence[str]) -> Threshold | None:
-    """The user's threshold, that of the references, or that of the weights; None where the photos are to give it."""
-    if cfg.threshold == FOLDER:
+    """The user's threshold, that of the references, or that of the weights; None where the photos are to give it.
+
+    Without references those scored together give it: what such a score means, the folder alone says.
+    """
+    if cfg.threshold == FOLDER or (cfg.threshold is None and not references and facts.setting == TRANSDUCTIVE):
         return None
     if cfg.threshold is not None:
         return own_threshold(float(cfg.threshold), facts.scores_are_probabilities)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import FEW_SHOT, ZERO_SHOT, AnomalyModel, Images, Prediction, State, below, refuse
+from models.base import FEW_SHOT, INDUCTIVE, ZERO_SHOT, AnomalyModel, Images, Prediction, State, below, refuse
 from models.errors import ModelInputError, checked
 from models.images import KeepSize
 from models.maps import hill
@@ -41,6 +41,10 @@ class Ensemble(AnomalyModel):
     ):  # fmt: skip
         super().__init__()
         checked("members", list(members), len(members) > 0, "at least one model")
+        together = [name for name, member in members.items() if member.setting != INDUCTIVE]
+        checked(
+            "members", together or "none", not together, "such as score each image by itself, not transductive ones"
+        )
         self.members = nn.ModuleDict(dict(members))
         known = set(shares or {}) <= set(members)
         checked("shares", dict(shares or {}), known, f"of members, which are {', '.join(members)}")

@@ -8,7 +8,8 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from models.base import AnomalyModel, Prediction
+from models.base import AnomalyModel, Prediction, stacked
+from models.transductive import TransductiveModel, batches
 
 
 @dataclass(frozen=True)
@@ -96,3 +97,38 @@ class BrightnessModel(AnomalyModel):
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
         return {"rule": "brightness"}
+
+
+class FromTheMean(TransductiveModel):
+    """Calls anomalous what differs from the mean of all test images, and of the references if there are any."""
+
+    def __init__(self, fail_after: int | None = None):
+        super().__init__()
+        self.asked: list[int] = []
+        self.fail_after = fail_after
+
+    preprocess = staticmethod(BrightnessModel.preprocess)
+
+    def fit(self, references, category):
+        self._states[category] = {"known": torch.stack(list(references)).to(self.device)}
+
+    def _together(self, images, category, at_once):
+        self.asked.append(len(images))
+        known = self._states[category]["known"] if self._states else []
+        total = sum(
+            self._grey(part).sum(dim=0) for part in (*batches(images, at_once), *([known] if len(known) else []))
+        )
+        mean, handed_out = total / (len(images) + len(known)), 0
+        for part in batches(images, at_once):
+            if self.fail_after is not None and handed_out >= self.fail_after:
+                raise KeyboardInterrupt
+            maps = (self._grey(part) - mean).abs()
+            yield Prediction(maps, maps.amax(dim=(1, 2)), {"spread": maps.flatten(1).std(dim=1)})
+            handed_out += len(part)
+
+    def _grey(self, images):
+        return stacked(images, self.device).mean(dim=1)
+
+    @property
+    def protocol(self):
+        return {"rule": "distance from the mean"}

@@ -8,7 +8,7 @@ from typing import Any
 from eval.published.reader import load
 from eval.table_text import csv_table, markdown_table
 from eval.tables import COLUMNS, METRICS
-from models.base import ZERO_SHOT
+from models.base import INDUCTIVE, ZERO_SHOT
 from tracks.comparison.gather import METRIC_COLUMNS, gather, metric_cells
 from tracks.comparison.plan import Outcome, setting_of
 from tracks.comparison.published import Published, source_of
@@ -52,12 +52,18 @@ def rows_of(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     return [
         {
             **row,
-            "setting": setting_of(row["shots"]),
+            "setting": _setting(row),
             "cost": cost_of([run["finished"].cost for run in group]),
             "runs": [str(run["finished"].folder) for run in group],
         }
         for row, group in gather(runs, lambda run: (run["shots"], run["model"]))
     ]
+
+
+def _setting(row: Mapping[str, Any]) -> str:
+    """Shots, and how images are scored where that is not each by itself: unlike rows share no best."""
+    scored = row["protocol"].get("setting", INDUCTIVE)
+    return setting_of(row["shots"]) + (f", {scored}" if scored != INDUCTIVE else "")
 
 
 def cost_of(costs: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
@@ -85,8 +91,8 @@ def to_markdown(rows: Sequence[Mapping[str, Any]], beside: Sequence[Published]) 
     lines = []
     for shots in dict.fromkeys(row["shots"] for row in rows):
         here = [row for row in rows if row["shots"] == shots]
-        best = _best(here)
         for row in here:
+            best = _best([each for each in here if each["setting"] == row["setting"]])
             cells = [_shown(row["mean"][metric], best.get(metric)) for metric in COLUMNS]
             lines.append([row["setting"], row["model"], *cells, *(_cost(key, row["cost"][key]) for key in costs)])
             for each in beside:
@@ -121,10 +127,21 @@ def to_csv(rows: Sequence[Mapping[str, Any]], beside: Sequence[Published]) -> st
         ]
         for row in rows
     ]  # fmt: skip
+    ours = {(row["shots"], row["model"]): row["setting"] for row in rows}
     for each in beside:
         pairs = [(each.figures.get(metric), each.deviations.get(metric)) for metric in COLUMNS]
         values = [None if value is None else value / 100 for pair in pairs for value in pair]
-        lines.append([setting_of(each.shots), each.shots, each.model, each.table, "", *values, *[""] * len(COSTS)])
+        lines.append(
+            [
+                ours.get((each.shots, each.model), setting_of(each.shots)),
+                each.shots,
+                each.model,
+                each.table,
+                "",
+                *values,
+                *[""] * len(COSTS),
+            ]
+        )
     return csv_table(["setting", "shots", "model", "source", "seeds", *METRIC_COLUMNS, *COSTS], lines)
 
 
@@ -180,7 +197,7 @@ def seeds_note(rows: Sequence[Mapping[str, Any]]) -> str:
     few = (
         f" Few-shot: references drawn by seeds {', '.join(map(str, seeds))}, the same for all models." if seeds else ""
     )
-    zero = any(row["setting"] == ZERO_SHOT for row in rows)
+    zero = any(row["setting"].startswith(ZERO_SHOT) for row in rows)
     once = "Zero-shot: run once, since the seed draws references alone." if zero else ""
     return (once + few).strip()
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from models.base import AnomalyModel
+from models.base import TRANSDUCTIVE, AnomalyModel
 from models.weights.catalogue import named_files
 from tracks.datasets.files import FileSample
 from tracks.datasets.photos import REFERENCE_PREFIX
@@ -46,8 +46,14 @@ class Asked:
         return facts
 
     def scored(self, samples: Sequence[FileSample], kept: Kept) -> Iterator[tuple[Loaded, Scored | None]]:
-        """The photos of which no score is kept, and what the model says of each."""
+        """The photos of which no score is kept, and what the model says of each.
+
+        Of a transductive model all of them, once any photo is new, changed or gone.
+        """
         wanted = kept.lacking(samples)
+        facts, names = self.facts(kept), {sample.name for sample in samples}
+        if facts.setting == TRANSDUCTIVE and (wanted or kept.scores.keys() != names):
+            wanted = names
         kept.forget_others(samples, wanted)
         if len(wanted) < len(samples):
             print(f"{len(samples) - len(wanted)} of {len(samples)} photos were scored before", flush=True)

@@ -21,7 +21,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from eval.ranking.histogram import ValueCounts
-from models.base import AnomalyModel
+from models.base import INDUCTIVE, AnomalyModel
 from models.disk import append_line, write_atomically
 from tracks.command.paths import below
 from tracks.datasets.files import FileSample
@@ -42,6 +42,7 @@ class Facts:
 
     `reference_scores` are the leave-one-out scores of the references, `owners` whose each is, `pixels` the map values
     of those that are not odd, counted as negative. `refused` is why the model cannot score them; "" if it can.
+    `setting` is whether it scores each photo by itself or all together.
     """
 
     scores_are_probabilities: bool
@@ -51,6 +52,7 @@ class Facts:
     reference_scores: list[float] = field(default_factory=list)
     owners: list[int] = field(default_factory=list)
     refused: str = ""
+    setting: str = INDUCTIVE
     pixels: ValueCounts = field(default_factory=ValueCounts)
 
     @property
@@ -86,7 +88,7 @@ def facts_of(model: AnomalyModel, category: str, references: Sequence[str], regi
                     count_pixels(pixels, values if region is None else values[region.inside(values.shape)], normal=True)
     bound = map_bound(model.protocol, bool(pixels.by_value()[1].any()))
     probabilities = bool(model.scores_are_probabilities)
-    return Facts(probabilities, bound, stated.value, stated.source, scores, whose, refused, pixels)
+    return Facts(probabilities, bound, stated.value, stated.source, scores, whose, refused, model.setting, pixels)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.tables import mean_over_categories, to_csv, to_markdown, track_score
+from models.base import TRANSDUCTIVE
 from models.disk import write_atomically
 from tracks.decide.decision import decision_lines, decision_table, decisions
 from tracks.run.scoring import LEGACY_IMAGE_SCORE, RULES
@@ -17,7 +18,7 @@ def summarise(
     """The content of results.json; `known` holds what maps alone do not tell, see `known_of_run`."""
     protocol = {**settings["protocol"], **RULES}
     if image_score == "legacy_minmax":
-        protocol.update(setting="transductive", image_score=LEGACY_IMAGE_SCORE)
+        protocol.update(setting=TRANSDUCTIVE, image_score=LEGACY_IMAGE_SCORE)
     return {
         **{key: settings[key] for key in ("track", "model", "weights", "data", "shots", "seed")},
         "protocol": protocol,

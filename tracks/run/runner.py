@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eval.ranking.histogram import RoundingSample
-from models.base import AnomalyModel, Images
+from models.base import AnomalyModel, Images, Prediction
 from models.errors import ModelInputError
 from models.references import MAX_REFERENCES, Prepared
+from models.transductive import TransductiveModel
 from tracks.datasets.sample import Sample
 from tracks.errors import TrackInputError
 from tracks.run.loading import as_batch, cut, load_ahead, mention_small_input
@@ -92,9 +94,15 @@ def score_images(
     computed in the same batch: a run that was killed ends in the same numbers, bit for bit on a processor (a GPU need
     not round alike from one run to the next). One batch of maps is in memory at a time. `watch` is entered around each
     call of the model's `predict`.
+
+    A transductive model is given all samples together, those that cannot be read apart, whatever is wanted.
     """
     watch = watch or nullcontext()
     wanted = {sample.name for sample in samples} if wanted is None else wanted
+    if isinstance(model, TransductiveModel):
+        every = _score_together(model, samples, category, options, watch) if wanted else iter(())
+        yield from (pair for pair in every if pair[0].sample.name in wanted)
+        return
     batches = [b for b in cut(samples, options.batch_size) if any(sample.name in wanted for sample in b)]
     with tqdm(total=len(samples), initial=len(samples) - len(wanted), desc=f"{category}: predict", unit="image") as bar:
         for _, batch in load_ahead(batches, lambda sample: _load(model, sample, options), options.workers):
@@ -109,13 +117,80 @@ def score_images(
                 number = None if loaded.image is None else next(numbers)
                 if loaded.sample.name not in wanted:
                     continue
-                yield loaded, None if number is None else Scored(
-                    _sized(prediction.anomaly_maps[number], loaded.size, options),
-                    float(prediction.image_scores[number]),
-                    {name: float(values[number]) for name, values in prediction.scalars.items()},
-                    seconds,
-                )  # fmt: skip
+                yield (
+                    loaded,
+                    None
+                    if number is None
+                    else _scored(
+                        prediction, number, _sized(prediction.anomaly_maps[number], loaded.size, options), seconds
+                    ),
+                )
                 bar.update()
+
+
+def _score_together(
+    model: TransductiveModel, samples: Sequence[Sample], category: str, options: RunnerOptions,
+    watch: AbstractContextManager,
+) -> Iterator[tuple[Loaded, Scored | None]]:  # fmt: skip
+    """Each image, in order, with what the model says of it in the company of the others.
+
+    Images are made ready when the model asks for them, which counts as its time; what it does before its first
+    prediction is shared evenly by all images.
+    """
+    unreadable = {} if options.strict else _unreadable(model, samples, options)
+    known: dict[str, Loaded] = {}
+
+    def prepare(sample: Sample) -> Tensor:
+        loaded = _load(model, sample, options, masks=False)
+        assert loaded.image is not None  # those that cannot be read are not asked for
+        known[sample.name] = replace(loaded, image=None)
+        return loaded.image
+
+    readable = [sample for sample in samples if sample.name not in unreadable]
+    with (
+        ThreadPoolExecutor(max(1, options.workers)) as pool,
+        tqdm(total=len(samples), desc=f"{category}: predict together", unit="image") as bar,
+    ):
+        parts = model.predict_together(Prepared(readable, prepare, pool.map), category, options.batch_size)
+        rows = _rows(parts, len(readable), watch)
+        for sample in samples:
+            bar.update()
+            if sample.name in unreadable:
+                yield unreadable[sample.name], None
+                continue
+            anomaly_map, scored = next(rows)
+            loaded = known[sample.name]
+            loaded = replace(loaded, mask=_mask(sample, loaded.size, options))
+            yield loaded, replace(scored, anomaly_map=_sized(anomaly_map, loaded.size, options))
+
+
+def _unreadable(model: AnomalyModel, samples: Sequence[Sample], options: RunnerOptions) -> dict[str, Loaded]:
+    """The samples that cannot be read, by name; they take no part."""
+    found: dict[str, Loaded] = {}
+    for _, batch in load_ahead(cut(samples, 1), lambda sample: _load(model, sample, options, False), options.workers):
+        found |= {loaded.sample.name: loaded for loaded in batch if loaded.image is None}
+    return found
+
+
+def _rows(parts: Iterator[Prediction], count: int, watch: AbstractContextManager) -> Iterator[tuple[Tensor, Scored]]:
+    """The map, at the model's size, and the scores of each image of predictions that come in parts."""
+    shared: float | None = None
+    while True:
+        started = time.perf_counter()
+        with torch.inference_mode(), watch:
+            part = next(parts, None)
+        if part is None:
+            return
+        part, seconds = part.cpu(), time.perf_counter() - started
+        own = 0.0 if shared is None else seconds / len(part.image_scores)
+        shared = seconds / count if shared is None else shared
+        for number, anomaly_map in enumerate(part.anomaly_maps):
+            yield anomaly_map, _scored(part, number, anomaly_map.numpy(), shared + own)
+
+
+def _scored(prediction: Prediction, number: int, anomaly_map: np.ndarray, seconds: float) -> Scored:
+    scalars = {name: float(values[number]) for name, values in prediction.scalars.items()}
+    return Scored(anomaly_map, float(prediction.image_scores[number]), scalars, seconds)
 
 
 def _sized(anomaly_map: Tensor, size: tuple[int, int], options: RunnerOptions) -> np.ndarray:
@@ -161,16 +236,21 @@ def predict_category(
     return len(stale)
 
 
-def _load(model: AnomalyModel, sample: Sample, options: RunnerOptions) -> Loaded:
+def _load(model: AnomalyModel, sample: Sample, options: RunnerOptions, masks: bool = True) -> Loaded:
     try:
         image = sample.load_image()
         mention_small_input(model.protocol, sample, image)
-        mask, size = sample.load_mask(), (image.height, image.width)
+        size = (image.height, image.width)
         if options.resolution not in (NATIVE, AS_GIVEN):
             size = (int(options.resolution), int(options.resolution))
-        resized = None if mask is None else resize_mask(mask, size, options.mask_resize)
-        return Loaded(sample, model.preprocess(image), size, resized)
+        mask = _mask(sample, size, options) if masks else None
+        return Loaded(sample, model.preprocess(image), size, mask)
     except (TrackInputError, ModelInputError) as error:
         if options.strict:
             raise
         return Loaded(sample, unreadable=str(error))
+
+
+def _mask(sample: Sample, size: tuple[int, int], options: RunnerOptions) -> np.ndarray | None:
+    mask = sample.load_mask()
+    return None if mask is None else resize_mask(mask, size, options.mask_resize)

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from eval.ranking.histogram import RoundingSample, rank_loss
 from models.base import AnomalyModel
 from models.disk import write_atomically
+from models.transductive import TransductiveModel
 from tracks.command.names import unknown
 from tracks.command.paths import below
 from tracks.datasets.notices import counted_notices
@@ -65,7 +66,7 @@ def run_track(cfg: DictConfig, track: str) -> dict[str, Any]:
     track_folder = Path(cfg.outputs) / track
     with working_in(run_folder(cfg.out, track_folder, settings), settings, fresh=cfg.fresh) as store:
         log_into(store.folder)
-        drop_what_is_outdated(store, samples)
+        drop_what_is_outdated(store, samples, together=isinstance(model, TransductiveModel))
         if references:
             write_manifest(store.folder / "references.json", references, shots=cfg.shots, seed=cfg.seed)
         tables, predicted = predict_and_score(cfg, model, samples, references, store, options, started)
@@ -88,9 +89,15 @@ def chosen_tracker(cfg: DictConfig) -> Tracker:
     return instantiate(cfg.tracker) if cfg.get("tracker") else Tracker()
 
 
-def drop_what_is_outdated(store: PredictionStore, samples: dict[str, list[Sample]]) -> None:
-    """Leave no row but those of the images of this run, and no result of an earlier one that had others."""
+def drop_what_is_outdated(store: PredictionStore, samples: dict[str, list[Sample]], together: bool = False) -> None:
+    """Leave no row but those of the images of this run, and no result of an earlier one that had others.
+
+    Where images are scored `together`, a category that has not all and only its images is begun again.
+    """
     images = {name: [(sample.name, sample.fingerprint) for sample in each] for name, each in samples.items()}
+    if together:
+        found = {name: {(row.name, row.fingerprint) for row in store.rows(name)} for name in images}
+        images = {name: each if found[name] == set(each) else [] for name, each in images.items()}
     dropped = [name for name in images if store.keep_only(name, images[name])]
     if dropped or any(lacking(store, each, name) for name, each in samples.items()):
         for suffix in ("json", "csv", "md"):
@@ -170,7 +177,7 @@ def describe(
 ) -> dict[str, Any]:  # fmt: skip
     """The settings that decide the results, as they stand in run.json; the run folder is named after them."""
     protocol = {
-        "setting": "inductive",
+        "setting": model.setting,
         **dataset.protocol,
         **model.protocol,
         "resolution": "each image's own" if cfg.resolution == "native" else f"{cfg.resolution} x {cfg.resolution}",
