@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import PIL.Image
 import torch
 from torch import Tensor
 
 from models.errors import ModelInputError
+from models.images import Preprocess
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class ImageFeatures:
 
     `embedding` (B, D) is the image's: of a CLIP it lives in the joint space, not normalised (from the class token of
     the last block, or a ResNet's attention pool). `stages` holds per stage (B, h*w, C_n): raw outputs of the block,
-    before any final norm or projection, the class token dropped; `grids` the (h, w) of each.
+    before any final norm (unless a `VitBackbone` is told otherwise) or projection, class token and registers dropped;
+    `grids` the (h, w) of each.
     """
 
     embedding: Tensor
@@ -36,12 +37,16 @@ class ImageFeatures:
 
 
 class PatchBackbone(Protocol):
-    """A frozen net that gives patch tokens: a `ClipBackbone` or a `TimmBackbone`."""
+    """A frozen net that gives patch tokens: a `ClipBackbone`, a `TimmBackbone` or a `VitBackbone`."""
 
     name: str
     weights: str
     image_size: int
+    """Side of the square that `preprocess` makes."""
+    stride: int
+    """Both sides of an input are multiples of it, in pixels: the patch of a ViT, 32 of a convolutional net."""
     stages: tuple[int, ...]
+    preprocess: Preprocess
 
     @property
     def is_convolutional(self) -> bool:
@@ -53,12 +58,8 @@ class PatchBackbone(Protocol):
         """Channels of each stage."""
         ...
 
-    def preprocess(self, image: PIL.Image.Image) -> Tensor:
-        """One image to (3, S, S)."""
-        ...
-
     def encode_image(self, images: Tensor) -> ImageFeatures:
-        """(B, 3, S, S) to tokens by stage and an embedding."""
+        """(B, 3, H, W) to tokens by stage and an embedding; a ViT or ResNet of open_clip takes its own size alone."""
         ...
 
 

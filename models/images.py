@@ -31,10 +31,37 @@ class Preprocess:
 
     def __call__(self, image: PIL.Image.Image) -> Tensor:
         """One image to a tensor."""
-        size = (self.image_size, self.image_size)
-        pixels = np.asarray(image.convert("RGB").resize(size, PIL.Image.Resampling.BICUBIC), dtype=np.float32) / 255
-        normal = (pixels - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
-        return torch.from_numpy(normal).permute(2, 0, 1).contiguous()
+        return _prepared(image, (self.image_size, self.image_size), self.mean, self.std)
+
+
+@dataclass(frozen=True)
+class AspectPreprocess:
+    """RGB image to (3, H, W) float32, its aspect ratio kept.
+
+    Bicubic with antialiasing until the shorter side is `side` pixels (the other one rounded down), then cropped at the
+    bottom and on the right to multiples of `stride`, then mean and std.
+    """
+
+    side: int
+    stride: int
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __call__(self, image: PIL.Image.Image) -> Tensor:
+        """One image to a tensor."""
+        shorter = min(image.size)
+        width, height = (max(self.side, int(self.side * each / shorter)) for each in image.size)
+        whole = _prepared(image, (width, height), self.mean, self.std)
+        return whole[:, : height // self.stride * self.stride, : width // self.stride * self.stride].contiguous()
+
+
+def _prepared(
+    image: PIL.Image.Image, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
+) -> Tensor:  # fmt: skip
+    """Resized (bicubic) to (width, height), less the mean and over the deviation of each channel: (3, H, W)."""
+    pixels = np.asarray(image.convert("RGB").resize(size, PIL.Image.Resampling.BICUBIC), dtype=np.float32) / 255
+    normal = (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    return torch.from_numpy(normal).permute(2, 0, 1).contiguous()
 
 
 @dataclass(frozen=True)
@@ -65,6 +92,22 @@ def check_batch(images: Tensor, image_size: int) -> None:
         raise ModelInputError(
             f"expected a float batch of images of shape (B, {', '.join(map(str, expected))}), got "
             f"{tuple(images.shape)} of {images.dtype}; make each with the model's own `preprocess` and stack them"
+        )
+
+
+def check_sides(images: Tensor, stride: int) -> None:
+    """Refuse anything but a float batch (B, 3, H, W) whose sides are multiples of the stride.
+
+    Raises:
+        ModelInputError: another shape or type.
+    """
+    sides = images.shape[2:]
+    fits = images.ndim == 4 and images.shape[1] == 3 and all(side and side % stride == 0 for side in sides)
+    if not fits or not images.is_floating_point():
+        raise ModelInputError(
+            f"expected a float batch of images of shape (B, 3, H, W), H and W multiples of {stride}, got "
+            f"{tuple(images.shape)} of {images.dtype}; make each with the `preprocess` of the backbone, or with "
+            "`AspectPreprocess`, and stack them"
         )
 
 

@@ -9,6 +9,8 @@ from torch import Tensor
 from models.errors import checked
 from models.features import ImageFeatures, PatchBackbone
 from models.imagenet.backbone import TimmBackbone
+from models.imagenet.vit import VitBackbone
+from models.images import check_batch
 
 IMAGES_AT_ONCE = 8
 
@@ -39,10 +41,14 @@ def stage_maps(features: ImageFeatures, own: Sequence[int], chosen: Sequence[int
 def encode_in_parts(backbone: PatchBackbone, images: Tensor, stages: Sequence[int] | None = None) -> ImageFeatures:
     """The features of K images, a few at a time.
 
-    With `stages`, no more of a ResNet of timm is computed than they need; the embedding is then not the image's.
+    With `stages`, no more of a net of timm is computed than they need; the embedding is then not the image's.
+
+    Raises:
+        ModelInputError: images of another shape than the backbone's `preprocess` makes.
     """
+    check_batch(images, backbone.image_size)
     look: Callable[[Tensor], ImageFeatures] = backbone.encode_image
-    if stages and isinstance(backbone, TimmBackbone):
+    if stages and isinstance(backbone, TimmBackbone | VitBackbone):
         look = partial(backbone.encode_image, deepest=max(stages))
     return ImageFeatures.cat([look(part) for part in images.split(IMAGES_AT_ONCE)])
 

@@ -22,6 +22,7 @@ from models.baselines.patches import (
 )
 from models.errors import checked
 from models.features import ImageFeatures, PatchBackbone
+from models.images import check_batch
 from models.maps import upsampled
 from models.nearest import Excluded, near_own_position, nearest_rows
 from models.references import MAX_REFERENCES, ManyReferences, progress
@@ -73,7 +74,9 @@ class SPADE(AnomalyModel):
 
     def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
         """Score (B, 3, S, S) preprocessed images of B named categories."""
-        features = self.backbone.encode_image(stacked(images, self.device))
+        images = stacked(images, self.device)
+        check_batch(images, self.backbone.image_size)
+        features = self.backbone.encode_image(images)
         patches = self._patches(features)
         assessed = []
         for i, category in enumerate(categories):

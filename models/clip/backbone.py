@@ -27,7 +27,7 @@ from models.clip.weights import (
 from models.errors import ModelInputError
 from models.features import ImageFeatures, increasing_stages
 from models.frozen import Frozen, autocast, check_precision, random_seed, seeded
-from models.images import Preprocess, check_batch
+from models.images import Preprocess, check_batch, check_sides
 
 SENTENCES_AT_ONCE = 64
 
@@ -74,6 +74,11 @@ class ClipBackbone(Frozen):
         return self.is_timm or hasattr(self.clip.visual, "attnpool")
 
     @property
+    def stride(self) -> int:
+        """Pixels that a side of the input must be a multiple of."""
+        return 32 if self.is_convolutional else int(self.clip.visual.patch_size[0])
+
+    @property
     def num_stages(self) -> int:
         """How many stages there are to choose from: blocks of a ViT, 4 layers of a convolutional net."""
         return 4 if self.is_convolutional else len(self.clip.visual.transformer.resblocks)
@@ -100,12 +105,15 @@ class ClipBackbone(Frozen):
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> ImageFeatures:
-        """One pass over (B, 3, S, S) preprocessed images.
+        """One pass over (B, 3, S, S) preprocessed images; (B, 3, H, W) of multiples of 32 where the tower is timm's.
 
         Raises:
             ModelInputError: images of another shape.
         """
-        check_batch(images, self.image_size)
+        if self.is_timm:
+            check_sides(images, self.stride)
+        else:
+            check_batch(images, self.image_size)
         with fused_attention(), autocast(images.device, self.precision):
             look = self._timm if self.is_timm else self._resnet if self.is_convolutional else self._vit
             embedding, maps = look(images)

@@ -32,6 +32,7 @@ from models.clip_adapter.turns import turned, turning_gain
 from models.errors import checked
 from models.features import ImageFeatures
 from models.gaussians import PatchGaussians
+from models.images import check_batch
 from models.maps import hill
 from models.nearest import MAX_ELEMENTS, CategoryMemory, MemoryBank
 from models.references import AT_ONCE, MAX_REFERENCES, ManyReferences, cut, progress
@@ -191,6 +192,8 @@ class ClipAdapter(AnomalyModel):
 
     def _views(self, parts: Sequence[Tensor]) -> list[ImageFeatures]:
         """The features of batches of images, as they are and, if wanted, flipped left to right."""
+        for part in parts:
+            check_batch(part, self.backbone.image_size)
         ways = [parts, [part.flip(-1) for part in parts]] if self.flipped else [parts]
         return [ImageFeatures.cat([self.backbone.encode_image(part) for part in way]) for way in ways]
 

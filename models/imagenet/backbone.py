@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models.errors import ModelInputError
 from models.features import ImageFeatures, increasing_stages
 from models.frozen import Frozen, random_seed, seeded
-from models.images import IMAGENET_MEAN, IMAGENET_STD, Preprocess, check_batch
+from models.images import IMAGENET_MEAN, IMAGENET_STD, Preprocess, check_sides
 from models.weights.catalogue import find_weights
 from models.weights.state import read_state
 
@@ -29,12 +29,13 @@ class TimmBackbone(Frozen):
     Args:
         net: made by timm with `features_only=True`, its outputs being the stages 1 to 4.
         name: the architecture.
-        image_size: side of the input in pixels. The whole image goes in; there is no centre crop.
+        image_size: side of the square that `preprocess` makes. The whole image goes in; there is no centre crop.
         stages: the stages to give, counted from 1 (stride 4).
         weights: the label of the weights.
     """
 
     is_convolutional = True
+    stride = STRIDES[-1]
     precision = "float32"
 
     def __init__(
@@ -62,7 +63,7 @@ class TimmBackbone(Frozen):
 
     @torch.no_grad()
     def encode_image(self, images: Tensor, *, deepest: int = 4) -> ImageFeatures:
-        """One pass over (B, 3, S, S) preprocessed images.
+        """One pass over (B, 3, H, W) preprocessed images, H and W multiples of 32.
 
         With `deepest` below 4, later stages are neither computed nor given, and the embedding is the mean over the
         patches of that stage.
@@ -70,7 +71,7 @@ class TimmBackbone(Frozen):
         Raises:
             ModelInputError: images of another shape.
         """
-        check_batch(images, self.image_size)
+        check_sides(images, self.stride)
         maps = self._maps(images, deepest)
         chosen = [maps[stage - 1] for stage in self.stages if stage <= deepest]
         grids = tuple((each.shape[2], each.shape[3]) for each in chosen)

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ class WeightFile:
     """One entry of catalogue.yaml: a file that ships with the project (`file`) or that is fetched (`url`).
 
     `sha256` is over the content; `git_blob`, where only that is known, is git's own SHA-1 of it. `mirrors` are
-    tried after `url`; `groups` are names for several files at once.
+    tried after `url`; `groups` are names for several files at once. `restricted` says of a licence that
+    restricts the use how, and is announced when the file is used.
     """
 
     name: str
@@ -43,6 +45,7 @@ class WeightFile:
     size: int | None = None
     sha256: str | None = None
     git_blob: str | None = None
+    restricted: str | None = None
 
     @property
     def path(self) -> Path:
@@ -86,10 +89,23 @@ def weights_path(name: str) -> Path:
     entry = entries[name]
     if not entry.path.is_file():
         if copy := copy_elsewhere(entry):
+            _announce_entry(entry)
             return copy
         raise ModelInputError(f"expected the weights {name!r} at {entry.path}, found no file; {_remedy(entry)}")
     verify(entry, entry.path)
+    _announce_entry(entry)
     return entry.path
+
+
+def _announce_entry(entry: WeightFile) -> None:
+    if entry.restricted:
+        announce(entry.name, f"{entry.licence}: {entry.restricted}")
+
+
+@cache
+def announce(name: str, terms: str) -> None:
+    """Warn, once, of weights whose licence restricts their use."""
+    log.warning("the weights %s stand under %s", name, terms)
 
 
 def copy_elsewhere(entry: WeightFile) -> Path | None:

@@ -17,6 +17,7 @@ from models.baselines.utad import UTAD
 from models.baselines.winclip import WinCLIP
 from models.clip.backbone import ClipBackbone
 from models.imagenet.backbone import TimmBackbone, load_timm_backbone
+from models.imagenet.vit import VitBackbone, load_vit
 from models.saa.saliency.prompt import Saliency
 from tests.support.clip_stand_ins import PROMPTS, small_backbone, small_model
 from tests.support.saa_stand_ins import BOOK, ColourFeatures
@@ -31,6 +32,31 @@ def small_resnet(image_size: int = 64) -> TimmBackbone:
     for tensor in backbone.state_dict().values():
         if tensor.is_floating_point() and tensor.ndim == 1:
             tensor += 0.2 * torch.rand(tensor.shape, generator=generator)
+    return backbone
+
+
+SMALL_VITS = {
+    "vit_small_patch14_dinov2": {"img_size": 56},
+    "vit_small_patch14_reg4_dinov2": {"img_size": 56},
+    "vit_small_patch16_dinov3": {"img_size": 64},
+    "vit_base_patch16_siglip_224": {"img_size": 64},
+    "vit_large_patch14_clip_quickgelu_336": {"img_size": 56},
+}
+
+
+def small_vit(
+    name: str = "vit_small_patch14_dinov2", *, weights: str = "", seed: int = 0, image_size: int | None = None,
+    **settings: Any,
+) -> VitBackbone:  # fmt: skip
+    """A ViT of three narrow blocks whose norms, layer scales and positions all do something."""
+    sizes = SMALL_VITS.get(name, {"img_size": 56})
+    net = {"depth": 3, "embed_dim": 24, "num_heads": 2, **sizes}
+    size = image_size or sizes["img_size"]
+    backbone = load_vit(name, weights=weights or f"random:{seed}", image_size=size, net=net, **settings)
+    if not weights:
+        generator = torch.Generator().manual_seed(seed)
+        for tensor in backbone.state_dict().values():
+            tensor += 0.3 * torch.randn(tensor.shape, generator=generator)
     return backbone
 
 

@@ -141,7 +141,9 @@ def test_wrong_names_files_and_images_are_refused_in_a_sentence(tmp_path, resnet
     with pytest.raises(ModelInputError, match="multiple of 32"):
         load_timm_backbone("resnet10t", weights="random:0", image_size=70)
     with pytest.raises(ModelInputError, match=r"\(B, 3, 96, 96\), got \(1, 3, 64, 64\)"):
-        resnet.encode_image(torch.zeros(1, 3, 64, 64))
+        PatchCore(resnet).fit(torch.zeros(1, 3, 64, 64), "nut")
+    with pytest.raises(ModelInputError, match=r"multiples of 32, got \(1, 3, 60, 64\)"):
+        resnet.encode_image(torch.zeros(1, 3, 60, 64))
 
 
 @pytest.mark.parametrize("model", [PatchCore, PaDiM, SPADE])
