@@ -24,7 +24,7 @@ from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED, Threshold
 from tracks.decide.threshold_fit import FOLDER, check_enough_photos, folder_threshold
 from tracks.decide.verdict import CSV_FILE, JSON_FILE, UNREADABLE, Verdict, as_csv, as_json_lines
 from tracks.errors import TrackInputError
-from tracks.run.build import build_model, pick_device
+from tracks.run.build import build_model, engine, pick_device
 from tracks.run.run_folder import alone_in, link_latest
 from tracks.run.runner import AS_GIVEN, NATIVE, RunnerOptions
 
@@ -54,7 +54,7 @@ def predict(cfg: DictConfig) -> list[Verdict]:
     if cfg.threshold == FOLDER:
         check_enough_photos(len(samples))
     size, device = NATIVE if cfg.maps == "full" else AS_GIVEN, pick_device(cfg.device)
-    options = RunnerOptions(size, cfg.batch_size, cfg.workers, device, strict=False)
+    options = RunnerOptions(size, cfg.batch_size, cfg.workers, device, strict=False, **engine(cfg))
     asked = Asked(lambda: build_model(cfg, options.device), category, references, options, region)
     if product:
         asked = AskedOfProduct(product, asked.build, options)

@@ -36,6 +36,13 @@ class RunConfig:
     """Threads that decode and preprocess images."""
     device: str = MISSING
     """"auto", "cpu", "cuda" or "cuda:1"."""
+    engine: str = MISSING
+    """What images go through the model in: "local" (this process), or "ray" (Ray, extra `ray`; the numbers are the
+    same)."""
+    ray_address: str | None = MISSING
+    """Of a running Ray cluster ("auto", "ray://host:10001"); by default Ray is started on this machine."""
+    actors: int | None = MISSING
+    """With Ray: how many processes hold the model, by default one; with GPUs one to each."""
     out: str | None = MISSING
     """The run folder; by default outputs/<track>/<name made of the settings>, with `predict` as the track's name."""
     outputs: str = MISSING

@@ -68,6 +68,14 @@ def notice(kind: str, path: Path) -> None:
         log.warning("%s: %s", path, kind)
 
 
+def met_notices() -> list[tuple[str, Path]]:
+    """Kinds and files met so far in this process, and forget them: a worker's way to hand them to the run."""
+    with _lock:
+        found = [(kind, path) for kind, files in _met.items() for path in files]
+        _met.clear()
+    return found
+
+
 def differs_from_earlier(what: str, value: object) -> bool:
     """Whether a value is another than the first one of its kind in this run."""
     with _lock:

@@ -1,5 +1,7 @@
 """What a run works with: settings that make sense, a device, and the model of its configuration on it."""
 
+from typing import Any
+
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -10,7 +12,9 @@ from models.clip_adapter.model import ClipAdapter
 from models.frozen import keep_float32_whole
 from models.tiles import WHOLE, Tiled, check_tiles
 from models.weights.catalogue import refuse_missing
+from tracks.command.names import unknown
 from tracks.errors import TrackInputError
+from tracks.run.runner import ENGINES, LOCAL
 
 
 def check_run_settings(cfg: DictConfig) -> None:
@@ -19,6 +23,10 @@ def check_run_settings(cfg: DictConfig) -> None:
         raise TrackInputError(f"expected false_alarm_rate between 0 and 1, got {cfg.false_alarm_rate}; try 0.05")
     if min(cfg.batch_size, cfg.workers) < 1:
         raise TrackInputError(f"expected batch_size and workers >= 1, got {cfg.batch_size} and {cfg.workers}")
+    if cfg.get("engine", LOCAL) not in ENGINES:
+        raise unknown("engine", cfg.engine, ENGINES)
+    if (cfg.get("actors") or 1) < 1:
+        raise TrackInputError(f"expected actors >= 1, or null, got {cfg.actors}")
 
 
 def chosen_names() -> dict[str, str]:
@@ -44,6 +52,11 @@ def pick_device(wanted: str) -> str:
             f"expected a device that this machine has, got {wanted!r} ({reason}); use auto"
         ) from error
     return wanted
+
+
+def engine(cfg: DictConfig) -> dict[str, Any]:
+    """What `RunnerOptions` takes of the engine."""
+    return {key: cfg[key] for key in ("engine", "ray_address", "actors") if key in cfg}
 
 
 def build_model(cfg: DictConfig, device: str) -> AnomalyModel:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
 from models.base import Images
@@ -58,10 +57,10 @@ def as_batch(images: Sequence[Tensor], device: str) -> Images:
     return batch.pin_memory().to(device, non_blocking=True) if device.startswith("cuda") else batch.to(device)
 
 
-def mention_small_input(protocol: Mapping[str, object], sample: Sample, image: Image) -> None:
+def mention_small_input(protocol: Mapping[str, object], sample: Sample, photo_size: tuple[int, int]) -> None:
     """Say once in a run that its model sees images much smaller than they are, unless it cuts them into tiles."""
     side, tiles = protocol.get("model_image_size"), protocol.get("tiles", "whole")
-    if isinstance(side, int) and max(image.size) > SMALL_INPUT_FACTOR * side and tiles == "whole":
+    if isinstance(side, int) and max(photo_size) > SMALL_INPUT_FACTOR * side and tiles == "whole":
         notice(
             f"more than {SMALL_INPUT_FACTOR} times the {side} x {side} pixels at which the model sees it, so small "
             'defects may go unseen; ARGS="tiles=auto" looks at tiles of them as well and takes longer',

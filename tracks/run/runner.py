@@ -1,12 +1,12 @@
 """The only evaluation loop: references, then a prediction for each image, for the tracks' store and for `predict`."""
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
+import PIL.Image
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -18,11 +18,14 @@ from models.references import MAX_REFERENCES, Prepared
 from models.transductive import TransductiveModel
 from tracks.datasets.sample import Sample
 from tracks.errors import TrackInputError
+from tracks.run.cost import Stopwatch
 from tracks.run.loading import as_batch, cut, load_ahead, mention_small_input
 from tracks.run.resize import resize_map, resize_mask
 from tracks.run.store import PredictionStore, Row
 
 NATIVE, AS_GIVEN = "native", "model"
+LOCAL, RAY = "local", "ray"
+ENGINES = (LOCAL, RAY)
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,9 @@ class RunnerOptions:
 
     With "native" a map has its image's size, with "model" it stays as the model gives it.
 
-    Without `strict` an image that cannot be read is handed on with the reason, and stops nothing.
+    Without `strict` an image that cannot be read is handed on with the reason, and stops nothing. The `engine` is this
+    process ("local"), or "ray": then on this machine or the cluster at `ray_address`, with so many `actors` (1 by
+    default) that hold the model.
     """
 
     resolution: int | str = 256
@@ -40,11 +45,15 @@ class RunnerOptions:
     device: str = "cpu"
     mask_resize: str = "bilinear"
     strict: bool = True
+    engine: str = LOCAL
+    ray_address: str | None = None
+    actors: int | None = None
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A sample with its preprocessed image (3, h, w), the size (height, width) at which it is scored, its mask there.
+    """A sample with its preprocessed image (3, h, w), the size (height, width) at which it is scored, its mask there;
+    `photo_size` is the photo's own (width, height).
 
     Without an image `unreadable` says why.
     """
@@ -53,6 +62,7 @@ class Loaded:
     image: Tensor | None = None
     size: tuple[int, int] = (0, 0)
     mask: np.ndarray | None = None
+    photo_size: tuple[int, int] = (0, 0)
     unreadable: str = ""
 
 
@@ -86,18 +96,18 @@ def fit_images(model: AnomalyModel, prepared: Prepared, category: str, device: s
 
 def score_images(
     model: AnomalyModel, samples: Sequence[Sample], category: str, options: RunnerOptions,
-    wanted: Collection[str] | None = None, watch: AbstractContextManager | None = None,
+    wanted: Collection[str] | None = None, watch: Stopwatch | None = None,
 ) -> Iterator[tuple[Loaded, Scored | None]]:  # fmt: skip
     """Each image, in order, with what the model says of it; None of one that cannot be read.
 
     Of `wanted` names only, if given. Batches are cut from the whole list all the same, so that an image is always
     computed in the same batch: a run that was killed ends in the same numbers, bit for bit on a processor (a GPU need
-    not round alike from one run to the next). One batch of maps is in memory at a time. `watch` is entered around each
-    call of the model's `predict`.
+    not round alike from one run to the next). One batch of maps is in memory at a time. `watch` adds up the
+    seconds of the model's `predict`.
 
     A transductive model is given all samples together, those that cannot be read apart, whatever is wanted.
     """
-    watch = watch or nullcontext()
+    watch, protocol = watch or Stopwatch(), model.protocol
     wanted = {sample.name for sample in samples} if wanted is None else wanted
     if isinstance(model, TransductiveModel):
         every = _score_together(model, samples, category, options, watch) if wanted else iter(())
@@ -105,43 +115,62 @@ def score_images(
         return
     batches = [b for b in cut(samples, options.batch_size) if any(sample.name in wanted for sample in b)]
     with tqdm(total=len(samples), initial=len(samples) - len(wanted), desc=f"{category}: predict", unit="image") as bar:
-        for _, batch in load_ahead(batches, lambda sample: _load(model, sample, options), options.workers):
-            images = [loaded.image for loaded in batch if loaded.image is not None]
-            started = time.perf_counter()
-            if images:
-                with torch.inference_mode(), watch:
-                    prediction = model.predict(as_batch(images, options.device), [category] * len(images)).cpu()
-            seconds = (time.perf_counter() - started) / max(1, len(images))
-            numbers = iter(range(len(images)))
+        for batch, prediction, seconds in predicted(model, batches, category, options, watch):
+            numbers = iter(range(len(batch)))
+            seconds /= max(1, sum(loaded.image is not None for loaded in batch))
             for loaded in batch:
+                mention_small_input(protocol, loaded.sample, loaded.photo_size)
                 number = None if loaded.image is None else next(numbers)
                 if loaded.sample.name not in wanted:
                     continue
-                yield (
-                    loaded,
-                    None
-                    if number is None
-                    else _scored(
-                        prediction, number, _sized(prediction.anomaly_maps[number], loaded.size, options), seconds
-                    ),
-                )
+                scored = None
+                if number is not None and prediction is not None:
+                    sized = _sized(prediction.anomaly_maps[number], loaded.size, options)
+                    scored = _scored(prediction, number, sized, seconds)
+                yield loaded, scored
                 bar.update()
+
+
+def predicted(
+    model: AnomalyModel, batches: Sequence[Sequence[Sample]], category: str, options: RunnerOptions, watch: Stopwatch
+) -> Iterator[tuple[list[Loaded], Prediction | None, float]]:
+    """For each batch, in order: its images, what the model says of those that could be read, and its seconds."""
+    if options.engine == RAY:
+        from tracks.run.on_ray import predicted_on_ray
+
+        for batch, prediction, seconds in predicted_on_ray(model, batches, category, options):
+            watch.seconds += seconds
+            yield batch, prediction, seconds
+        return
+    for _, batch in load_ahead(batches, lambda sample: load(model.preprocess, sample, options), options.workers):
+        images = [loaded.image for loaded in batch if loaded.image is not None]
+        before, prediction = watch.seconds, None
+        if images:
+            with torch.inference_mode(), watch:
+                prediction = model.predict(as_batch(images, options.device), [category] * len(images)).cpu()
+        yield batch, prediction, watch.seconds - before
 
 
 def _score_together(
     model: TransductiveModel, samples: Sequence[Sample], category: str, options: RunnerOptions,
-    watch: AbstractContextManager,
+    watch: Stopwatch,
 ) -> Iterator[tuple[Loaded, Scored | None]]:  # fmt: skip
     """Each image, in order, with what the model says of it in the company of the others.
 
     Images are made ready when the model asks for them, which counts as its time; what it does before its first
     prediction is shared evenly by all images.
     """
+    if options.engine == RAY:
+        raise TrackInputError(
+            f"expected engine=local for {type(model).__name__}, which scores all images together, got {RAY}"
+        )
     unreadable = {} if options.strict else _unreadable(model, samples, options)
     known: dict[str, Loaded] = {}
+    protocol = model.protocol
 
     def prepare(sample: Sample) -> Tensor:
-        loaded = _load(model, sample, options, masks=False)
+        loaded = load(model.preprocess, sample, options, masks=False)
+        mention_small_input(protocol, sample, loaded.photo_size)
         assert loaded.image is not None  # those that cannot be read are not asked for
         known[sample.name] = replace(loaded, image=None)
         return loaded.image
@@ -167,12 +196,14 @@ def _score_together(
 def _unreadable(model: AnomalyModel, samples: Sequence[Sample], options: RunnerOptions) -> dict[str, Loaded]:
     """The samples that cannot be read, by name; they take no part."""
     found: dict[str, Loaded] = {}
-    for _, batch in load_ahead(cut(samples, 1), lambda sample: _load(model, sample, options, False), options.workers):
+    for _, batch in load_ahead(
+        cut(samples, 1), lambda sample: load(model.preprocess, sample, options, False), options.workers
+    ):
         found |= {loaded.sample.name: loaded for loaded in batch if loaded.image is None}
     return found
 
 
-def _rows(parts: Iterator[Prediction], count: int, watch: AbstractContextManager) -> Iterator[tuple[Tensor, Scored]]:
+def _rows(parts: Iterator[Prediction], count: int, watch: Stopwatch) -> Iterator[tuple[Tensor, Scored]]:
     """The map, at the model's size, and the scores of each image of predictions that come in parts."""
     shared: float | None = None
     while True:
@@ -207,7 +238,7 @@ def lacking(store: PredictionStore, samples: Sequence[Sample], category: str) ->
 
 def predict_category(
     model: AnomalyModel, samples: Sequence[Sample], category: str, store: PredictionStore, options: RunnerOptions,
-    watch: AbstractContextManager | None = None, unrounded: RoundingSample | None = None,
+    watch: Stopwatch | None = None, unrounded: RoundingSample | None = None,
 ) -> int:  # fmt: skip
     """Predict the images of a category that the store lacks; returns how many that were.
 
@@ -236,15 +267,17 @@ def predict_category(
     return len(stale)
 
 
-def _load(model: AnomalyModel, sample: Sample, options: RunnerOptions, masks: bool = True) -> Loaded:
+def load(
+    preprocess: Callable[[PIL.Image.Image], Tensor], sample: Sample, options: RunnerOptions, masks: bool = True
+) -> Loaded:
+    """Decode and preprocess one image, its mask, if wanted, at the size at which it is scored."""
     try:
         image = sample.load_image()
-        mention_small_input(model.protocol, sample, image)
         size = (image.height, image.width)
         if options.resolution not in (NATIVE, AS_GIVEN):
             size = (int(options.resolution), int(options.resolution))
         mask = _mask(sample, size, options) if masks else None
-        return Loaded(sample, model.preprocess(image), size, mask)
+        return Loaded(sample, preprocess(image), size, mask, image.size)
     except (TrackInputError, ModelInputError) as error:
         if options.strict:
             raise

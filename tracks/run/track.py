@@ -21,7 +21,7 @@ from tracks.datasets.sample import Dataset, Sample
 from tracks.decide.decision import KeptThresholds
 from tracks.decide.threshold import weights_threshold
 from tracks.errors import TrackInputError
-from tracks.run.build import build_model, check_run_settings, chosen_names, pick_device
+from tracks.run.build import build_model, check_run_settings, chosen_names, engine, pick_device
 from tracks.run.cost import CostLedger, peak_memory
 from tracks.run.fingerprint import code_digest, device_name, settings_digest, versions, weights_digest
 from tracks.run.log_file import kept_log, log_into, note
@@ -59,7 +59,7 @@ def run_track(cfg: DictConfig, track: str) -> dict[str, Any]:
     references = choose_references(cfg, dataset, categories)
     samples = {name: samples_to_score(dataset, name, references.get(name, [])) for name in categories}
     device = pick_device(cfg.device)
-    options = RunnerOptions(cfg.resolution, cfg.batch_size, cfg.workers, device, cfg.mask_resize)
+    options = RunnerOptions(cfg.resolution, cfg.batch_size, cfg.workers, device, cfg.mask_resize, **engine(cfg))
     model = build_model(cfg, device)
     settings = describe(cfg, track, dataset, categories, references, model, device)
     warn_of_own_data(str(settings["protocol"].get("adapter_trained_on", "")), dataset)

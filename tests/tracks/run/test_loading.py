@@ -94,7 +94,7 @@ def said(caplog: pytest.LogCaptureFixture, *sizes: tuple[int, int], **protocol: 
     with caplog.at_level(logging.WARNING), counted_notices():
         for number, size in enumerate(sizes):
             sample = FileSample(f"{number}.png", "part", 0, "good", Path(f"{number}.png"))
-            mention_small_input(protocol, sample, PIL.Image.new("L", size))
+            mention_small_input(protocol, sample, size)
     return caplog.messages
 
 

@@ -1,0 +1,110 @@
+"""With Ray the numbers are those of one process, whatever happens to its workers. Runs where Ray is installed."""
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import Tensor
+
+from models.base import Prediction
+from tests.support.fakes import BrightnessModel, FakeDataset, FakeSample
+from tracks.errors import TrackInputError
+from tracks.run.cost import Stopwatch
+from tracks.run.runner import RunnerOptions, Scored, predict_category, score_images
+from tracks.run.store import PredictionStore
+
+
+@dataclass(frozen=True)
+class Broken(FakeSample):
+    def load_image(self):
+        raise TrackInputError(f"expected an image, got {self.name}, which is none")
+
+
+class SlowModel(BrightnessModel):
+    """Says in a file which process predicts, and takes its time."""
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.folder = folder
+
+    def predict(self, images: Tensor, categories: Sequence[str]) -> Prediction:
+        (self.folder / str(os.getpid())).touch()
+        time.sleep(0.05)
+        return super().predict(images, categories)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray():
+    ray = pytest.importorskip("ray")
+    pytest.importorskip("ray.data")
+    yield ray
+    ray.shutdown()
+
+
+def found(model, samples, **options) -> list[Scored | None]:
+    options = {"resolution": 32, "batch_size": 4, "strict": False, **options}
+    return [scored for _, scored in score_images(model, samples, "bolt", RunnerOptions(**options))]
+
+
+@pytest.mark.parametrize("actors", [None, 2])
+def test_numbers_and_their_order_are_those_of_one_process(actors):
+    model, samples = BrightnessModel(), FakeDataset(30).test("bolt")
+    model.levels["bolt"] = 0.25
+    samples[5] = Broken(*vars(samples[5]).values())
+    here, there = found(model, samples), found(model, samples, engine="ray", actors=actors)
+    assert here[5] is there[5] is None
+    for one, other in zip(here[:5] + here[6:], there[:5] + there[6:], strict=True):
+        np.testing.assert_array_equal(one.anomaly_map, other.anomaly_map)
+        assert (one.image_score, one.scalars) == (other.image_score, other.scalars)
+
+
+def test_the_seconds_are_the_actors_own_and_an_image_that_cannot_be_read_ends_a_strict_run(tmp_path):
+    samples, watch = FakeDataset().test("bolt"), Stopwatch()
+    options = RunnerOptions(32, 4, engine="ray")
+    list(score_images(SlowModel(tmp_path), samples, "bolt", options, watch=watch))
+    assert 0.15 <= watch.seconds < 5
+    samples[-1] = Broken(*vars(samples[-1]).values())
+    run = score_images(BrightnessModel(), samples, "bolt", options)
+    assert [loaded.sample.name for loaded, _ in (next(run) for _ in range(8))] == [each.name for each in samples[:8]]
+    with pytest.raises(TrackInputError, match="expected an image, got test/bad/004"):
+        next(run)
+
+
+def test_workers_killed_again_and_again_lose_nothing_and_do_nothing_twice(tmp_path):
+    samples, pids = FakeDataset(80).test("bolt"), tmp_path / "pids"
+    pids.mkdir()
+    store = PredictionStore.create(tmp_path / "run", {"categories": ["bolt"]})
+    killed: set[str] = set()
+
+    class Killing(PredictionStore):
+        """Kills whoever predicted, after every tenth image that is stored."""
+
+        def add(self, row, anomaly_map, mask):
+            super().add(row, anomaly_map, mask)
+            alive = {path.name for path in pids.iterdir()} - killed
+            if len(self.rows("bolt")) % 10 == 0 and alive and len(killed) < 3:
+                pid = max(alive, key=lambda name: (pids / name).stat().st_mtime)
+                os.kill(int(pid), signal.SIGKILL)
+                killed.add(pid)
+
+    store.__class__ = Killing
+    options = RunnerOptions(resolution=32, batch_size=2, engine="ray")
+    assert predict_category(SlowModel(pids), samples, "bolt", store, options) == 80
+    assert len(killed) == 3
+    assert [row.name for row in store.rows("bolt")] == [sample.name for sample in samples]
+    whole = PredictionStore.create(tmp_path / "whole", {"categories": ["bolt"]})
+    predict_category(BrightnessModel(), samples, "bolt", whole, RunnerOptions(resolution=32, batch_size=2))
+    for one, other in zip(store.rows("bolt"), whole.rows("bolt"), strict=True):
+        assert one == other
+        np.testing.assert_array_equal(store.read_map(one), whole.read_map(other))
+
+
+def test_nobody_at_the_address_is_an_error_that_names_it(ray):
+    ray.shutdown()
+    with pytest.raises(TrackInputError, match=r"expected a running Ray cluster at '127\.0\.0\.1:1'"):
+        found(BrightnessModel(), FakeDataset().test("bolt"), engine="ray", ray_address="127.0.0.1:1")

@@ -1,0 +1,156 @@
+"""Batches judged on Ray: images decoded on all cores, models in a pool of actors, one machine or a cluster.
+
+Ray Data plans, retries and moves things (P. Moritz et al., arXiv 1712.05889; Ray's documentation of `map_batches`). A
+batch holds the same images as in a single process and comes back in the same order, so the numbers are the same; what
+a lost worker was busy with is done again; a batch waits for the one before it to be taken, so memory does not grow with
+the number of images.
+"""
+
+import logging
+import os
+import pickle
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from models.base import AnomalyModel, Prediction
+from models.errors import ModelInputError
+from tracks.datasets.notices import met_notices, notice
+from tracks.datasets.sample import Sample
+from tracks.errors import TrackInputError
+from tracks.run.loading import as_batch
+
+if TYPE_CHECKING:
+    from tracks.run.runner import Loaded, RunnerOptions
+
+ACTOR_CORES = 0.5
+"""Reserved of a core for a model's actor. It computes with all the threads it is given; Ray only counts."""
+DECODER_CORES = 0.25
+CONNECT_SECONDS = 10
+
+Row = dict[str, Any]
+"""Of a data set of Ray: one batch, pickled, under one name."""
+
+
+def predicted_on_ray(
+    model: AnomalyModel, batches: Sequence[Sequence[Sample]], category: str, options: "RunnerOptions"
+) -> Iterator[tuple[list["Loaded"], Prediction | None, float]]:
+    """For each batch, in order: its images (without their pixels), the prediction on the processor, the seconds.
+
+    Raises:
+        TrackInputError: no Ray here; no cluster at the address; an image that cannot be read (options are strict).
+        ModelInputError: images that do not suit the model.
+    """
+    if not batches:
+        return
+    ray = start(options.ray_address)
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = context.print_on_execution_start = False
+    number = options.actors or 1
+    accelerators = {"num_gpus": 1} if options.device.startswith("cuda") else {}
+    threads = max(1, torch.get_num_threads() // number)
+    whole = ray.put(pickle.dumps(model))
+    batches_of_rows = ray.data.from_items(
+        [{"samples": pickle.dumps(batch)} for batch in batches], override_num_blocks=len(batches)
+    )
+    loaded = batches_of_rows.map(_Decoder(model, options), num_cpus=DECODER_CORES)
+    scored = loaded.map_batches(
+        _Predictor,
+        fn_constructor_args=(whole, category, options.device, threads),
+        batch_size=1,
+        batch_format="numpy",
+        compute=ray.data.ActorPoolStrategy(size=number),
+        num_cpus=ACTOR_CORES,
+        **accelerators,
+    )
+    for row in scored.iter_rows():
+        images, met, found = pickle.loads(row["scored"])
+        for kind, path in met:
+            notice(kind, path)
+        if isinstance(found, Exception):
+            raise found
+        yield images, *found
+
+
+def start(address: str | None) -> Any:
+    """Ray, started on this machine unless it runs already, or joined where `address` says.
+
+    Raises:
+        TrackInputError: it is not installed, or nobody answers there.
+    """
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise TrackInputError(
+            'expected Ray for engine=ray, got none installed; `pip install "vandkit[ray]"`, or leave the engine out'
+        ) from error
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not ray.is_initialized():
+        try:
+            _reach(address)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise TrackInputError(f"expected a running Ray cluster at {address!r}, got: {reason}") from error
+    return ray
+
+
+def _reach(address: str | None) -> None:
+    """Fail at once where nobody listens; Ray itself tries for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+
+
+class _Decoder:
+    """Reads and preprocesses the images of a batch, in a task of its own."""
+
+    def __init__(self, model: AnomalyModel, options: "RunnerOptions"):
+        self._preprocess = model.preprocess
+        self._options = options
+
+    def __call__(self, row: Row) -> Row:
+        from tracks.run.runner import load
+
+        torch.set_num_threads(1)
+        try:
+            made: Any = [load(self._preprocess, sample, self._options) for sample in pickle.loads(row["samples"])]
+        except (TrackInputError, ModelInputError) as error:
+            made = error
+        return {"loaded": pickle.dumps((made, met_notices()))}
+
+
+class _Predictor:
+    """Holds the model, fitted as the run's own process left it."""
+
+    def __init__(self, model: Any, category: str, device: str, threads: int):
+        import ray
+
+        torch.set_num_threads(threads)
+        self._model: AnomalyModel = pickle.loads(ray.get(model)).to(device).eval()
+        self._category, self._device = category, device
+
+    def __call__(self, rows: Row) -> Row:
+        made, met = pickle.loads(rows["loaded"][0])
+        return {"scored": [pickle.dumps((*self._scored(made, met),))]}
+
+    def _scored(self, made: Any, met: Any) -> tuple[Any, Any, Any]:
+        if isinstance(made, Exception):
+            return [], met, made
+        images = [each.image for each in made if each.image is not None]
+        started, prediction = time.perf_counter(), None
+        try:
+            if images:
+                with torch.inference_mode():
+                    batch = as_batch(images, self._device)
+                    prediction = self._model.predict(batch, [self._category] * len(images)).cpu()
+        except ModelInputError as error:
+            return [], met, error
+        bare = [each if each.image is None else replace(each, image=each.image.new_empty(0)) for each in made]
+        return bare, met, (prediction, time.perf_counter() - started)
