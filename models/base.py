@@ -21,7 +21,7 @@ BOTH = (ZERO_SHOT, FEW_SHOT)
 INDUCTIVE, TRANSDUCTIVE = "inductive", "transductive"
 MODELS_OF_TRACK = {
     ZERO_SHOT: "clip_adapter, saa, saa_plus, winclip, utad, clipseg",
-    FEW_SHOT: "clip_adapter, saa, saa_plus, winclip, patchcore, padim, spade",
+    FEW_SHOT: "clip_adapter, saa, saa_plus, winclip, patchcore, padim, spade, subspace_ad",
 }
 State = dict[str, Tensor]
 """What was learnt of one category: tensors by name, so that it can be written to a file as it is."""
@@ -85,7 +85,7 @@ class AnomalyModel(Frozen, ABC):
     def __init_subclass__(cls) -> None:
         """Check calls, and keep float32 whole, wherever a model learns or predicts."""
         super().__init_subclass__()
-        for name in ("fit", "predict", "reference_prediction"):
+        for name in ("fit", "add", "predict", "reference_prediction"):
             if name in vars(cls):
                 setattr(cls, name, _as_promised(vars(cls)[name]))
 

@@ -1,7 +1,8 @@
 """Entry point of `vandkit fit references=good out=bracket.safetensors`: learn good parts once, judge by them for good.
 
 `vandkit predict photos product=bracket.safetensors` then starts without them. `product=... add=folder` adds good parts:
-all that are known are learnt together, since what is usual among them depends on all. `product=... ok=folder
+all that are known are learnt together, since what is usual among them depends on all (a model whose knowledge adds up
+learns the new ones alone, with the same result). `product=... ok=folder
 defect=folder` refits the threshold on judged photos.
 """
 
@@ -96,7 +97,11 @@ def learnt(cfg: DictConfig, model: AnomalyModel, known: Product | None, device: 
         print(f"{len(new)} of {len(images)} photos are new; {len(known.images)} were known")
         images = known.images + [images[i] for i in new]
         names = known.names + [f"{folder.name}/{names[i]}" for i in new]
-    fit_images(model, Prepared(images, unpacked), category, device)
+    if known and hasattr(model, "add"):  # to the bit as if all had been learnt together
+        known.load_into(model)
+        model.add(Prepared(images[len(known.images) :], unpacked), category)
+    else:
+        fit_images(model, Prepared(images, unpacked), category, device)
     facts = facts_of(model, category, names)
     if facts.refused:
         raise TrackInputError(f"{facts.refused}; such a model cannot be kept as a product")

@@ -13,6 +13,7 @@ from models.baselines.ensemble import Ensemble
 from models.baselines.padim import PaDiM
 from models.baselines.patchcore import PatchCore
 from models.baselines.spade import SPADE
+from models.baselines.subspace_ad import SubspaceAD
 from models.baselines.trivial import Constant, Random
 from models.baselines.utad import UTAD
 from models.baselines.winclip import WinCLIP
@@ -108,6 +109,13 @@ TURNED = {
         },
     ),
     "spade": Turned(SPADE, {"backbone": VIT}, {**PATCHES, "backbone": RESNET, "num_images": 3, "num_patches": 2}),
+    "subspace_ad": Turned(
+        SubspaceAD, {"backbone": VIT},
+        {
+            "backbone": RESNET, "stages": [1, 2], "aggregation": "concat", "variance": 0.9, "rotations": 2,
+            "unrotated": [], "seed": 1, "sigma": 2.0, "top_share": 0.1,
+        },
+    ),
     "utad": Turned(
         UTAD, {"saliency_map": saliency()},
         {"saliency_map": saliency(scale=0.25), "map_size": 40, "sigma": 1.0, "max_side": 100},

@@ -65,9 +65,14 @@ MODELS: dict[str, Callable[[], AnomalyModel]] = {
     "saa_plus_released": partial(small_saa, rules="released", score_saliency=0.5, dense_saliency=0.1),
     **BASELINES,
 }  # fmt: skip
-ONE_TRACK = {"patchcore": FEW_SHOT, "padim": FEW_SHOT, "spade": FEW_SHOT, "utad": ZERO_SHOT, "clipseg": ZERO_SHOT}
+ONE_TRACK = {
+    **dict.fromkeys(("patchcore", "padim", "spade", "subspace_ad"), FEW_SHOT),
+    **dict.fromkeys(("utad", "clipseg"), ZERO_SHOT),
+}
 """By the beginning of a model's name; all others serve both tracks."""
 LEARNS_NOTHING = ("random",)
+LEARNS_ALL = ("ensemble", "subspace_ad", "subspace_ad_plain")
+"""References, however many they are; the ensemble leaves that to its members."""
 CALIBRATES_MAPS = ("ensemble", "clip_adapter_gaussians", "shipped")
 """On all references, so that a reference left out is not quite as if it had never been there."""
 DEVICES = [
@@ -220,7 +225,7 @@ def test_a_reference_left_out_scores_as_a_test_image_of_the_others(name):
         assert_close(learner.predict(references[i : i + 1], ["nut"]).anomaly_maps[0], left_out[i], **CLOSE)
 
 
-@pytest.mark.parametrize("name", [name for name in LEARNERS if name != "ensemble"])
+@pytest.mark.parametrize("name", [name for name in LEARNERS if name not in LEARNS_ALL])
 def test_of_many_references_some_are_remembered_and_the_others_scored_as_test_images(name):
     model = MODELS[name]()
     model._many.most = 2
@@ -244,7 +249,7 @@ def test_of_many_references_some_are_remembered_and_the_others_scored_as_test_im
     assert "of more than 2 references" in model.protocol["few_shot_calibration"]
 
 
-@pytest.mark.parametrize("name", [name for name in LEARNERS if name != "ensemble"])
+@pytest.mark.parametrize("name", [name for name in LEARNERS if name not in LEARNS_ALL])
 def test_memory_does_not_grow_with_references_that_are_only_scored(name):
     model, held = MODELS[name](), []
     model._many.most = 3

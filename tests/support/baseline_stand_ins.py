@@ -12,6 +12,7 @@ from models.baselines.ensemble import Ensemble
 from models.baselines.padim import PaDiM
 from models.baselines.patchcore import PatchCore
 from models.baselines.spade import SPADE
+from models.baselines.subspace_ad import SubspaceAD
 from models.baselines.trivial import Random
 from models.baselines.utad import UTAD
 from models.baselines.winclip import WinCLIP
@@ -115,6 +116,8 @@ BASELINES: dict[str, Callable[[], AnomalyModel]] = {
     "padim": lambda: PaDiM(small_backbone("resnet"), num_channels=40),
     "spade": lambda: SPADE(small_backbone("vit"), num_patches=2),
     "spade_timm": lambda: SPADE(small_resnet()),
+    "subspace_ad": lambda: SubspaceAD(small_backbone("vit"), rotations=2),
+    "subspace_ad_plain": lambda: SubspaceAD(small_backbone("vit"), rotations=0, aggregation="concat"),
     "winclip_vit": lambda: WinCLIP(small_backbone("vit"), PROMPTS),
     "winclip_resnet": lambda: WinCLIP(lively_clip_resnet(), PROMPTS, windows_at_once=3),
     "utad": small_utad,

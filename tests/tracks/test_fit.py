@@ -91,6 +91,18 @@ def test_adding_good_parts_equals_fitting_on_all(folders, file, tmp_path, capsys
     assert len(again.names) == 5
 
 
+def test_a_model_whose_knowledge_adds_up_learns_the_new_ones_alone(folders, tmp_path, monkeypatch):
+    settings = {**SMALL, "model": "subspace_ad"}
+    at_once, first = tmp_path / "all.safetensors", tmp_path / "a.safetensors"
+    expected = fit(composed("fit", {**settings, "references": str(folders / "all"), "out": str(at_once)}))
+    fit(composed("fit", {**settings, "references": str(folders / "good"), "out": str(first)}))
+    monkeypatch.setattr("tracks.fit.fit_images", lambda *_: pytest.fail("all were learnt again"))
+    added = fit(composed("fit", {"product": str(first), "add": str(folders / "more")}))
+    assert added.state.keys() == expected.state.keys()
+    assert all(torch.equal(added.state[name], tensor) for name, tensor in expected.state.items())
+    assert added.facts.reference_scores == expected.facts.reference_scores
+
+
 def test_judged_photos_refit_the_threshold_and_say_how_many_there_were(folders, file, tmp_path, capsys):
     out = tmp_path / "c.safetensors"
     both = {"ok": str(folders / "photos"), "defect": str(folders / "bad")}

@@ -63,6 +63,9 @@ class TrackConfig(RunConfig):
     """K: normal reference images of each category; 0 is zero-shot."""
     seed: int = MISSING
     """Draws the references."""
+    draw: str = MISSING
+    """How the seed draws them: "by_name", each category by itself, or "shuffled", as SubspaceAD's code, which depends on
+    the categories of the run; a complete run's references.json is the list for a run of some of them."""
     run: int = MISSING
     """Which run of a selected_samples_per_run.txt."""
     categories: list[str] = MISSING

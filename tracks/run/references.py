@@ -2,8 +2,9 @@
 
 import hashlib
 import logging
+import random
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from tracks.datasets.files import FileSample
@@ -14,6 +15,10 @@ from tracks.run.reference_lists import content_sha256, from_list
 AnySample = TypeVar("AnySample", bound=Sample)
 
 log = logging.getLogger(__name__)
+
+BY_NAME, SHUFFLED = "by_name", "shuffled"
+DRAWS = (BY_NAME, SHUFFLED)
+"""How references are drawn by seed where no list names them: by the digest of their names, or as SubspaceAD's code does."""
 
 
 def resolve(
@@ -56,6 +61,25 @@ def choose(samples: Sequence[Sample], shots: int, seed: int, category: str) -> l
         return hashlib.sha256(text.encode(errors="surrogateescape")).digest(), sample.name
 
     return sorted(samples, key=order)[:shots]
+
+
+def choose_shuffled(dataset: Dataset, shots: int, seed: int) -> dict[str, list[Sample]]:
+    """K of the samples of each category as SubspaceAD's code draws them (CLendering/SubspaceAD at 2ca687e, main.py).
+
+    Its generator is seeded once for a run, and shuffles the files of one category after the other in the order of their
+    names: which ones a category gets depends on how many images those before it have, so on which categories are run.
+
+    Raises:
+        TrackInputError: shots that are no number from 0 on, or more than a category has samples.
+    """
+    _check_shots(shots)
+    generator, chosen = random.Random(seed), {}
+    for category in sorted(dataset.categories):
+        samples = sorted(dataset.train(category), key=lambda sample: PurePosixPath(sample.name).name)
+        _check_enough(samples, shots, category)
+        generator.shuffle(samples)
+        chosen[category] = samples[:shots]
+    return chosen
 
 
 def distinct(references: Sequence[AnySample]) -> list[AnySample]:

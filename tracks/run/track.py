@@ -27,7 +27,7 @@ from tracks.run.fingerprint import code_digest, device_name, settings_digest, ve
 from tracks.run.log_file import kept_log, log_into, note
 from tracks.run.overlay import draw_overlays
 from tracks.run.reference_lists import write_manifest
-from tracks.run.references import distinct, resolve, warn_of_judged_references
+from tracks.run.references import DRAWS, SHUFFLED, choose_shuffled, distinct, resolve, warn_of_judged_references
 from tracks.run.resize import MAP_RULE, MASK_RULES
 from tracks.run.results import known_of_run, report, summarise, write_results
 from tracks.run.run_folder import link_latest, run_folder, working_in
@@ -136,7 +136,12 @@ def check_settings(cfg: DictConfig) -> None:
     good = cfg.resolution == "native" or (isinstance(cfg.resolution, int) and cfg.resolution > 0)
     if not good:
         raise TrackInputError(f"expected resolution to be a number of pixels or native, got {cfg.resolution!r}")
-    choices = {"image_score": IMAGE_SCORES, "map_precision": tuple(PRECISIONS), "mask_resize": tuple(MASK_RULES)}
+    choices = {
+        "image_score": IMAGE_SCORES,
+        "map_precision": tuple(PRECISIONS),
+        "mask_resize": tuple(MASK_RULES),
+        "draw": DRAWS,
+    }
     for key, known in choices.items():
         if cfg[key] not in known:
             raise unknown(key, cfg[key], known)
@@ -155,6 +160,9 @@ def choose_references(cfg: DictConfig, dataset: Dataset, categories: Sequence[st
     """K normal images of each category; none at all, and no look at them, on the zero-shot track."""
     if cfg.shots == 0:
         return {}
+    if cfg.draw == SHUFFLED and cfg.references is None:
+        shuffled = choose_shuffled(dataset, cfg.shots, cfg.seed)
+        return {name: shuffled[name] for name in categories}
     return {name: resolve(dataset, name, cfg.shots, cfg.seed, cfg.references, cfg.run) for name in categories}
 
 

@@ -17,7 +17,7 @@ from models.saa.saliency.prompt import Saliency
 from tracks.command.variants import variants
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
-NAMES = ("constant", "random", "patchcore", "padim", "spade", "winclip", "utad", "clipseg", "ensemble")
+NAMES = ("constant", "random", "patchcore", "padim", "spade", "subspace_ad", "winclip", "utad", "clipseg", "ensemble")
 ON_TINY = [name for name in NAMES if name != "clipseg"]
 
 

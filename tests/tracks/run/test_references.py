@@ -1,5 +1,6 @@
 import hashlib
 import json
+import random
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,7 @@ from tracks.datasets.photos import Photos
 from tracks.datasets.synthetic import Synthetic
 from tracks.errors import TrackInputError
 from tracks.run.reference_lists import read_manifest, read_selected_samples, write_manifest
-from tracks.run.references import choose, distinct, resolve, warn_of_judged_references
+from tracks.run.references import choose, choose_shuffled, distinct, resolve, warn_of_judged_references
 
 LINES = "0-1: 003\n0-2: 003 011\n1-2: 005 000\r\n\n2-10: 000 001 002 003 004 005 006 007 008 009\n"
 
@@ -309,3 +310,22 @@ def test_predict_fits_each_reference_once(tmp_path: Path, caplog: pytest.LogCapt
     assert [sample.name for sample in photos.train("object")] == ["references/a.png", "references/c.png"]
     assert ["copies" in message for message in caplog.messages] == [True, False]
     assert "of 3 images to judge 1 are references too (the first: x.png is references/c.png)" in caplog.messages[1]
+
+
+def test_the_shuffled_draw_is_subspace_ads_and_depends_on_the_categories_before(tmp_path: Path) -> None:
+    for category, count in (("bolt", 12), ("nut", 9)):
+        for number in range(count):
+            save_image(tmp_path / category / "train" / "good" / f"{number:03d}.png")
+            save_image(tmp_path / category / "test" / "good" / f"{number:03d}.png")
+    random.seed(42)
+    expected = {}
+    for category, count in (("bolt", 12), ("nut", 9)):
+        files = [f"{number:03d}" for number in range(count)]
+        random.shuffle(files)
+        expected[category] = files[:4]
+    drawn = choose_shuffled(MVTec(tmp_path), 4, 42)
+    assert {category: stems(chosen) for category, chosen in drawn.items()} == expected
+    assert stems(choose_shuffled(MVTec(tmp_path, categories=["nut"]), 4, 42)["nut"]) != expected["nut"]
+    assert stems(choose_shuffled(MVTec(tmp_path), 2, 42)["nut"]) == expected["nut"][:2]
+    with pytest.raises(TrackInputError, match="at least 10 normal images of nut"):
+        choose_shuffled(MVTec(tmp_path), 10, 42)
