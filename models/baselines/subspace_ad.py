@@ -12,7 +12,7 @@ CLendering/SubspaceAD at 2ca687e). Departs from the paper:
 """
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import ClassVar, Self
 
@@ -23,13 +23,14 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import rotate
 
-from models.base import FEW_SHOT, AnomalyModel, Images, Prediction, State, groups, moved, stacked
+from models.base import FEW_SHOT, ZERO_SHOT, AnomalyModel, Images, Prediction, State, groups, moved, stacked
 from models.baselines.patches import IMAGES_AT_ONCE, check_backbone, check_stages, encode_in_parts, stage_maps
 from models.errors import ModelInputError, checked
 from models.features import PatchBackbone
 from models.maps import top_mean, upsampled
 from models.references import Prepared, joined, progress
 from models.subspace import Moments, Subspace
+from models.transductive import TransductiveModel, batches
 
 STAGES = (2, 3)
 MOST_DEGREES = 345.0
@@ -202,6 +203,49 @@ class SubspaceAD(AnomalyModel):
     def _prediction(self, residuals: Tensor, grid: tuple[int, int], size: Sequence[int]) -> Prediction:
         maps = upsampled(residuals, grid, (size[0], size[1]), self.sigma, BLUR_RADIUS)
         return Prediction(maps, top_mean(maps, self.top_share))
+
+
+class SubspaceADBatch(TransductiveModel):
+    """SubspaceAD without references: all test images of a category, as they are, take their place (transductive).
+
+    Two passes: the moments of all images, then the distance of each to the subspace. What it holds has one size however
+    many images there are. For the arguments see `SubspaceAD`.
+    """
+
+    serves: ClassVar[Sequence[str]] = (ZERO_SHOT,)
+
+    def __init__(
+        self, backbone: PatchBackbone, *, stages: Sequence[int] | None = None, aggregation: str | None = None,
+        variance: float = 0.99, sigma: float = 4.0, top_share: float = 0.01,
+    ):  # fmt: skip
+        super().__init__()
+        self.one = SubspaceAD(
+            backbone, stages=stages, aggregation=aggregation, variance=variance, rotations=0, sigma=sigma,
+            top_share=top_share,
+        )  # fmt: skip
+        self.preprocess = backbone.preprocess
+
+    def _together(
+        self, images: Sequence[Tensor] | Tensor, category: str, at_once: int
+    ) -> Generator[Prediction, None, None]:
+        known: Moments | None = None
+        for part in batches(images, at_once):
+            own = Moments.of(self.one._tokens(stacked(part, self.device))[0].flatten(0, 1))
+            known = own if known is None else known + own
+        assert known is not None
+        subspace = known.subspace(self.one.variance)
+        for part in batches(images, at_once):
+            batch = stacked(part, self.device)
+            tokens, grid = self.one._tokens(batch)
+            yield self.one._prediction(subspace.residuals(tokens), grid, batch.shape[2:])
+
+    @property
+    def protocol(self) -> dict[str, str | int | float | bool]:
+        """Labels of every number made with this model."""
+        known = {
+            key: value for key, value in self.one.protocol.items() if not key.startswith(("reference_", "few_shot"))
+        }
+        return {**known, "method": "SubspaceAD, batched", "subspace_of": "all test images of the category"}
 
 
 def _moments(state: State) -> Moments:

@@ -13,7 +13,7 @@ from models.baselines.ensemble import Ensemble
 from models.baselines.padim import PaDiM
 from models.baselines.patchcore import PatchCore
 from models.baselines.spade import SPADE
-from models.baselines.subspace_ad import SubspaceAD
+from models.baselines.subspace_ad import SubspaceAD, SubspaceADBatch
 from models.baselines.trivial import Constant, Random
 from models.baselines.utad import UTAD
 from models.baselines.winclip import WinCLIP
@@ -114,6 +114,13 @@ TURNED = {
         {
             "backbone": RESNET, "stages": [1, 2], "aggregation": "concat", "variance": 0.9, "rotations": 2,
             "unrotated": [], "seed": 1, "sigma": 2.0, "top_share": 0.1,
+        },
+    ),
+    "subspace_ad_batch": Turned(
+        SubspaceADBatch, {"backbone": VIT},
+        {
+            "backbone": RESNET, "stages": [1, 2], "aggregation": "concat", "variance": 0.9, "sigma": 2.0,
+            "top_share": 0.1,
         },
     ),
     "utad": Turned(

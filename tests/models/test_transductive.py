@@ -9,15 +9,20 @@ import torch
 
 from models.base import FEW_SHOT, TRANSDUCTIVE, ZERO_SHOT, Prediction
 from models.baselines.ensemble import Ensemble
+from models.baselines.subspace_ad import SubspaceADBatch
 from models.contract import assert_same, batch, checks_of, fitted, part, together
 from models.errors import ModelInputError
 from models.references import Prepared
 from models.tiles import Tiled
 from models.transductive import TransductiveModel, batches
+from tests.support.clip_stand_ins import small_backbone
 from tests.support.fakes import FromTheMean
 from tests.support.second_device import DEVICE, second_device
 
-TRANSDUCTIVE_MODELS: dict[str, Callable[[], TransductiveModel]] = {"from_the_mean": FromTheMean}
+TRANSDUCTIVE_MODELS: dict[str, Callable[[], TransductiveModel]] = {
+    "from_the_mean": FromTheMean,
+    "subspace_ad_batch": lambda: SubspaceADBatch(small_backbone("vit")),
+}
 CHECKS = [
     pytest.param(name, check, id=f"{name}-{check.__name__}")
     for name, build in TRANSDUCTIVE_MODELS.items()

@@ -35,8 +35,18 @@ def test_every_model_has_its_rank_and_the_classes_say_which_track_they_serve(con
     assert list(serves) == list(cfg.order)
     zero_shot = {name for name, tracks in serves.items() if "zero-shot" in tracks}
     few_shot = {name for name, tracks in serves.items() if "few-shot" in tracks}
-    assert zero_shot == {"constant", "random", "utad", "clipseg", "winclip", "saa", "saa_plus", "clip_adapter"}
-    assert few_shot == set(cfg.order) - {"utad", "clipseg", "saa"}
+    assert zero_shot == {
+        "constant",
+        "random",
+        "utad",
+        "clipseg",
+        "subspace_ad_batch",
+        "winclip",
+        "saa",
+        "saa_plus",
+        "clip_adapter",
+    }
+    assert few_shot == set(cfg.order) - {"utad", "clipseg", "saa", "subspace_ad_batch"}
     assert any("spade, padim, patchcore, subspace_ad" in note and "zero-shot" in note for note in notes)
     assert any("ensemble" in note and "zero-shot" in note for note in notes)
 

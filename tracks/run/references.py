@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 BY_NAME, SHUFFLED = "by_name", "shuffled"
 DRAWS = (BY_NAME, SHUFFLED)
-"""How references are drawn by seed where no list names them: by the digest of their names, or as SubspaceAD's code does."""
+"""How references are drawn by seed where no list names them: by the digest of names, or as SubspaceAD's code."""
 
 
 def resolve(

@@ -17,7 +17,19 @@ from models.saa.saliency.prompt import Saliency
 from tracks.command.variants import variants
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
-NAMES = ("constant", "random", "patchcore", "padim", "spade", "subspace_ad", "winclip", "utad", "clipseg", "ensemble")
+NAMES = (
+    "constant",
+    "random",
+    "patchcore",
+    "padim",
+    "spade",
+    "subspace_ad",
+    "subspace_ad_batch",
+    "winclip",
+    "utad",
+    "clipseg",
+    "ensemble",
+)
 ON_TINY = [name for name in NAMES if name != "clipseg"]
 
 
@@ -72,7 +84,9 @@ def test_a_member_is_what_the_model_is_alone(name):
 
 
 def test_every_model_but_the_reference_line_can_be_a_member():
-    assert {"ensemble", "constant", "random", *MEMBERS} == {path.stem for path in (CONF / "model").glob("*.yaml")}
+    assert {"ensemble", "constant", "random", "subspace_ad_batch", *MEMBERS} == {
+        path.stem for path in (CONF / "model").glob("*.yaml")
+    }
 
 
 def test_members_have_settings_and_prompts_of_their_own():

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from models.baselines.subspace_ad import SubspaceAD
+from models.baselines.subspace_ad import SubspaceAD, SubspaceADBatch
 from models.contract import assert_same, batch
 from models.errors import ModelInputError
-from models.references import Prepared
+from models.references import Prepared, joined
 from models.subspace import Moments
 from tests.models.baselines.test_few_shot import planted
 from tests.support.baseline_stand_ins import small_resnet
@@ -99,6 +99,20 @@ def test_stages_are_averaged_or_joined():
     assert SubspaceAD(small_resnet()).aggregation == "concat"
     with pytest.raises(ModelInputError, match="of stages of one width, mean, got 'mean'"):
         SubspaceAD(small_resnet(), aggregation="mean")
+
+
+def test_a_batch_is_scored_by_the_subspace_of_all_of_it_in_two_passes():
+    images, asked = batch(SubspaceAD(small_backbone("vit")), 6), []
+
+    def prepare(index: int) -> torch.Tensor:
+        asked.append(index)
+        return images[index]
+
+    parts = list(SubspaceADBatch(small_backbone("vit")).predict_together(Prepared(range(6), prepare), "nut", 4))
+    assert asked == [*range(6), *range(6)]
+    known = SubspaceAD(small_backbone("vit"), rotations=0)
+    known.fit(images, "nut")
+    assert_same(joined(parts, range(6)), known.predict(images, ["nut"] * 6))
 
 
 def test_a_planted_defect_is_where_the_map_is_highest():
