@@ -6,7 +6,7 @@ learns the new ones alone, with the same result). `product=... ok=folder
 defect=folder` refits the threshold on judged photos.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,9 +97,10 @@ def learnt(cfg: DictConfig, model: AnomalyModel, known: Product | None, device: 
         print(f"{len(new)} of {len(images)} photos are new; {len(known.images)} were known")
         images = known.images + [images[i] for i in new]
         names = known.names + [f"{folder.name}/{names[i]}" for i in new]
-    if known and hasattr(model, "add"):  # to the bit as if all had been learnt together
+    add: Callable[..., None] | None = getattr(model, "add", None)
+    if known and add:  # to the bit as if all had been learnt together
         known.load_into(model)
-        model.add(Prepared(images[len(known.images) :], unpacked), category)
+        add(Prepared(images[len(known.images) :], unpacked), category)
     else:
         fit_images(model, Prepared(images, unpacked), category, device)
     facts = facts_of(model, category, names)
