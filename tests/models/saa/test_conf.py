@@ -16,6 +16,7 @@ from models.saa.language import PromptChoice
 from models.saa.model import SAA
 from models.saa.rules import Rules
 from models.saa.saliency.prompt import Saliency
+from models.weights.catalogue import catalogue
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 EXPERIMENTS = ("saa_plus_mvtec", "saa_plus_visa", "saa_plus_ksdd2", "saa_plus_mtd")
@@ -51,6 +52,22 @@ def test_every_part_of_the_weights_has_a_key_for_every_argument(weights):
         module, _, name = parts[part]["_target_"].rpartition(".")
         called = getattr(__import__(module, fromlist=[name]), name)
         assert set(parts[part]) - {"_target_"} == set(inspect.signature(called).parameters), part
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "model" / "part").glob("*/*.yaml")), ids=lambda path: path.stem)
+def test_every_other_part_has_a_key_for_every_argument_and_knows_its_weights(path):
+    kind = path.parent.name
+    choice = f"model/part/{kind}@weights.saa.{kind}={path.stem}"
+    part = composed("model=saa_plus", "weights=saa_official", choice).model[kind]
+    module, _, name = part["_target_"].rpartition(".")
+    called = getattr(__import__(module, fromlist=[name]), name)
+    assert set(part) - {"_target_"} == set(inspect.signature(called).parameters)
+    assert part.weights in catalogue()
+
+
+def test_random_weights_go_with_another_detector():
+    part = composed("weights=saa_random", "model/part/generator@weights.saa.generator=llmdet").weights.saa.generator
+    assert (part.weights, part.text_encoder, part.architecture) == ("random:0", None, "mm_grounding_dino_tiny")
 
 
 def test_the_plain_assembly_has_none_of_the_four_prompts():

@@ -6,7 +6,7 @@ phrases are those of `groundingdino.util.inference.predict`, one caption at a ti
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -15,9 +15,31 @@ from models.errors import ModelInputError, checked
 from models.frozen import Frozen, autocast, check_precision
 from models.saa.generator.base import Proposals
 from models.saa.generator.grounding_dino.inputs import CaptionReader, CaptionTokens, normalised, to_pixels
-from models.saa.generator.grounding_dino.network import GroundingDino, together
 
 SCORES = ("any_token", "phrase_tokens")
+
+
+class Detector(Protocol):
+    """What the generator asks of a network: `GroundingDino`, or one of transformers (zero_shot_detector.py)."""
+
+    kind: str
+
+    @property
+    def weight(self) -> Tensor:
+        """One of the weights, for their device and type."""
+        ...
+
+    def look(self, pixels: Tensor) -> Any:
+        """A normalised image (3, h, w) before any caption."""
+        ...
+
+    def read(self, caption: CaptionTokens) -> Tensor:
+        """What `find` wants of a caption, once for all images."""
+        ...
+
+    def find(self, looked: Any, captions: Sequence[CaptionTokens], features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits (B, Q, T or more) and boxes (B, Q, 4), as (cx, cy, w, h) in fractions of the image."""
+        ...
 
 
 class GroundingDinoGenerator(Frozen):
@@ -41,7 +63,7 @@ class GroundingDinoGenerator(Frozen):
 
     def __init__(
         self,
-        network: GroundingDino,
+        network: Detector,
         reader: CaptionReader,
         *,
         weights: str = "unnamed",
@@ -73,7 +95,7 @@ class GroundingDinoGenerator(Frozen):
     def protocol(self) -> dict[str, str | int | float | bool]:
         """What decides the boxes: weights, thresholds, score rule, sizes, precision."""
         return {
-            "generator": "grounding_dino",
+            "generator": self.network.kind,
             "generator_weights": self.weights,
             "generator_score": self.score,
             "generator_precision": self.precision,
@@ -99,14 +121,15 @@ class GroundingDinoGenerator(Frozen):
         if not different:
             return []
         pixels = to_pixels(image, self.short_side, self.long_side)
-        with autocast(self.network.device, self.precision):
-            looked = self.network.look(pixels.to(self.network.feat_map.weight))
+        device = self.network.weight.device
+        with autocast(device, self.precision):
+            looked = self.network.look(pixels.to(self.network.weight))
         found: dict[str, Proposals] = {}
         step = self.captions_at_once or len(different)
         for start in range(0, len(different), step):
             read, features = zip(*map(self._read, different[start : start + step]), strict=True)
-            with autocast(self.network.device, self.precision):
-                logits, boxes = self.network.detect(looked, together(read, features))
+            with autocast(device, self.precision):
+                logits, boxes = self.network.find(looked, read, features)
             for caption, its_logits, its_boxes in zip(read, logits, boxes, strict=True):
                 found[caption.text] = self._proposals(caption, its_logits[:, : len(caption.ids)], its_boxes)
         return [found[text] for text in texts]
@@ -123,7 +146,7 @@ class GroundingDinoGenerator(Frozen):
 
     def _read(self, text: str) -> tuple[CaptionTokens, Tensor]:
         """A normalised caption and its features, encoded at the first call."""
-        weight = self.network.feat_map.weight
+        weight = self.network.weight
         key = (text, weight.device, weight.dtype)
         if key not in self._texts:
             caption = self.reader.read(text)

@@ -20,6 +20,8 @@ MAX_TOKENS = 256
 VOCABULARY = "vocab.txt"
 SPECIAL = ("[CLS]", "[SEP]", ".", "?")
 """Tokens that end a phrase and belong to no word."""
+BERT_IDS = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103, ".": 1012, "?": 1029}
+"""Their numbers in the vocabulary of BERT-base-uncased, and those of its other marks."""
 log = logging.getLogger(__name__)
 
 
@@ -144,15 +146,21 @@ def load_reader(path: Path) -> CaptionReader:
     return CaptionReader(BertTokenizerFast(vocab_file=str(file), do_lower_case=True))
 
 
-def spelling_reader(words: Iterable[str] = ()) -> CaptionReader:
+def spelling_reader(words: Iterable[str] = (), as_bert: bool = False) -> CaptionReader:
     """A reader that needs no file: it knows the given words and spells all others letter by letter.
 
-    For random weights only; trained weights need the vocabulary that they were trained with.
+    For random weights only; trained weights need the vocabulary that they were trained with. `as_bert` gives the
+    special tokens the numbers that they have in BERT's.
     """
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *".?,!;:'\"()-_/&+%#", *letters]
     pieces += [f"##{letter}" for letter in letters]
     pieces += sorted(set(words) - set(pieces))
+    if as_bert:
+        others = iter([piece for piece in pieces if piece not in BERT_IDS])
+        fixed = {number: piece for piece, number in BERT_IDS.items()}
+        size = max(BERT_IDS.values()) + 1 + len(pieces)
+        pieces = [fixed[i] if i in fixed else next(others, f"[unused{i}]") for i in range(size)]
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, VOCABULARY).write_text("\n".join(pieces) + "\n", encoding="utf-8")
         return load_reader(Path(folder))

@@ -46,10 +46,17 @@ class GroundingDino(Frozen):
         self.requires_grad_(False)
         self.eval()
 
+    kind = "grounding_dino"
+
+    @property
+    def weight(self) -> Tensor:
+        """One of the weights, for their device and type."""
+        return self.feat_map.weight
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.feat_map.weight.device
+        return self.weight.device
 
     @torch.no_grad()
     def look(self, pixels: Tensor) -> ImageTokens:
@@ -83,6 +90,12 @@ class GroundingDino(Frozen):
             position_ids=caption.positions[None].to(self.device),
         )
         return self.feat_map(output.last_hidden_state)[0]
+
+    def find(
+        self, image: ImageTokens, captions: Sequence[CaptionTokens], features: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """As `detect`, for captions and what was read of them."""
+        return self.detect(image, together(captions, features))
 
     @torch.no_grad()
     def detect(self, image: ImageTokens, words: Words) -> tuple[Tensor, Tensor]:

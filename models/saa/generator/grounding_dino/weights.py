@@ -95,7 +95,7 @@ def load_grounding_dino(
     numbers = ARCHITECTURES[architecture]
     name = os.fspath(weights)
     seed = random_seed(name)
-    reader = _reader(text_encoder, name, spelling=seed is not None)
+    reader = caption_reader(text_encoder, name)
     if len(reader) > numbers.vocabulary:
         raise ModelInputError(
             f"expected a vocabulary of at most {numbers.vocabulary:,} word pieces, got {len(reader):,} from "
@@ -109,10 +109,17 @@ def load_grounding_dino(
     )  # fmt: skip
 
 
-def _reader(text_encoder: str | os.PathLike[str] | None, weights: str, spelling: bool) -> CaptionReader:
+def caption_reader(
+    text_encoder: str | os.PathLike[str] | None, weights: str, *, as_bert: bool = False
+) -> CaptionReader:
+    """The reader of a vocabulary by path or catalogue name; None, with random weights only, spells all words.
+
+    Raises:
+        ModelInputError: no vocabulary, or none for weights that are not random.
+    """
     if text_encoder is None:
-        if spelling:
-            return spelling_reader()
+        if random_seed(weights) is not None:
+            return spelling_reader(as_bert=as_bert)
         raise ModelInputError(
             f"expected the text encoder that {weights} was trained with, got none; give the folder that holds the "
             "vocab.txt of BERT-base-uncased"

@@ -5,7 +5,7 @@ preprocessing and weights, from a file only; its encoder and decoder in fewer op
 """
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
@@ -59,6 +59,16 @@ class SamRefiner(Frozen):
         return int(self.sam.image_encoder.img_size)
 
     @property
+    def mask_threshold(self) -> float:
+        """Logits above it are the mask."""
+        return float(self.sam.mask_threshold)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.sam.device
+
+    @property
     def protocol(self) -> dict[str, str | int | float | bool]:
         """Labels of every number made with this refiner."""
         return {
@@ -80,10 +90,7 @@ class SamRefiner(Frozen):
     @torch.no_grad()
     def encode(self, image: Tensor) -> SharedTokens:
         """The encoder's one pass over an image: long side resized to the model's, bilinear by PIL, then padded."""
-        height, width = self.input_size(image)
-        picture = PIL.Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-        resized = np.asarray(picture.resize((width, height), PIL.Image.Resampling.BILINEAR))
-        pixels = torch.from_numpy(resized.copy()).permute(2, 0, 1)[None].to(self.sam.device)
+        pixels = resized(image, self.input_size(image))[None].to(self.sam.device)
         with autocast(self.sam.device, self.precision):
             embedding = encode_image(self.sam.image_encoder, self.sam.preprocess(pixels))
             return self._decoder.image_tokens(embedding)
@@ -97,17 +104,43 @@ class SamRefiner(Frozen):
 
     def input_size(self, image: Tensor) -> tuple[int, int]:
         """(height, width) of an image with its long side resized to the model's, one pixel at the least."""
-        scale = self.image_size / max(image.shape[1:])
-        return max(1, int(image.shape[1] * scale + 0.5)), max(1, int(image.shape[2] * scale + 0.5))
+        return long_side_resized(image, self.image_size)
+
+    def at_full_size(self, logits: Tensor, image: Tensor) -> Tensor:
+        """Upsampled to the model input, its padding cut off, then to the image, both bilinear."""
+        return cut_and_resized(logits, self.image_size, self.input_size(image), image)
+
+
+def long_side_resized(image: Tensor, side: int) -> tuple[int, int]:
+    """(height, width) of an image with its long side resized, one pixel at the least."""
+    scale = side / max(image.shape[1:])
+    return max(1, int(image.shape[1] * scale + 0.5)), max(1, int(image.shape[2] * scale + 0.5))
+
+
+def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """A (3, H, W) uint8 image at another (height, width), bilinear by PIL, on the CPU."""
+    picture = PIL.Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+    pixels = np.asarray(picture.resize(size[::-1], PIL.Image.Resampling.BILINEAR))
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def cut_and_resized(logits: Tensor, side: int, size: tuple[int, int], image: Tensor) -> Tensor:
+    """Logits (n, h, w) of a padded square to those of the image (n, H, W) in its `size` at the top left of it."""
+    padded = F.interpolate(logits[:, None], (side, side), mode="bilinear", align_corners=False)
+    cut = padded[..., : size[0], : size[1]]
+    return F.interpolate(cut, tuple(image.shape[1:]), mode="bilinear", align_corners=False)[:, 0]
 
 
 class SamOutliner:
-    """One image in front of a `SamRefiner`. Its encoding lives here, so no image can meet another's."""
+    """One image in front of a `SamRefiner` or a `SuccessorRefiner`.
 
-    def __init__(self, refiner: SamRefiner, image: Tensor):
+    Its encoding lives here, so no image can meet another's.
+    """
+
+    def __init__(self, refiner: Any, image: Tensor):
         self._refiner = refiner
         self._image = image
-        self._tokens: SharedTokens | None = None
+        self._tokens: Any = None
 
     def masks(self, boxes: Tensor) -> Tensor:
         """(N, H, W) bool on the boxes' device: the region in each (x0, y0, x1, y1) box, in pixels, not clipped.
@@ -125,7 +158,7 @@ class SamOutliner:
     def chunks(self, boxes: Tensor) -> Iterator[Tensor]:
         """The same masks, a few at a time and in order, each decoded when it is asked for."""
         for logits in self.logits(boxes):
-            yield (logits > self._refiner.sam.mask_threshold).to(boxes.device)
+            yield (logits > self._refiner.mask_threshold).to(boxes.device)
 
     def logits(self, boxes: Tensor) -> Iterator[Tensor]:
         """The masks' logits at the size of the image, (n, H, W) float32, a few at a time and in order."""
@@ -133,9 +166,10 @@ class SamOutliner:
         largest = max(self._refiner.image_size**2, self._image[0].numel())
         for part in boxes.split(max(1, min(64, MAX_ELEMENTS // largest))):
             if len(part):
-                yield self._at_full_size(self._refiner.decode(self._encoded(), self._in_input(part)))
+                low = self._refiner.decode(self._encoded(), self._in_input(part))
+                yield self._refiner.at_full_size(low, self._image)
 
-    def _encoded(self) -> SharedTokens:
+    def _encoded(self) -> Any:
         if self._tokens is None:
             self._tokens = self._refiner.encode(self._image)
         return self._tokens
@@ -144,15 +178,8 @@ class SamOutliner:
         """Boxes in pixels of the image to pixels of the model input."""
         (height, width), size = self._image.shape[1:], self._refiner.input_size(self._image)
         across, down = size[1] / width, size[0] / height
-        scale = torch.tensor([across, down, across, down], dtype=torch.float32, device=self._refiner.sam.device)
+        scale = torch.tensor([across, down, across, down], dtype=torch.float32, device=self._refiner.device)
         return boxes.to(scale) * scale
-
-    def _at_full_size(self, logits: Tensor) -> Tensor:
-        """Upsampled to the model input, its padding cut off, then to the image, both bilinear."""
-        side, (height, width) = self._refiner.image_size, self._refiner.input_size(self._image)
-        padded = F.interpolate(logits[:, None], (side, side), mode="bilinear", align_corners=False)
-        cut = padded[..., :height, :width]
-        return F.interpolate(cut, tuple(self._image.shape[1:]), mode="bilinear", align_corners=False)[:, 0]
 
 
 def load_sam(
