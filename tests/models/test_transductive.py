@@ -9,6 +9,7 @@ import torch
 
 from models.base import FEW_SHOT, TRANSDUCTIVE, ZERO_SHOT, Prediction
 from models.baselines.ensemble import Ensemble
+from models.baselines.musc import MuSc
 from models.baselines.subspace_ad import SubspaceADBatch
 from models.contract import assert_same, batch, checks_of, fitted, part, together
 from models.errors import ModelInputError
@@ -22,6 +23,8 @@ from tests.support.second_device import DEVICE, second_device
 TRANSDUCTIVE_MODELS: dict[str, Callable[[], TransductiveModel]] = {
     "from_the_mean": FromTheMean,
     "subspace_ad_batch": lambda: SubspaceADBatch(small_backbone("vit")),
+    "musc_vit": lambda: MuSc(small_backbone("vit")),
+    "musc_resnet": lambda: MuSc(small_backbone("resnet"), degrees=(3,), neighbours=()),
 }
 CHECKS = [
     pytest.param(name, check, id=f"{name}-{check.__name__}")

@@ -1,0 +1,133 @@
+"""Images scored by each other (MuSc, arXiv 2401.16753): mutual scoring in blocks, and a score shared by like images.
+
+What is kept of the images lies in memory, or, beyond a limit, in files of a temporary folder that the system reads and
+writes as it finds room.
+"""
+
+import math
+import shutil
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.nearest import MAX_ELEMENTS
+
+MEGABYTE = 1024**2
+
+
+class Scratch:
+    """Room for large tensors on the processor, for as long as the block `with Scratch(...)` lasts.
+
+    Args:
+        memory_mb: what does not fit into so much any more is kept in files of a temporary folder.
+    """
+
+    def __init__(self, memory_mb: float):
+        self._left = memory_mb * MEGABYTE
+        self._folder: Path | None = None
+        self._files = 0
+
+    def __enter__(self) -> "Scratch":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """A tensor of this shape, its content arbitrary."""
+        needed = math.prod(shape) * dtype.itemsize
+        if needed <= self._left:
+            self._left -= needed
+            return torch.empty(shape, dtype=dtype)
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="vandkit-"))
+        self._files += 1
+        name = str(self._folder / f"{self._files}.bin")
+        return torch.from_file(name, shared=True, size=math.prod(shape), dtype=dtype).view(shape)
+
+
+def mutual_scores(
+    patches: Tensor, share: float, *, scratch: Tensor, device: torch.device, max_elements: int = MAX_ELEMENTS
+) -> Tensor:
+    """How unlike the patches (N, L, C), of length 1, are to those of the other images: (N, L) float64.
+
+    Of a patch's N - 1 Euclidean distances, each to the nearest patch of one other image, the mean of the lowest `share`
+    (at least one). A product of two images' patches gives the nearest in both directions, so that each pair is
+    multiplied once. `scratch` (N, N, L) float32 is written over; no matrix on `device` has more than `max_elements`
+    elements, or one image's patches by another's.
+    """
+    count, num_patches = patches.shape[:2]
+    centre = patches.mean(dim=(0, 1), dtype=torch.float32).to(device)
+    blocks = partial(_block, patches, centre)
+    step = max(1, math.isqrt(max_elements) // num_patches)
+    for top in range(0, count, step):
+        rows = slice(top, top + step)
+        queries, lengths = blocks(rows)
+        for left in range(top, count, step):
+            columns = slice(left, left + step)
+            others, their_lengths = (queries, lengths) if left == top else blocks(columns)
+            squared = (
+                torch.addmm(their_lengths, queries, others.T, alpha=-2)
+                if queries.dtype == torch.float32
+                else (their_lengths - 2 * (queries @ others.T).float())
+            )
+            squared = squared.add_(lengths[:, None]).view(-1, num_patches, len(others) // num_patches, num_patches)
+            scratch[rows, columns] = _root(squared.amin(dim=3)).transpose(1, 2)
+            if left > top:
+                scratch[columns, rows] = _root(squared.amin(dim=1)).movedim(0, 1)
+    lowest = max(1, int((count - 1) * share))
+    scores = torch.empty(count, num_patches, dtype=torch.float64)
+    for image in range(count):
+        scratch[image, image] = torch.inf
+        scores[image] = scratch[image].topk(lowest, dim=0, largest=False).values.double().mean(dim=0)
+    return scores
+
+
+def _block(patches: Tensor, centre: Tensor, images: slice) -> tuple[Tensor, Tensor]:
+    """The patches of some images as rows, and their squared lengths in float32, on the device of the centre.
+
+    Less the centre of all: distances stay as they are, and far fewer digits cancel in the products.
+    """
+    rows = (patches[images].to(centre.device).flatten(0, 1) - centre).to(patches.dtype)
+    return rows, rows.float().square().sum(dim=1)
+
+
+def _root(squared: Tensor) -> Tensor:
+    return squared.clamp(min=0).sqrt().cpu()
+
+
+def shared_scores(scores: Tensor, embeddings: Tensor, neighbours: Sequence[int], at_once: int = 1024) -> Tensor:
+    """RsCIN: scores (N,), scaled to [0, 1] over the images, averaged over images that are alike.
+
+    For each k the mean of the k images of highest similarity (product of `embeddings` (N, D); itself among them),
+    weighted by it; then the mean over all k. No k at all, or a k of 0, leaves the scores as they are.
+    """
+    if not neighbours or 0 in neighbours:
+        return scores
+    low, high = scores.aminmax()
+    scaled = ((scores - low) / (high - low) if high > low else torch.zeros_like(scores)).float()
+    most = min(max(neighbours), len(scores))
+    shared = []
+    for rows in embeddings.split(at_once):
+        similarity, alike = (rows @ embeddings.T).topk(most, dim=1)
+        means = (similarity * scaled[alike]).cumsum(dim=1) / similarity.cumsum(dim=1)
+        shared.append(torch.stack([means[:, min(k, most) - 1] for k in neighbours]).mean(dim=0))
+    return torch.cat(shared)
+
+
+def aggregated(patches: Tensor, grid: tuple[int, int], degree: int) -> Tensor:
+    """LNAMD: patches (B, L, C) as means of the `degree` x `degree` around each, zeros beyond the edge, of length 1.
+
+    The authors lay the values around a patch out by channel and average them adaptively to C: that is this mean.
+    """
+    if degree > 1:
+        maps = patches.transpose(1, 2).unflatten(2, grid)
+        patches = F.avg_pool2d(maps, degree, stride=1, padding=degree // 2).flatten(2).transpose(1, 2)
+    return F.normalize(patches, dim=-1)
