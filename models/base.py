@@ -20,7 +20,7 @@ ZERO_SHOT, FEW_SHOT = "zero-shot", "few-shot"
 BOTH = (ZERO_SHOT, FEW_SHOT)
 INDUCTIVE, TRANSDUCTIVE = "inductive", "transductive"
 MODELS_OF_TRACK = {
-    ZERO_SHOT: "clip_adapter, saa, saa_plus, winclip, utad, clipseg, subspace_ad_batch",
+    ZERO_SHOT: "clip_adapter, saa, saa_plus, winclip, musc, utad, clipseg, subspace_ad_batch",
     FEW_SHOT: "clip_adapter, saa, saa_plus, winclip, patchcore, padim, spade, subspace_ad",
 }
 State = dict[str, Tensor]

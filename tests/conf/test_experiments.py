@@ -33,10 +33,12 @@ SET_UPS = {
     "saa": ("model=saa", "prompts=saa_naive", *SAA),
     "clipseg": ("model=clipseg", "weights=clipseg", "prompts=saa_expert", "resolution=400"),
     "utad": ("model=utad", "weights=wide_resnet50_2", "resolution=400"),
+    "musc": ("model=musc", "weights=openai_vitl14_336", "resolution=518", "map_precision=float32"),
 }
 ON_DATA = {
     "april_gan_mvtec": ("weights.adapter.path=april_gan_visa", "weights.adapter.trained_on=[visa]"),
     "april_gan_visa": ("weights.adapter.path=april_gan_mvtec", "weights.adapter.trained_on=[mvtec]"),
+    "musc_visa": ("model.neighbours=[1,8,9]",),
     "ksdd2": ("data.split=swapped",),
     "mtd": ("data.mask_above=0", "data.unmarked=normal"),
 }

@@ -10,6 +10,7 @@ import torch
 
 from models.baselines.clipseg import ClipSeg
 from models.baselines.ensemble import Ensemble
+from models.baselines.musc import MuSc
 from models.baselines.padim import PaDiM
 from models.baselines.patchcore import PatchCore
 from models.baselines.spade import SPADE
@@ -35,7 +36,7 @@ from tests.support.saa_stand_ins import BOOK, BoxRefiner, ColourFeatures, GridGe
 from tests.support.sam_stand_ins import small_sam
 
 DECIDE_NO_NUMBER = {
-    "max_elements", "windows_at_once", "captions_at_once", "boxes_at_once",  # memory alone
+    "max_elements", "memory_mb", "windows_at_once", "captions_at_once", "boxes_at_once",  # memory alone
     "image_threshold", "threshold_source",  # stand beside the verdicts
 }  # fmt: skip
 VIT, RESNET, OTHER = small_backbone("vit"), small_backbone("resnet"), small_backbone("vit", precision="bfloat16")
@@ -126,6 +127,13 @@ TURNED = {
     "utad": Turned(
         UTAD, {"saliency_map": saliency()},
         {"saliency_map": saliency(scale=0.25), "map_size": 40, "sigma": 1.0, "max_side": 100},
+    ),
+    "musc": Turned(
+        MuSc, {"backbone": VIT, "subsets": 2},
+        {
+            "backbone": OTHER, "stages": [1, 2], "degrees": [1, 3], "share": 0.5, "neighbours": [1, 8, 9],
+            "normalise": False, "subsets": 3, "seed": 1, "match_precision": "bfloat16",
+        },
     ),
     "clipseg": Turned(
         ClipSeg, {"net": small_clipseg(), "prompts": BOOK},

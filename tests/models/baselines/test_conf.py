@@ -26,6 +26,7 @@ NAMES = (
     "subspace_ad",
     "subspace_ad_batch",
     "winclip",
+    "musc",
     "utad",
     "clipseg",
     "ensemble",
