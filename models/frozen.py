@@ -1,7 +1,7 @@
 """What frozen nets share: evaluation mode, the precision they run in, random weights by a seed."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Self
 
 import torch
@@ -78,6 +78,13 @@ def whole_float32() -> Iterator[None]:
         torch.backends.cudnn.conv.fp32_precision = before  # type: ignore[attr-defined]
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
+def in_one_graph() -> bool:
+    """Whether a net is being written as one graph of any batch: no loops over sizes, no operations of one machine."""
+    return bool(torch.compiler.is_exporting() or torch.jit.is_tracing())
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     """A context in which a net runs in this precision."""
+    if in_one_graph() and precision == "float32":
+        return nullcontext()
     return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "float32")

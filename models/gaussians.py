@@ -5,6 +5,7 @@ all channels, each stage brought to length 1.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -115,9 +116,14 @@ class PatchGaussians:
         self = cls.__new__(cls)
         self.positions, self.size, self.left_out = tuple(positions), size, left_out
         self._grid = (int(known["grid"][0]), int(known["grid"][1]))
-        self._typical_max, self.alignment = known["typical_max"], known["alignment"]
-        self._gaussians = Gaussians(known["mean"], known["centred"], known["inner"], REGULARISATION)
-        return self
+        return self.with_tensors(known)
+
+    def with_tensors(self, known: Mapping[str, Tensor]) -> "PatchGaussians":
+        """The same with other Gaussians, of the same patches."""
+        other = copy(self)
+        other._typical_max, other.alignment = known["typical_max"], known["alignment"]
+        other._gaussians = Gaussians(known["mean"], known["centred"], known["inner"], REGULARISATION)
+        return other
 
     def maps(self, features: ImageFeatures) -> Tensor:
         """d^2 / (d^2 + mu^2) of B images, (B, S, S) in [0, 1]: d the distance, mu its typical maximum in references."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.features import ImageFeatures
+from models.frozen import in_one_graph
 
 MAX_ELEMENTS = 2**25
 """Largest similarity matrix held at a time: 128 MiB of float32."""
@@ -31,6 +32,8 @@ def nearest_distance(
     `tokens` (Q, C) and `bank` (M, C) have rows of length 1. No matrix of more than `max_elements`
     elements is ever made (a row of one element at the least).
     """
+    if in_one_graph():
+        return _beyond_rounding(1 - (tokens @ bank.T).amax(dim=1))
     num_columns = min(len(bank), max_elements)
     num_rows = max(1, max_elements // num_columns)
     nearest = tokens.new_full((len(tokens),), -torch.inf)
@@ -42,7 +45,10 @@ def nearest_distance(
             if excluded is not None:
                 cosine.masked_fill_(excluded(rows, columns), -torch.inf)
             nearest[rows] = torch.maximum(nearest[rows], cosine.amax(dim=1))
-    distance = 1 - nearest
+    return _beyond_rounding(1 - nearest)
+
+
+def _beyond_rounding(distance: Tensor) -> Tensor:
     return distance.masked_fill_(distance < ROUNDING, 0)
 
 
@@ -56,23 +62,29 @@ def nearest_rows(
     rounding are 0 apart.
     """
     within_rounding = EUCLIDEAN_ROUNDING * queries.norm(dim=1, keepdim=True)
-    num_rows = max(1, max_elements // len(bank))
     centre = bank.mean(dim=0)  # distances stay as they are, and far fewer digits cancel in the products
     queries, bank = queries - centre, bank - centre
     squares = bank.square().sum(dim=1)
     found = []
-    for top in range(0, len(queries), num_rows):
-        rows = slice(top, top + num_rows)
+    for rows in _row_slices(queries, bank, max_elements):
         squared = torch.addmm(squares, queries[rows], bank.T, alpha=-2)  # less the query's own square, the same for all
         if excluded is not None:
-            squared.masked_fill_(excluded(rows, slice(0, len(bank))), torch.inf)
+            squared.masked_fill_(excluded(rows, slice(0, bank.shape[0])), torch.inf)
         nearest = squared.argmin(dim=1, keepdim=True) if count == 1 else squared.topk(count, largest=False).indices
         found.append(nearest)
     chosen = torch.cat(found)
-    distances = torch.stack([(queries - bank[column]).norm(dim=1) for column in chosen.T], dim=1)
-    order = distances.argsort(dim=1, stable=True)
+    distances = torch.stack([(queries - bank[chosen[:, i]]).norm(dim=1) for i in range(count)], dim=1)
+    order = distances.argsort(dim=1) if in_one_graph() else distances.argsort(dim=1, stable=True)
     distances, chosen = distances.gather(1, order), chosen.gather(1, order)
     return distances.masked_fill_(distances <= within_rounding, 0), chosen
+
+
+def _row_slices(queries: Tensor, bank: Tensor, max_elements: int) -> list[slice]:
+    """The rows of the queries, so many at a time that their products with a bank hold at most `max_elements`."""
+    if in_one_graph():
+        return [slice(None)]
+    at_once = max(1, max_elements // len(bank))
+    return [slice(top, top + at_once) for top in range(0, len(queries), at_once)]
 
 
 def near_own_position(grid: tuple[int, int], share: float, device: torch.device) -> Excluded:
@@ -128,7 +140,7 @@ class MemoryBank:
             views = self.tokens.split(self.images)
             others = [part for view in views for part in (view[:leave_out], view[leave_out + 1 :]) if len(part)]
             distance = torch.stack([self._nearest(queries, part) for part in others]).amin(dim=0)
-        return distance.unflatten(0, (len(tokens), *self.grid))
+        return distance.unflatten(0, (tokens.shape[0], *self.grid))
 
     def to(self, device: torch.device) -> None:
         """Move the bank."""
@@ -150,7 +162,7 @@ class CategoryMemory:
 
     def maps(self, features: ImageFeatures, leave_out: int | None = None) -> Tensor:
         """Sum over the stages of the distance, upsampled (bilinear, corners aligned): (B, S, S) (Eq. 4)."""
-        total = features.embedding.new_zeros(len(features.embedding), self.size, self.size)
+        total = features.embedding.new_zeros(features.embedding.shape[0], self.size, self.size)
         for position, bank in zip(self.stages, self.banks, strict=True):
             distance = bank.distance(features.stages[position], leave_out)
             size = (self.size, self.size)

@@ -268,6 +268,14 @@ class Tiled(AnomalyModel):
             "tile_references": self._many.label,
         }
 
+    def learnt_places(self, category: str) -> tuple[tuple[Box, ...], float]:
+        """The positions of the tiles that a category's references have, and how far the highest is above the whole."""
+        return self._places.get(category, ()), self._above.get(category, 0.0)
+
+    def tile_names(self, category: str) -> list[str]:
+        """What the inner model knows the tiles' content as, position by position."""
+        return [_tile_name(category, number) for number in range(len(self._places.get(category, ())))]
+
     def _parts(self, references: Images, category: str) -> Iterator[tuple[str, Tensor]]:
         """What the inner model is to know: the whole references, and what they show at each place, with its name."""
         views = Views.of(references, self.side, self.device)

@@ -21,6 +21,7 @@ RUNNABLE_WITH_HYDRA = {
     "tracks/sweep.py", "tracks/zero_shot.py", "tracks/few_shot.py", "tracks/doctor.py", "tracks/data.py",
     "tracks/reproduce.py", "tracks/compare.py", "tracks/api.py", "train/adapter.py", "train/tiny.py",
     "train/card.py", "train/adapters/config.py", "train/adapters/record.py", "tracks/new_model.py", "tracks/demo.py",
+    "tracks/export.py",
 }  # fmt: skip
 
 

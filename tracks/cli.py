@@ -55,6 +55,13 @@ DOORS = {
     "fit": Door(
         "tracks.fit", "learn good parts once, into a file that `predict` starts from", "fit", ("references",), WORDS
     ),
+    "export": Door(
+        "tracks.export",
+        "write a model that judges without torch: ONNX, OpenVINO, one file to run it",
+        "export",
+        ("product",),
+        WORDS,
+    ),
     "demo": Door("tracks.demo", "open a page in the browser: drop photos, see heat maps and verdicts", "demo"),
     "sweep": Door("tracks.sweep", "run every combination of settings, one table", "sweep", aliases=DATA),
     "compare": Door(

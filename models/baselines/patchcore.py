@@ -138,7 +138,7 @@ class PatchCore(AnomalyModel):
         distances, rows = nearest_rows(patches.flatten(0, 1), bank, excluded=excluded)
         distances, rows = distances.view(patches.shape[:2]), rows.view(patches.shape[:2])
         worst = distances.argmax(dim=1)
-        image = torch.arange(len(patches), device=patches.device)
+        image = torch.arange(patches.shape[0], device=patches.device)
         scores = reweighted(
             patches[image, worst], distances[image, worst], rows[image, worst], bank, self.num_neighbours
         )
@@ -178,7 +178,7 @@ def reweighted(patches: Tensor, distances: Tensor, rows: Tensor, bank: Tensor, n
     Eq. 7: (1 - exp s* / sum of exp |patch - m|) s*, over the b rows m nearest to m*, itself among them. A bank of
     one row has nothing to weigh with, and the score is s*.
     """
-    count = min(num_neighbours, len(bank))
+    count = min(num_neighbours, bank.shape[0])
     if count < 2:
         return distances
     around = nearest_rows(bank[rows], bank, count)[1]  # (B, b)

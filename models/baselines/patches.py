@@ -8,6 +8,7 @@ from torch import Tensor
 
 from models.errors import checked
 from models.features import ImageFeatures, PatchBackbone
+from models.frozen import in_one_graph
 from models.imagenet.backbone import TimmBackbone
 from models.imagenet.vit import VitBackbone
 from models.images import check_batch
@@ -50,7 +51,8 @@ def encode_in_parts(backbone: PatchBackbone, images: Tensor, stages: Sequence[in
     look: Callable[[Tensor], ImageFeatures] = backbone.encode_image
     if stages and isinstance(backbone, TimmBackbone | VitBackbone):
         look = partial(backbone.encode_image, deepest=max(stages))
-    return ImageFeatures.cat([look(part) for part in images.split(IMAGES_AT_ONCE)])
+    parts = [images] if in_one_graph() else images.split(IMAGES_AT_ONCE)
+    return ImageFeatures.cat([look(part) for part in parts])
 
 
 def square_grid(patches: Tensor) -> tuple[int, int]:

@@ -117,7 +117,7 @@ class ClipBackbone(Frozen):
         with fused_attention(), autocast(images.device, self.precision):
             look = self._timm if self.is_timm else self._resnet if self.is_convolutional else self._vit
             embedding, maps = look(images)
-        grids = tuple((stage.shape[2], stage.shape[3]) for stage in maps)
+        grids = tuple((int(stage.shape[2]), int(stage.shape[3])) for stage in maps)
         stages = tuple(stage.flatten(2).transpose(1, 2).float().contiguous() for stage in maps)
         return ImageFeatures(embedding.float(), stages, grids)
 

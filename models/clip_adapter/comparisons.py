@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.frozen import autocast, in_one_graph
 from models.nearest import ROUNDING
 
 DEVIATION_FLOOR = 1e-3
@@ -43,7 +44,7 @@ def comparisons(
     `references` is (K, h*w, C) or (B, K, h*w, C), normalised, of that coarser grid. Without them their channels are 0;
     the last says whether there are any. `own` and `left_out` are those of `References`.
     """
-    with torch.autocast(tokens.device.type, enabled=False):  # distances near 0 need their digits
+    with autocast(tokens.device, "float32"):  # distances near 0 need their digits
         unit, coarse = compared_tokens(tokens.float(), grid)
         density = densities(unit, coarse)
         if references is None:
@@ -85,7 +86,7 @@ def distances(
 
     The median of a picture that is mostly normal says how far its normal patches are from the references.
     """
-    bank = references if references.ndim == 4 else references[None].expand(len(unit), *references.shape)
+    bank = references if references.ndim == 4 else references[None].expand(unit.shape[0], *references.shape)
     near = _near(grid, LOCAL_REACH / 2 if own else LOCAL_REACH, unit.device)
     if torch.is_grad_enabled():  # gradients flow through the tokens that are nearest, not through the search
         tokens = bank.flatten(1, 2)
@@ -94,7 +95,9 @@ def distances(
         anywhere, nearby = _nearest_distances(unit, bank, near, own, left_out)
 
     def beside(distance: Tensor) -> Tensor:
-        return (distance / (distance.median(dim=1, keepdim=True).values + 0.005)).clamp(max=20) / 4
+        middle = (int(distance.shape[1]) - 1) // 2  # the lower of two
+        median = distance.sort(dim=1).values[:, middle, None]
+        return (distance / (median + 0.005)).clamp(max=20) / 4
 
     return torch.stack([4 * anywhere, beside(anywhere), beside(nearby)], dim=-1)
 
@@ -107,7 +110,7 @@ def _nearest(unit: Tensor, bank: Tensor, near: Tensor, own: bool, left_out: Tens
     references in `left_out` (B, K) do not count.
     """
     anywhere, nearby = [], []
-    for part, _ in _split(bank, len(unit)):
+    for part, _ in _split(bank, unit.shape[0]):
         cosine = unit[:, None] @ part.transpose(2, 3)  # (B, k, N, N)
         if own:
             anywhere.append(cosine.masked_fill_(near, -torch.inf).max(dim=3))
@@ -131,7 +134,7 @@ def _nearest_distances(
 ) -> tuple[Tensor, Tensor]:
     """1 - cosine with what `_nearest` finds, (B, N) each, without its numbers: three times as quick."""
     best: list[Tensor] = []
-    for part, start in _split(bank, len(unit)):
+    for part, start in _split(bank, unit.shape[0]):
         cosine = unit[:, None] @ part.transpose(2, 3)  # (B, k, N, N)
         ways = [near] if own else [None, ~near]
         found = torch.stack(
@@ -147,6 +150,9 @@ def _nearest_distances(
 
 def _split(bank: Tensor, batch: int) -> Iterator[tuple[Tensor, int]]:
     """A few of the K references of each image at a time, and the number of the first."""
+    if in_one_graph():
+        yield bank, 0
+        return
     at_once = max(1, REFERENCES_AT_ONCE // batch)
     for start in range(0, bank.shape[1], at_once):
         yield bank[:, start : start + at_once], start

@@ -132,7 +132,7 @@ class ContextAdapter(Adapter):
         Both are differences of the two logits, anomalous less normal.
         """
         ranked = difference.sort(dim=1, descending=True).values
-        count = difference.shape[1]
+        count = int(difference.shape[1])
         top = [ranked[:, : max(1, round(share * count))].mean(dim=1) for share in TOP_SHARES]
         return self.score(torch.stack([*top, ranked.mean(dim=1), text_logit], dim=1))[:, 0]
 

@@ -202,6 +202,10 @@ class ClipAdapter(AnomalyModel):
     ) -> Evidence:
         """Eq. 1 on the embedding and Eq. 3 on the adapted tokens."""
         text = torch.stack([self._text(category, features.embedding.device) for category in categories])  # (B, D, 2)
+        return self._with_text(features, text, references)
+
+    def _with_text(self, features: ImageFeatures, text: Tensor, references: References | None = None) -> Evidence:
+        """The same from text features (B, D, 2)."""
         embedding = features.embedding[:, None]  # one token to an image
         text_scores = stage_probabilities(embedding, text, (1, 1), 1)[:, 1, 0, 0]
         if isinstance(self.adapter, ContextAdapter):

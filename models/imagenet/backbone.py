@@ -74,7 +74,7 @@ class TimmBackbone(Frozen):
         check_sides(images, self.stride)
         maps = self._maps(images, deepest)
         chosen = [maps[stage - 1] for stage in self.stages if stage <= deepest]
-        grids = tuple((each.shape[2], each.shape[3]) for each in chosen)
+        grids = tuple((int(each.shape[2]), int(each.shape[3])) for each in chosen)
         stages = tuple(each.flatten(2).transpose(1, 2).float().contiguous() for each in chosen)
         return ImageFeatures(F.adaptive_avg_pool2d(maps[-1], 1).flatten(1).float(), stages, grids)
 

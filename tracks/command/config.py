@@ -144,8 +144,31 @@ class FitConfig:
     out: str | None = MISSING
 
 
+@dataclass
+class ExportConfig:
+    """Settings of `export`."""
+
+    model: Any = MISSING
+    weights: Any = MISSING
+    prompts: Any = MISSING
+    product: str | None = MISSING
+    category: str | None = MISSING
+    format: str = MISSING
+    precision: str = MISSING
+    out: str | None = MISSING
+    """The folder to write."""
+    check: str | None = MISSING
+    """A folder exported before, to compare with the model."""
+    images: str | None = MISSING
+    """Photos to compare on."""
+    tiles: Any = MISSING
+    bit_depth: int | None = MISSING
+    false_alarm_rate: float = MISSING
+
+
 ConfigStore.instance().store(name="track_schema", node=TrackConfig)
 ConfigStore.instance().store(name="predict_schema", node=PredictConfig)
 ConfigStore.instance().store(name="fit_schema", node=FitConfig)
+ConfigStore.instance().store(name="export_schema", node=ExportConfig)
 for _group, _name, _content in variants():
     ConfigStore.instance().store(_name, _content, group=_group, package="_global_" if _group == "experiment" else None)

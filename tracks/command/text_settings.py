@@ -23,7 +23,7 @@ TEXT_KEYS = frozenset((
     "root", "images", "references", "product", "add", "ok", "defect",
     "exclude", "normal_dir", "abnormal_dir", "mask_dir", "normal_test_dir", "meta",
     "out", "outputs", "run", "a", "b", "ids", "samples", "threshold_run", "cache_dir", "image_name", "image_column",
-    "roi", "folder",
+    "roi", "folder", "check",
 ))  # fmt: skip
 """The last part of the keys whose values are names, words or paths."""
 FUNCTIONS = "choice|range|interval|glob|sort|shuffle|tag|extend_list|str|int|float|bool|json_str"
