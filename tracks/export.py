@@ -17,10 +17,10 @@ from tracks.datasets.images import read_image
 from tracks.datasets.photos import find_images
 from tracks.decide.kept import facts_of
 from tracks.decide.product import read_product
+from tracks.decide.settings import DEFAULT_CATEGORY
 from tracks.errors import TrackInputError
 from tracks.exporting.folder import Difference, What, check_identity, difference, write_folder
 from tracks.exporting.network import check_format
-from tracks.predict import DEFAULT_CATEGORY
 from tracks.run.build import build_model
 
 SHAPES = ((300, 300), (500, 200), (200, 500))
