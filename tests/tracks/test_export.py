@@ -78,7 +78,8 @@ def test_changed_files_weights_and_settings_are_refused(exported, products, tmp_
             export(composed("export", {"check": str(exported), **settings}))
 
     refused("to be exported of weights", product=products["padim"])
-    refused("to be exported of settings", **SMALL)
+    refused("to be exported of product", **SMALL)
+    refused("to be exported of settings", **SMALL, tiles=3)
     manifest = json.loads((exported / "manifest.json").read_text())
     assert any("tiny_clip: Apache-2.0" in note for note in manifest["licences"])
     state = (exported / "state.npz").read_bytes()
