@@ -92,7 +92,7 @@ train: $(READY) ## Train adapters on one data set for use on another (DATA=mvtec
 	@$(RUN_PY) $(if $(PROCESSES),-m torch.distributed.run --standalone --nproc_per_node=$(PROCESSES)) -m train.adapter $(SETTINGS) $(if $(TARGET),target=$(TARGET)) $(ARGS)
 
 tiny: $(READY) ## Train the small weights that ship again, from nothing (two to three hours on 2 CPU cores).
-	@$(RUN_PY) -m pip install -q --disable-pip-version-check -e '.[tiny]'
+	@$(RUN_PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[tiny]'
 	@$(RUN_PY) -m train.tiny $(ARGS) && $(RUN_PY) -m train.card
 
 predict: $(READY) ## Judge a folder of your own photos: IMAGES=folder [REFERENCES=folder] [CATEGORY="steel bracket"] [PROMPT="scratch, dent"].
@@ -102,7 +102,7 @@ fit: $(READY) ## Learn photos of good parts into one file: REFERENCES=folder OUT
 	@$(RUN_PY) -m tracks.fit $(if $(MODEL),model=$(MODEL)) $(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(DEVICE),device=$(DEVICE)) $(ARGS)
 
 demo: $(READY) ## Open a page in the browser: drop photos, see heat maps and verdicts (ARGS="port=8000").
-	@$(RUN_PY) -m pip install -q --disable-pip-version-check -e '.[demo]'
+	@$(RUN_PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[demo]'
 	@$(RUN_PY) -m tracks.demo $(if $(MODEL),model=$(MODEL)) $(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(DEVICE),device=$(DEVICE)) $(ARGS)
 
 score: $(READY) ## Score a finished run again from its stored maps (RUN=outputs/few_shot/latest; ARGS="bootstrap=1000" for intervals).
@@ -133,7 +133,7 @@ bench-metrics: $(READY) ## Time our scorer beside the others that are installed 
 	@$(RUN_PY) -m benchmarks.metrics $(ARGS)
 
 docs: $(READY) ## Build the site of docs/ into outputs/site, links checked.
-	@$(RUN_PY) -m pip install -q --disable-pip-version-check -e '.[docs]'
+	@$(RUN_PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@$(VENV)/bin/mkdocs build --strict
 
 test: $(READY) ## Install what is missing and run all tests.
@@ -146,11 +146,11 @@ check: $(READY) ## Format check, lint, types and the quick tests: the same by ha
 
 install: $(READY) ## Install everything into .venv (done by every target that needs it).
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "error: expected $(PYTHON), found none; install Python 3.11 or say PYTHON=/path/to/python"; exit 2; }
 	@echo "installing into $(VENV) (a few minutes, once)"
 	@test -x $(RUN_PY) || $(PYTHON) -m venv $(VENV)
-	@$(RUN_PY) -m pip install -q --disable-pip-version-check -e '.[dev,sweep]'
+	@$(RUN_PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,sweep]'
 	@touch $(READY)
 
 clean: ## Delete all run folders.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.saa.generator.base import Proposals
 from models.saa.generator.grounding_dino import weights as build
-from models.saa.generator.grounding_dino.network import GroundingDino
+from models.saa.generator.grounding_dino.network import GroundingDino, encode_words
 
 TOLERANCE = 1e-2
 """Of float32: two queries that tie within rounding may change ranks, which moves all others by about 1e-4."""
@@ -28,10 +28,10 @@ def quiet() -> Iterator[None]:
 def package_twin(network: GroundingDino, architecture: build.Architecture, tokenizer: Any) -> nn.Module:
     """The package's own model with the weights of `network`, as its released configuration builds it."""
     import groundingdino.util.get_tokenlizer as files
+    from groundingdino.models.GroundingDINO import groundingdino as package
     from groundingdino.models.GroundingDINO.backbone.backbone import Joiner
     from groundingdino.models.GroundingDINO.backbone.position_encoding import PositionEmbeddingSineHW
     from groundingdino.models.GroundingDINO.backbone.swin_transformer import SwinTransformer
-    from groundingdino.models.GroundingDINO.groundingdino import GroundingDINO
     from groundingdino.models.GroundingDINO.transformer import build_transformer
     from transformers import BertConfig, BertModel
 
@@ -47,8 +47,9 @@ def package_twin(network: GroundingDino, architecture: build.Architecture, token
     with (
         mock.patch.object(files, "get_tokenlizer", return_value=tokenizer),
         mock.patch.object(files, "get_pretrained_language_model", return_value=bert),
+        mock.patch.object(package, "BertModelWarper", _text_encoder(package)),
     ):
-        twin = GroundingDINO(
+        twin = package.GroundingDINO(
             backbone, build_transformer(settings), num_queries=architecture.queries, iter_update=True, query_dim=4,
             num_feature_levels=4, two_stage_type="standard", two_stage_bbox_embed_share=False,
             two_stage_class_embed_share=False,
@@ -57,6 +58,24 @@ def package_twin(network: GroundingDino, architecture: build.Architecture, token
     assert not foreign
     assert all(name.startswith("bert.pooler.") for name in missing)
     return twin.to(network.feat_map.weight).eval()
+
+
+class TextEncoder(nn.Module):
+    """In place of the package's wrapper around BERT, which calls what transformers 5 no longer has."""
+
+    def __init__(self, bert_model: nn.Module):
+        super().__init__()
+        self.config = bert_model.config
+        self.embeddings, self.encoder, self.pooler = bert_model.embeddings, bert_model.encoder, bert_model.pooler
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, **_: Any) -> dict[str, Tensor]:
+        return {"last_hidden_state": encode_words(self, input_ids, attention_mask, position_ids)}
+
+
+def _text_encoder(package: Any) -> type:
+    from transformers import BertModel
+
+    return package.BertModelWarper if hasattr(BertModel, "get_head_mask") else TextEncoder
 
 
 def unlike(ours: Proposals, package: tuple[Tensor, Tensor, Any]) -> tuple[int, int, Tensor]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from threading import Lock
 from typing import Any
 
@@ -60,7 +59,6 @@ class ClipBackbone(Frozen):
                 fold_batch_norms(clip.visual.trunk)
             clip.visual.to(memory_format=torch.channels_last)  # tokens then need no copy
         self.preprocess = preprocess or Preprocess(self.image_size)
-        self._tokenizer = _tokenizer(clip.context_length)
         self.eval()
 
     @property
@@ -161,14 +159,16 @@ class ClipBackbone(Frozen):
         return clip.text_projection(x) if isinstance(clip.text_projection, nn.Linear) else x @ clip.text_projection
 
     def _tokens(self, sentences: Sequence[str]) -> Tensor:
-        limit = self._tokenizer.context_length
-        for sentence in sentences:
-            if (length := len(self._tokenizer.encode(sentence)) + 2) > limit:
-                raise ModelInputError(
-                    f"expected sentences of at most {limit} tokens, got {length} in {sentence!r}; shorten the category "
-                    "or the prompt"
-                )
-        return self._tokenizer(list(sentences))
+        limit = self.clip.context_length
+        tokens = open_clip.tokenize(list(sentences), limit + 1)
+        for index in tokens[:, limit].nonzero().flatten().tolist():  # the end of a text is never 0
+            sentence = sentences[index]
+            length = int(open_clip.tokenize(sentence, 10 * (limit + len(sentence))).argmax()) + 1
+            raise ModelInputError(
+                f"expected sentences of at most {limit} tokens, got {length} in {sentence!r}; shorten the category "
+                "or the prompt"
+            )
+        return tokens[:, :limit]
 
 
 def load_backbone(
@@ -235,12 +235,6 @@ class _Inside:
 
 
 _INSIDE = _Inside()
-
-
-@cache
-def _tokenizer(context_length: int) -> open_clip.SimpleTokenizer:
-    """CLIP's byte-pair encoding, read once."""
-    return open_clip.SimpleTokenizer(context_length=context_length)
 
 
 def _settled(wanted: dict[str, Any], header: ClipHeader | None, name: str, weights: str) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import io
 import os
 import re
 from collections.abc import Iterator
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ FUNCTIONS = "choice|range|interval|glob|sort|shuffle|tag|extend_list|str|int|flo
 _UNPARSED = re.compile(rf"""['"]|.*\$\{{|({FUNCTIONS})\(.*\)$""", re.DOTALL)
 """Values that say themselves how they are to be read: quoted, interpolated, by a function of Hydra's."""
 _parser = OverridesParser.create()
+_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # several times faster; not every build of PyYAML has it
 
 
 def keep_text(argument: str) -> str:
@@ -83,7 +86,7 @@ def _split(text: str) -> Iterator[str]:
 def quote_yaml(text: str) -> str:
     """A YAML document whose plain values of `TEXT_KEYS` are quoted, unless they are null; the text itself if broken."""
     try:
-        document = yaml.compose(text, Loader=yaml.SafeLoader)
+        document = yaml.compose(text, Loader=_YAML)
     except yaml.YAMLError:
         return text  # whoever loads it says what is wrong
     starts = {node.start_mark.index: node for node in _plain_texts(document)}
@@ -102,13 +105,19 @@ def _plain_texts(node: yaml.Node | None, name: str = "", inside_list: bool = Fal
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
             yield from _plain_texts(value, name, inside_list=True)
-    elif isinstance(node, yaml.ScalarNode) and name in TEXT_KEYS and node.style is None:
+    elif isinstance(node, yaml.ScalarNode) and name in TEXT_KEYS and not node.style:
         yield from [node] if node.value and (inside_list or not node.tag.endswith(":null")) else []
 
 
 def _load(file: Any) -> Any:
     """`OmegaConf.load`, through which Hydra reads every YAML, with text kept as text."""
     text = Path(file).read_text(encoding="utf-8") if isinstance(file, str | Path) else file.read()
+    return deepcopy(_read(text))
+
+
+@cache
+def _read(text: str) -> Any:
+    """What a document says; Hydra composes a command's configuration three times."""
     return _omegaconf_load(io.StringIO(quote_yaml(text)))
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
 from models.disk import write_atomically
@@ -33,6 +32,8 @@ def write_page(
     rows = [_row(verdict, folder, photos.get(verdict.name)) for verdict in verdicts]
     data = {"threshold": threshold.value, "highest_normal": threshold.highest_normal, "photos": rows}
     rule = " ".join([f"Threshold {threshold.value:.4f}: {threshold.source}.", *threshold.remarks])
+    from jinja2 import Environment, PackageLoader, select_autoescape  # not before the first photo is judged
+
     pages = Environment(loader=PackageLoader("tracks.decide", "."), autoescape=select_autoescape())
     text = pages.get_template("page.html").render(title=_printable(title), rule=_printable(rule), data=_in_script(data))
     path = folder / PAGE_FILE

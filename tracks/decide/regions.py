@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import find_objects, label
 
 from tracks.run.overlay import HeatScale
 
@@ -19,6 +18,8 @@ def find_regions(anomaly_map: np.ndarray, size: tuple[int, int], scale: HeatScal
     heat is not plain to see on the common one, as in its overlay.
     """
     values = anomaly_map.astype(np.float32)
+    from scipy.ndimage import find_objects, label  # not before the first defect is outlined
+
     marks, _ = label(values >= scale.reaching(values).quiet)
     counts = np.bincount(marks.ravel())
     found: list[dict[str, Any]] = []

@@ -9,8 +9,6 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
-from matplotlib import colormaps
-from scipy.ndimage import binary_dilation
 from tqdm import tqdm
 
 from eval.ranking.histogram import LARGEST, VALUES, ValueCounts
@@ -179,12 +177,16 @@ def _colours(shares: np.ndarray) -> np.ndarray:
 
 @cache
 def _colour_table() -> np.ndarray:
+    from matplotlib import colormaps  # not before the first overlay
+
     return colormaps[COLOUR_MAP](np.linspace(0, 1, 256))[:, :3].astype(np.float32) * 255
 
 
 def _draw_border(pixels: np.ndarray, inside: np.ndarray, colour: tuple[float, float, float]) -> None:
     """A line with a black one around it, on the outer side of the True pixels; wider on a larger picture."""
     width = max(1, max(inside.shape) // 500)
+    from scipy.ndimage import binary_dilation
+
     line = binary_dilation(inside, iterations=width)
     pixels[binary_dilation(line, iterations=width) & ~line] = 0.0
     pixels[line & ~inside] = colour

@@ -143,7 +143,10 @@ def load_reader(path: Path) -> CaptionReader:
         )
     from transformers import BertTokenizerFast  # slow to import, and only the real generator needs it
 
-    return CaptionReader(BertTokenizerFast(vocab_file=str(file), do_lower_case=True))
+    # transformers 5 calls `vocab_file` `vocab`; given only the other, each reads every word as unknown, or refuses.
+    reader = CaptionReader(BertTokenizerFast(vocab_file=str(file), vocab=str(file), do_lower_case=True))
+    assert len(reader) >= len(pieces - {""}), "the tokenizer has not read the vocabulary"
+    return reader
 
 
 def spelling_reader(words: Iterable[str] = (), as_bert: bool = False) -> CaptionReader:

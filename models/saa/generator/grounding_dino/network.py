@@ -20,13 +20,23 @@ from models.saa.generator.grounding_dino.sampling import FeatureLevels
 IMAGE_TEMPERATURE = 20
 
 
+def encode_words(bert: Any, ids: Tensor, phrases: Tensor, positions: Tensor) -> Tensor:
+    """The features (B, T, C) of tokens (B, T) that see what `phrases` (B, T, T) allows.
+
+    BertModel itself takes no such mask any more from transformers 5 on; its two parts do in every version.
+    """
+    tokens = bert.embeddings(input_ids=ids, token_type_ids=torch.zeros_like(ids), position_ids=positions)
+    hidden = 1 - phrases[:, None].to(tokens.dtype)
+    return bert.encoder(tokens, attention_mask=hidden * torch.finfo(tokens.dtype).min).last_hidden_state
+
+
 class GroundingDino(Frozen):
     """The network, frozen: no gradient, always in evaluation mode.
 
     Args:
         backbone: the package's pair of image backbone and position encoding (only the first is called).
         transformer: the package's encoder and decoder, with `decoder.bbox_embed` and `enc_out_bbox_embed` attached.
-        bert: the text encoder, a `transformers.BertModel`.
+        bert: the text encoder, a `transformers.BertModel` (its embeddings and its encoder are called).
         feat_map: its width to the transformer's.
         input_proj: one projection per feature level; those beyond the backbone's stages halve the last one.
         bbox_embed: one perceptron per decoder layer.
@@ -83,13 +93,8 @@ class GroundingDino(Frozen):
     def read(self, caption: CaptionTokens) -> Tensor:
         """The text encoder's features (T, C) of a caption's tokens, each phrase on its own."""
         ids = torch.tensor([caption.ids], device=self.device)
-        output = self.bert(
-            input_ids=ids,
-            attention_mask=caption.phrases[None].to(self.device),
-            token_type_ids=torch.zeros_like(ids),
-            position_ids=caption.positions[None].to(self.device),
-        )
-        return self.feat_map(output.last_hidden_state)[0]
+        phrases, positions = caption.phrases[None].to(self.device), caption.positions[None].to(self.device)
+        return self.feat_map(encode_words(self.bert, ids, phrases, positions))[0]
 
     def find(
         self, image: ImageTokens, captions: Sequence[CaptionTokens], features: Sequence[Tensor]
