@@ -24,6 +24,7 @@ from benchmarks.stand_in_trees import MVTEC, write_tree
 from train.adapter import build_parts
 from train.adapters.checkpoint import open_run
 from train.adapters.config import read_options
+from train.adapters.heads import WordHead
 from train.adapters.images import TrainingImages
 from train.adapters.processes import Processes
 from train.adapters.record import describe
@@ -87,14 +88,13 @@ def measure(options: argparse.Namespace) -> Figures:
     cache.build(options.batch)
     figures |= _both("encode_an_image", clock.read(), len(images.samples))
     figures["peak_mb_encoding"] = peak_of(options.device)
-    settings = describe(backbone, prompts, course, train_options)
+    head = WordHead(backbone, prompts, (*course.learnt, *course.held_out), train_options.seed)
+    settings = describe(head, course, train_options)
     shutil.rmtree(options.folder / "run", ignore_errors=True)
     open_run(options.folder / "run", settings)
-    job = AdapterTraining(
-        backbone, prompts, course, train_options, options.folder / "run", Processes(0, 1, options.device)
-    )
+    job = AdapterTraining(head, course, train_options, options.folder / "run", Processes(0, 1, options.device))
     clock.read()
-    words = len(job.text)
+    words = len(head.text)
     figures |= _both("words_of_a_category", clock.read(), words)
     figures |= _steps(job, cache, options, clock)
     figures["peak_mb_training"] = peak_of(options.device)

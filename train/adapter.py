@@ -2,7 +2,8 @@
 
     python -m train.adapter data=mvtec data.root=... target=visa
 
-The encoder is frozen; all that learns is one affine map per stage. Departs from the published training: each image
+The encoder is frozen; all that learns is one affine map per stage, or a pair of vectors
+(model=vector_adapter; train/adapters/heads.py). Departs from the published training: each image
 meets its own category's text, tokens may come from a cache, categories may be held out to validate on, and several
 processes may share each batch (train/adapters/processes.py).
 """
@@ -12,12 +13,13 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from models.clip.backbone import ClipBackbone
 from models.clip.text import PromptEnsemble
 from models.disk import write_atomically
+from models.vector_adapter.model import VectorAdapter
 from models.weights.catalogue import refuse_missing
 from tracks.command.cli import command, run_main
 from tracks.errors import TrackInputError
@@ -25,9 +27,10 @@ from tracks.run.log_file import kept_log, log_into, note
 from tracks.run.trackers import Record, Tracker, curves_of, flat
 from train.adapters.checkpoint import ADAPTER_FILE, CONFIG_FILE, open_run, own_folder
 from train.adapters.config import read_options
-from train.adapters.processes import Processes, joined
+from train.adapters.heads import Head, VectorHead, WordHead
+from train.adapters.processes import ALONE, Processes, joined
 from train.adapters.record import describe, run_folder
-from train.adapters.source import plan_course
+from train.adapters.source import Course, plan_course
 from train.adapters.training import AdapterTraining
 
 
@@ -57,15 +60,15 @@ def train_in(processes: Processes, cfg: DictConfig) -> Path:
     tracker: Tracker = instantiate(cfg.tracker)
     make_deterministic(processes.device)
     course = plan_course(instantiate(cfg.data), options)
-    backbone, prompts = build_parts(cfg)
-    settings = describe(backbone.to(processes.device), prompts, course, options)
+    head = build_head(cfg, course, options.seed, processes)
+    settings = describe(head, course, options)
     folder = run_folder(cfg, settings)
     with own_folder(folder) if processes.first else nullcontext():
         processes.first_then_others(lambda: open_run(folder, settings, fresh=cfg.fresh and processes.first))
         if processes.first:
             log_into(folder)
             write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(cfg, resolve=True))
-        training = AdapterTraining(backbone, prompts, course, options, folder, processes)
+        training = AdapterTraining(head, course, options, folder, processes)
         training.run()
         note(f"epochs {training.state.epoch}, last: {training.state.history[-1]}")
         if processes.first:
@@ -74,12 +77,26 @@ def train_in(processes: Processes, cfg: DictConfig) -> Path:
     return folder
 
 
+def build_head(cfg: DictConfig, course: Course, seed: int, processes: Processes = ALONE) -> Head:
+    """The adapter to train and its encoder, which is moved to the process's device.
+
+    Raises:
+        TrackInputError: a model without adapters.
+    """
+    if cfg.model.get("_target_") and get_class(cfg.model._target_) is VectorAdapter:
+        refuse_missing(OmegaConf.to_container(cfg.model.backbone, resolve=True))
+        return VectorHead(instantiate(cfg.model.backbone).to(processes.device), seed)
+    backbone, prompts = build_parts(cfg)
+    categories = (*course.learnt, *course.held_out)
+    return WordHead(backbone.to(processes.device), prompts, categories, seed, quiet=not processes.first)
+
+
 def build_parts(cfg: DictConfig) -> tuple[ClipBackbone, PromptEnsemble]:
     """The encoder and the words of the model's configuration; its adapter, if any, is not looked at."""
     if OmegaConf.select(cfg, "model.backbone") is None or OmegaConf.select(cfg, "model.prompts") is None:
         raise TrackInputError(
             f"expected a model with adapters to train, got {OmegaConf.select(cfg, 'model._target_')}; use "
-            "model=clip_adapter and weights of a CLIP"
+            "model=clip_adapter and weights of a CLIP, or model=vector_adapter"
         )
     refuse_missing(OmegaConf.to_container(cfg.model.backbone, resolve=True))
     return instantiate(cfg.model.backbone), instantiate(cfg.model.prompts)

@@ -30,10 +30,12 @@ from models.saa.refiner.sam.refiner import SamRefiner
 from models.saa.rules import Rules
 from models.saa.saliency.features import ClipFeatures
 from models.saa.saliency.prompt import Saliency
+from models.vector_adapter.model import VectorAdapter
 from tests.support.baseline_stand_ins import small_clipseg, small_patchcore
 from tests.support.clip_stand_ins import PROMPTS, small_backbone
 from tests.support.saa_stand_ins import BOOK, BoxRefiner, ColourFeatures, GridGenerator
 from tests.support.sam_stand_ins import small_sam
+from tests.support.vector_stand_ins import vectors_for
 
 DECIDE_NO_NUMBER = {
     "max_elements", "memory_mb", "windows_at_once", "captions_at_once", "boxes_at_once",  # memory alone
@@ -46,6 +48,11 @@ BOOKS = (BOOK, PromptBook(source=BOOK.source, general=("dirt on {}",)))
 
 def adapter_of(backbone, **options):
     return random_adapter(backbone.stage_widths, backbone.embed_dim, **options)
+
+
+def trained_on(vectors, name):
+    vectors.trained_on = (name,)
+    return vectors
 
 
 def saliency(**options) -> Saliency:
@@ -122,6 +129,14 @@ TURNED = {
         {
             "backbone": RESNET, "stages": [1, 2], "aggregation": "concat", "variance": 0.9, "sigma": 2.0,
             "top_share": 0.1,
+        },
+    ),
+    "vector_adapter": Turned(
+        VectorAdapter, {"backbone": VIT, "adapter": vectors_for(VIT)},
+        {
+            "backbone": OTHER, "adapter": trained_on(vectors_for(VIT), "mvtec"), "map_share": 0.25,
+            "memory_weight": 0.5, "memory_score_weight": 0.25, "calibration_exponent": 3.0, "own_window": 0.3,
+            "max_references": 3,
         },
     ),
     "utad": Turned(

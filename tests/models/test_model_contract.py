@@ -29,10 +29,11 @@ from models.references import Prepared
 from models.saa.generator.grounding_dino.weights import ARCHITECTURES, random_network
 from models.saa.refiner.sam.refiner import load_sam
 from models.saa.saliency.features import load_wide_resnet
-from tests.support.baseline_stand_ins import BASELINES
+from tests.support.baseline_stand_ins import BASELINES, small_resnet
 from tests.support.clip_stand_ins import small_model
 from tests.support.saa_stand_ins import small_saa
 from tests.support.second_device import DEVICE, second_device
+from tests.support.vector_stand_ins import small_vector_adapter
 from tracks.run.cost import CostLedger, held_bytes, read_cost
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -61,6 +62,8 @@ MODELS: dict[str, Callable[[], AnomalyModel]] = {
     "clip_adapter_gaussians": partial(
         small_model, "resnet", gaussian_weight=0.5, gaussian_stages=[2, 3]
     ),
+    "vector_adapter_vit": small_vector_adapter,
+    "vector_adapter_timm": lambda: small_vector_adapter(small_resnet()),
     "saa_plus": partial(small_saa, score_saliency=0.5),
     "saa_plus_released": partial(small_saa, rules="released", score_saliency=0.5, dense_saliency=0.1),
     **BASELINES,

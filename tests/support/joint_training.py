@@ -14,6 +14,7 @@ from tests.support.train_stand_ins import PROMPTS, FlatDataset, break_off, small
 from tracks.errors import TrackInputError
 from train.adapters.checkpoint import open_run
 from train.adapters.config import TrainOptions
+from train.adapters.heads import WordHead
 from train.adapters.processes import Processes, joined
 from train.adapters.record import describe
 from train.adapters.source import plan_course
@@ -34,9 +35,10 @@ def training(folder: Path, options: TrainOptions, processes: Processes) -> Adapt
     """One process's part in a training of the stand-ins."""
     backbone = small_backbone()
     course = plan_course(FlatDataset(), options)
-    settings = describe(backbone, PROMPTS, course, options)
+    head = WordHead(backbone, PROMPTS, (*course.learnt, *course.held_out), options.seed)
+    settings = describe(head, course, options)
     processes.first_then_others(lambda: open_run(folder, settings))
-    return AdapterTraining(backbone, PROMPTS, course, options, folder, processes)
+    return AdapterTraining(head, course, options, folder, processes)
 
 
 def fail_in_the_first(folder: Path, processes: Processes) -> None:

@@ -45,6 +45,7 @@ def test_every_model_has_its_rank_and_the_classes_say_which_track_they_serve(con
         "musc",
         "saa",
         "saa_plus",
+        "vector_adapter",
         "clip_adapter",
     }
     assert few_shot == set(cfg.order) - {"utad", "clipseg", "saa", "subspace_ad_batch", "musc"}

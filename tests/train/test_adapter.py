@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from tracks.errors import TrackInputError
 from train.adapters.checkpoint import StateFile, open_run, own_folder
 from train.adapters.config import TrainOptions, check_options
 from train.adapters.forward import validate, zero_shot
+from train.adapters.heads import WordHead
 from train.adapters.images import TrainingImages
 from train.adapters.record import describe, draw_curves
 from train.adapters.source import plan_course
@@ -39,8 +41,13 @@ class SameWords:
 
 def training(folder, options=OPTIONS, dataset=None, prompts=PROMPTS) -> AdapterTraining:
     course = plan_course(dataset or FlatDataset(), options)
-    open_run(folder, describe(BACKBONE, prompts, course, options))
-    return AdapterTraining(BACKBONE, prompts, course, options, folder)
+    head = word_head(course, options, prompts)
+    open_run(folder, describe(head, course, options))
+    return AdapterTraining(head, course, options, folder)
+
+
+def word_head(course, options=OPTIONS, prompts=PROMPTS) -> WordHead:
+    return WordHead(BACKBONE, prompts, (*course.learnt, *course.held_out), options.seed)
 
 
 @pytest.fixture(autouse=True)
@@ -189,7 +196,7 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
 
 def test_fresh_discards_and_spares_other_folders(tmp_path):
     course = plan_course(FlatDataset(), OPTIONS)
-    settings = describe(BACKBONE, PROMPTS, course, OPTIONS)
+    settings = describe(word_head(course), course, OPTIONS)
     training(tmp_path / "run").run()
     (tmp_path / "run" / "notes.txt").write_text("mine")
     open_run(tmp_path / "run", {**settings, "seed": 9}, fresh=True)
@@ -312,14 +319,14 @@ def test_validation_is_the_mean_over_categories(tmp_path):
     def result(*categories):
         samples = [sample for category in categories for sample in dataset.test(category)]
         source = LiveTokens(BACKBONE, TrainingImages(samples, BACKBONE.preprocess), "cpu")
-        return validate(adapter, source, samples, text, 3)
+        return validate(partial(zero_shot, adapter, text=text), source, samples, 3)
 
     both, plate, tube = result("plate", "tube"), result("plate"), result("tube")
     for metric in ("auroc_seg", "ap_seg", "f1_seg", "auroc_cls"):
         assert both.mean[metric] == pytest.approx((plate.mean[metric] + tube.mean[metric]) / 2)
     good = replace(dataset, blots=0, holes=0).test("plate")
     source = LiveTokens(BACKBONE, TrainingImages(good, BACKBONE.preprocess), "cpu")
-    alone = validate(adapter, source, good, text, 3)
+    alone = validate(partial(zero_shot, adapter, text=text), source, good, 3)
     assert alone.image_threshold is None
     assert alone.mean["auroc_seg"] is None
 

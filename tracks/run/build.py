@@ -11,6 +11,7 @@ from models.base import AnomalyModel
 from models.clip_adapter.model import ClipAdapter
 from models.frozen import keep_float32_whole
 from models.tiles import WHOLE, Tiled, check_tiles
+from models.vector_adapter.model import VectorAdapter
 from models.weights.catalogue import refuse_missing
 from tracks.command.names import unknown
 from tracks.errors import TrackInputError
@@ -62,7 +63,7 @@ def engine(cfg: DictConfig) -> dict[str, Any]:
 def build_model(cfg: DictConfig, device: str) -> AnomalyModel:
     """The model of `cfg.model`, in evaluation mode, looking at tiles as `cfg.tiles` says.
 
-    Without `cfg.tiles` as the weights say, for the CLIP adapter; other models see whole images, as published.
+    Without `cfg.tiles` as the weights say, for models with adapters; other models see whole images, as published.
 
     Raises:
         ModelInputError: weights that are not here, arguments that do not fit, tiles that this model cannot look at.
@@ -71,6 +72,7 @@ def build_model(cfg: DictConfig, device: str) -> AnomalyModel:
     model: AnomalyModel = instantiate(cfg.model)
     tiles = cfg.get("tiles")
     if tiles is None:
-        tiles = OmegaConf.select(cfg, "weights.tiles", default=WHOLE) if isinstance(model, ClipAdapter) else WHOLE
+        adapted = isinstance(model, ClipAdapter | VectorAdapter)
+        tiles = OmegaConf.select(cfg, "weights.tiles", default=WHOLE) if adapted else WHOLE
     check_tiles(tiles)
     return (model if tiles == WHOLE else Tiled(model, tiles)).to(device).eval()

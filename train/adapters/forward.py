@@ -1,6 +1,6 @@
 """What the adapters make of tokens: in training with a gradient, in validation without, there scored."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,20 +56,20 @@ class Validation:
 
 
 def validate(
-    adapter: LinearAdapter,
+    look: Callable[[TokenBatch], tuple[Tensor, Tensor]],
     source: TokenSource,
     samples: Sequence[Sample],
-    text: Mapping[str, Tensor],
     batch_size: int,
 ) -> Validation:
     """Zero-shot maps and image scores of all `samples`, scored at the size the backbone sees.
 
-    The metrics are means over categories; the threshold is the one of F1-max over all images pooled.
+    `look` gives both of a batch. The metrics are means over categories; the threshold is the one of F1-max over all
+    images pooled.
     """
     scorers = {sample.category: Scorer(region_f1=False) for sample in samples}
     image_scores: list[float] = []
     for batch in source.batches(range(len(samples)), batch_size):
-        scores, maps = zero_shot(adapter, batch, text)
+        scores, maps = look(batch)
         half_maps, masks = maps.half().cpu().numpy(), batch.masks.cpu().numpy()
         first = len(image_scores)
         image_scores += scores.tolist()

@@ -13,13 +13,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
-from models.clip.backbone import ClipBackbone
-from models.clip.text import PromptEnsemble
 from models.clip_adapter.adapter import AdapterHeader
 from models.disk import write_atomically
+from models.vector_adapter.checkpoint import made_for
 from tracks.command.paths import folder_name
 from tracks.run.fingerprint import settings_digest
 from train.adapters.config import TrainOptions
+from train.adapters.heads import Head
 from train.adapters.source import Course
 
 CHANGE_NO_WEIGHT = ("epochs", "workers", "checkpoint_every", "max_cache_gb", "cache_dir", "keep_cache")
@@ -32,8 +32,9 @@ VALIDATION_CURVES = {
 }
 
 
-def describe(backbone: ClipBackbone, prompts: PromptEnsemble, course: Course, options: TrainOptions) -> dict[str, Any]:
+def describe(head: Head, course: Course, options: TrainOptions) -> dict[str, Any]:
     """The settings that decide the weights, as they stand in run.json."""
+    backbone, encoder = head.backbone, made_for(head.backbone)
     samples = [*course.samples, *course.validation_samples]
     chosen = {key: value for key, value in asdict(options).items() if key not in CHANGE_NO_WEIGHT}
     return {
@@ -43,12 +44,12 @@ def describe(backbone: ClipBackbone, prompts: PromptEnsemble, course: Course, op
         "images": settings_digest({"images": [[one.category, one.name, one.fingerprint] for one in samples]}),
         "backbone": backbone.name,
         "backbone_weights": backbone.weights,
-        "backbone_fingerprint": backbone.fingerprint,
+        "backbone_fingerprint": encoder["backbone_fingerprint"],
         "stages": list(backbone.stages),
         "image_size": backbone.image_size,
-        "activation": backbone.activation,
-        "precision": backbone.precision,
-        "prompts": settings_digest(asdict(prompts)),
+        "activation": encoder["activation"],
+        "precision": getattr(backbone, "precision", "float32"),
+        **head.settings,
         **chosen,
         "target": course.target,
     }
@@ -65,11 +66,11 @@ def run_folder(cfg: DictConfig, settings: dict[str, Any]) -> Path:
 
 
 def adapter_header(
-    backbone: ClipBackbone, course: Course, options: TrainOptions, epochs: tuple[int, int], threshold: float | None
+    head: Head, course: Course, options: TrainOptions, epochs: tuple[int, int], threshold: float | None
 ) -> AdapterHeader:
     """The header of the adapters of one epoch; `epochs` is that epoch and the number trained so far."""
     held_out = ", ".join(course.held_out)
-    source = f"F1-max over the zero-shot image scores (Eq. 1) of {held_out} in {course.trained_on}"
+    source = f"F1-max over {head.scores} of {held_out} in {course.trained_on}"
     notes = (
         f"for {course.target}; learnt from {', '.join(course.learnt)}; held out {held_out or 'nothing'}; "
         f"{options.select} epoch, {epochs[0]} of {epochs[1]}; batch {options.batch_size}, "
@@ -77,12 +78,9 @@ def adapter_header(
         f"dice on normal images {'counted' if options.dice_on_normal else 'left out'}, seed {options.seed}"
     )
     return AdapterHeader(
-        backbone=backbone.name,
-        stages=backbone.stages,
-        image_size=backbone.image_size,
-        activation=backbone.activation,
+        **made_for(head.backbone),
+        image_size=head.backbone.image_size,
         trained_on=(course.trained_on,),
-        backbone_fingerprint=backbone.fingerprint,
         commit=current_commit(),
         image_threshold=threshold,
         threshold_source="" if threshold is None else source,
@@ -121,7 +119,7 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, float | int | None]])
     figure = Figure(figsize=(10 if validated else 5, 4), layout="constrained")
     panels = figure.subplots(1, 2 if validated else 1, squeeze=False)[0]
     panels[0].plot(*_curve(history, "loss"), marker=".", color="black")
-    panels[0].set(xlabel="epoch", ylabel="loss (sum over stages of focal + dice)", title="training")
+    panels[0].set(xlabel="epoch", ylabel="loss", title="training")
     if validated:
         for metric, label in VALIDATION_CURVES.items():
             panels[1].plot(*_curve(history, metric), marker=".", label=label)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from models.disk import alone, write_atomically
@@ -213,9 +213,16 @@ def _mark(cache: Path, user: Path) -> Path:
 def cache_key(live: LiveTokens) -> str:
     """Digest of all that decides the tokens: encoder weights and settings, images in order."""
     backbone = live.backbone
+    assert isinstance(backbone, nn.Module)
     facts = {
         "weights": weights_digest(backbone),
-        "settings": [backbone.name, backbone.stages, backbone.image_size, backbone.activation, backbone.precision],
+        "settings": [
+            backbone.name,
+            backbone.stages,
+            backbone.image_size,
+            getattr(backbone, "activation", ""),
+            getattr(backbone, "precision", "float32"),
+        ],
         "images": [(sample.category, sample.name, sample.fingerprint) for sample in live.images.samples],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from models.clip.backbone import ClipBackbone
 from models.disk import lacking_room
+from models.features import PatchBackbone
 from tracks.errors import TrackInputError
 from train.adapters.config import TrainOptions
 from train.adapters.images import Mosaic, TrainingImages
@@ -27,7 +27,7 @@ class CacheTooLargeError(TrackInputError):
 
 @contextmanager
 def open_sources(
-    backbone: ClipBackbone, course: Course, options: TrainOptions, folder: Path, processes: Processes = ALONE
+    backbone: PatchBackbone, course: Course, options: TrainOptions, folder: Path, processes: Processes = ALONE
 ) -> Iterator[tuple[TokenSource, TokenSource]]:
     """Tokens to learn from and tokens to validate on, cached where that is possible and wanted.
 

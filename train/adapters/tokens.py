@@ -7,8 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from models.clip.backbone import ClipBackbone
-from models.features import ImageFeatures
+from models.features import ImageFeatures, PatchBackbone
 from train.adapters.images import ImageBatch, TrainingImages
 
 
@@ -32,7 +31,7 @@ class TokenSource(Protocol):
 class LiveTokens:
     """Encodes every batch when it is asked for."""
 
-    backbone: ClipBackbone
+    backbone: PatchBackbone
     images: TrainingImages
     device: str
     workers: int = 2
@@ -64,7 +63,7 @@ def merged(parts: Sequence[tuple[Sequence[int], TokenBatch]], order: Sequence[in
     )
 
 
-def encode(backbone: ClipBackbone, batch: ImageBatch, device: str) -> TokenBatch:
+def encode(backbone: PatchBackbone, batch: ImageBatch, device: str) -> TokenBatch:
     """One pass of the frozen encoder."""
     with torch.no_grad():
         features = backbone.encode_image(batch.images.to(device))

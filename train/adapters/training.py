@@ -3,23 +3,18 @@
 import logging
 import math
 import time
-from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from models.clip.backbone import ClipBackbone
-from models.clip.text import PromptEnsemble
-from models.clip_adapter.adapter import random_adapter
-from models.clip_adapter.checkpoint import save_adapter
 from tracks.errors import TrackInputError
 from train.adapters.checkpoint import ADAPTER_FILE, LOG_FILE, PICTURE_FILE, StateFile
 from train.adapters.config import TrainOptions
-from train.adapters.forward import REPORTED, stage_maps, validate
+from train.adapters.forward import REPORTED, validate
+from train.adapters.heads import Head
 from train.adapters.images import epoch_order
-from train.adapters.losses import adapter_loss
 from train.adapters.processes import ALONE, Processes
 from train.adapters.record import adapter_header, draw_curves, write_log
 from train.adapters.source import Course
@@ -34,30 +29,16 @@ class AdapterTraining:
     """One training in one folder, from the first step to the last, or from where an earlier process stopped."""
 
     def __init__(
-        self,
-        backbone: ClipBackbone,
-        prompts: PromptEnsemble,
-        course: Course,
-        options: TrainOptions,
-        folder: Path,
-        processes: Processes = ALONE,
-    ):
-        self.backbone, self.course, self.options, self.folder = backbone, course, options, folder
-        self.prompts, self.processes, self.device = prompts, processes, processes.device
+        self, head: Head, course: Course, options: TrainOptions, folder: Path, processes: Processes = ALONE
+    ):  # fmt: skip
+        self.head, self.course, self.options, self.folder = head, course, options, folder
+        self.processes, self.device = processes, processes.device
         self.part_size = processes.part_size(options.batch_size)
-        adapter = random_adapter(backbone.stage_widths, backbone.embed_dim, options.seed)
-        self.adapter = adapter.to(self.device)
+        self.adapter = head.adapter.to(self.device)
         first, second = options.betas
         self.optimizer = torch.optim.Adam(self.adapter.parameters(), lr=options.learning_rate, betas=(first, second))
         self.state_file = StateFile(folder)
         self.state = self.state_file.restore(self.adapter, self.optimizer, self.device)
-
-    @cached_property
-    def text(self) -> dict[str, Tensor]:
-        """(D, 2) by category, computed once."""
-        categories = (*self.course.learnt, *self.course.held_out)
-        bar = tqdm(categories, desc="encode words", unit="category", disable=not self.processes.first)
-        return {category: self.prompts.text_features(self.backbone, category) for category in bar}
 
     def run(self) -> None:
         """All epochs that are missing, then the adapters of the chosen one."""
@@ -68,7 +49,9 @@ class AdapterTraining:
             )
         try:
             if self.state.epoch < self.options.epochs:
-                with open_sources(self.backbone, self.course, self.options, self.folder, self.processes) as sources:
+                with open_sources(
+                    self.head.backbone, self.course, self.options, self.folder, self.processes
+                ) as sources:
                     self._run_epochs(*sources)
         except KeyboardInterrupt:
             log.warning(
@@ -118,8 +101,7 @@ class AdapterTraining:
         shares = self._shares(batch)
         loss = torch.zeros((), device=self.device)
         if batch is not None:
-            maps = stage_maps(self.adapter, batch, self.text)
-            loss = adapter_loss(maps, batch.masks, dice_on_normal=self.options.dice_on_normal, shares=shares)
+            loss = self.head.loss(batch, dice_on_normal=self.options.dice_on_normal, shares=shares)
             loss.backward()
         parameters = list(self.adapter.parameters())
         for parameter in parameters:
@@ -151,7 +133,7 @@ class AdapterTraining:
         """Metrics and image threshold on the held-out categories; all None without any, or in another process."""
         if not self.course.validation_samples or not self.processes.first:
             return dict.fromkeys((*REPORTED, "image_threshold"))
-        result = validate(self.adapter, source, self.course.validation_samples, self.text, self.options.batch_size)
+        result = validate(self.head.zero_shot, source, self.course.validation_samples, self.options.batch_size)
         return {**result.mean, "image_threshold": result.image_threshold}
 
     def _finish_epoch(self, loss: float, validation: dict[str, float | None]) -> None:
@@ -177,11 +159,9 @@ class AdapterTraining:
             return
         state = self.state
         chosen = state.best_epoch if state.best is not None else state.epoch
-        adapter = random_adapter(self.adapter.stage_widths, self.adapter.embed_dim)
-        adapter.load_state_dict(self.adapter.state_dict() if state.best is None else state.best)
         threshold = state.history[chosen - 1]["image_threshold"]
-        header = adapter_header(self.backbone, self.course, self.options, (chosen, state.epoch), threshold)
-        save_adapter(self.folder / ADAPTER_FILE, adapter, header)
+        header = adapter_header(self.head, self.course, self.options, (chosen, state.epoch), threshold)
+        self.head.save(self.folder / ADAPTER_FILE, state.best, header)
         write_log(self.folder / LOG_FILE, state.history)
         draw_curves(self.folder / PICTURE_FILE, state.history)
 

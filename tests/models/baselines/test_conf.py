@@ -30,6 +30,7 @@ NAMES = (
     "utad",
     "clipseg",
     "ensemble",
+    "vector_adapter",
 )
 ON_TINY = [name for name in NAMES if name != "clipseg"]
 
