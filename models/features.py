@@ -43,10 +43,13 @@ class PatchBackbone(Protocol):
     weights: str
     image_size: int
     """Side of the square that `preprocess` makes."""
-    stride: int
-    """Both sides of an input are multiples of it, in pixels: the patch of a ViT, 32 of a convolutional net."""
     stages: tuple[int, ...]
     preprocess: Preprocess
+
+    @property
+    def stride(self) -> int:
+        """Both sides of an input are multiples of it, in pixels: the patch of a ViT, 32 of a convolutional net."""
+        ...
 
     @property
     def is_convolutional(self) -> bool:
