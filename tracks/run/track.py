@@ -160,7 +160,7 @@ def choose_references(cfg: DictConfig, dataset: Dataset, categories: Sequence[st
     """K normal images of each category; none at all, and no look at them, on the zero-shot track."""
     if cfg.shots == 0:
         return {}
-    if cfg.get("draw") == SHUFFLED and cfg.references is None:
+    if cfg.draw == SHUFFLED and cfg.references is None:
         shuffled = choose_shuffled(dataset, cfg.shots, cfg.seed)
         return {name: shuffled[name] for name in categories}
     return {name: resolve(dataset, name, cfg.shots, cfg.seed, cfg.references, cfg.run) for name in categories}

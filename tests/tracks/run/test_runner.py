@@ -39,7 +39,7 @@ def config(tmp_path, **changed):
     values = {
         "model": {"_target_": "tests.support.fakes.BrightnessModel"},
         "data": {"_target_": "tests.support.fakes.FakeDataset"},
-        "shots": 0, "seed": 0, "run": 0, "references": None, "categories": [], "resolution": 32,
+        "shots": 0, "seed": 0, "draw": "by_name", "run": 0, "references": None, "categories": [], "resolution": 32,
         "image_score": "model", "map_precision": "float16", "mask_resize": "bilinear", "false_alarm_rate": 0.05,
         "batch_size": 4, "workers": 2, "device": "cpu", "out": None,
         "outputs": str(tmp_path / "outputs"), "overlays": 1, "fresh": False,
