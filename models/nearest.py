@@ -103,6 +103,33 @@ def near_own_position(grid: tuple[int, int], share: float, device: torch.device)
     return near
 
 
+def beyond_positions(
+    grid: tuple[int, int], views: Sequence[tuple[tuple[int, int], int]], radius: int, device: torch.device
+) -> Excluded:
+    """Which rows of a bank lie more than `radius` cells, down or across, from a query's position (RAD, pos_radius).
+
+    The bank holds, one after the other, so many views on each grid; where a grid is not the query's, its positions
+    count as shares of the picture, and a radius reaches at least the nearest cell.
+    """
+    numbers = torch.arange(grid[0] * grid[1], device=device)
+    own = [numbers // grid[1], numbers % grid[1]]
+    at_axis: list[list[Tensor]] = [[], []]
+    slack: list[Tensor] = []
+    for other, count in views:
+        numbers = torch.arange(other[0] * other[1], device=device).repeat(count)
+        for axis, at in enumerate((numbers // other[1], numbers % other[1])):
+            at_axis[axis].append((at + 0.5) * grid[axis] / other[axis] - 0.5)
+        slack.append(torch.full((len(numbers),), 0.0 if other == grid else 0.5, device=device))
+    reach = radius + torch.cat(slack)
+    theirs = [torch.cat(axis) for axis in at_axis]
+
+    def beyond(rows: slice, columns: slice) -> Tensor:
+        each = [(axis[rows, None] - at[None, columns]).abs() for axis, at in zip(own, theirs, strict=True)]
+        return torch.maximum(*each) > reach[columns]
+
+    return beyond
+
+
 class MemoryBank:
     """The raw tokens of K references at one stage.
 

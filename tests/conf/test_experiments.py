@@ -29,6 +29,14 @@ SET_UPS = {
         "resolution=672",
         "mask_resize=nearest",
     ),
+    "anomaly_dino": (
+        "model=anomaly_dino",
+        "weights=dinov2_vits14",
+        "resolution=native",
+        "model.side=448",
+        "model.rotations=agnostic",
+        "model.map_size=1024",
+    ),
     "saa_plus": ("model=saa_plus", "prompts=saa_expert", *SAA),
     "saa": ("model=saa", "prompts=saa_naive", *SAA),
     "clipseg": ("model=clipseg", "weights=clipseg", "prompts=saa_expert", "resolution=400"),
@@ -39,6 +47,7 @@ ON_DATA = {
     "april_gan_mvtec": ("weights.adapter.path=april_gan_visa", "weights.adapter.trained_on=[visa]"),
     "april_gan_visa": ("weights.adapter.path=april_gan_mvtec", "weights.adapter.trained_on=[mvtec]"),
     "musc_visa": ("model.neighbours=[1,8,9]",),
+    "anomaly_dino_visa": ("model.masking=always",),
     "ksdd2": ("data.split=swapped",),
     "mtd": ("data.mask_above=0", "data.unmarked=normal"),
 }

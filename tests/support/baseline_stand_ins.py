@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from models.base import AnomalyModel
+from models.baselines.anomaly_dino import AnomalyDINO
 from models.baselines.clipseg import ClipSeg, ClipSegNet, load_clipseg
 from models.baselines.ensemble import Ensemble
 from models.baselines.padim import PaDiM
@@ -113,6 +114,10 @@ BASELINES: dict[str, Callable[[], AnomalyModel]] = {
     "random": partial(Random, map_size=32),
     "patchcore_vit": small_patchcore,
     "patchcore_coreset": partial(small_patchcore, "resnet", coreset=0.2, stage_dim=None, target_dim=None, patch_size=1),
+    "anomaly_dino": lambda: AnomalyDINO(small_vit(final_norm=True), map_size=40),
+    "anomaly_dino_conv": lambda: AnomalyDINO(
+        small_resnet(), stage=2, rotations="none", masking="never", pos_radius=1, map_size=40
+    ),
     "padim": lambda: PaDiM(small_backbone("resnet"), num_channels=40),
     "spade": lambda: SPADE(small_backbone("vit"), num_patches=2),
     "spade_timm": lambda: SPADE(small_resnet()),

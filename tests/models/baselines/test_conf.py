@@ -21,6 +21,7 @@ NAMES = (
     "constant",
     "random",
     "patchcore",
+    "anomaly_dino",
     "padim",
     "spade",
     "subspace_ad",
