@@ -193,8 +193,8 @@ def foreground(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """Patches (h * w, C) that belong to the object, (h * w,) bool: where their first principal component is above 10.
 
     Its sign is scikit-learn's (the largest weight is positive) unless that keeps 35 % or less of the image's central
-    part. Dilated by three patches, then closed by as many: along the rows alone, one row following the other, as the authors'
-    code does it, which hands OpenCV a column of all patches.
+    part. Dilated by three patches, then closed by as many: along the rows alone, one following the other, as by the
+    authors' code, which hands OpenCV a column of all patches.
     """
     centred = tokens.double() - tokens.double().mean(dim=0)
     direction = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -1]
