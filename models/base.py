@@ -21,7 +21,8 @@ BOTH = (ZERO_SHOT, FEW_SHOT)
 INDUCTIVE, TRANSDUCTIVE = "inductive", "transductive"
 MODELS_OF_TRACK = {
     ZERO_SHOT: "clip_adapter, vector_adapter, saa, saa_plus, winclip, musc, utad, clipseg, subspace_ad_batch",
-    FEW_SHOT: "clip_adapter, vector_adapter, saa, saa_plus, winclip, patchcore, padim, spade, subspace_ad, anomaly_dino",
+    FEW_SHOT: "clip_adapter, vector_adapter, saa, saa_plus, winclip, patchcore, anomaly_dino, padim, spade, "
+    "subspace_ad",
 }
 State = dict[str, Tensor]
 """What was learnt of one category: tensors by name, so that it can be written to a file as it is."""
