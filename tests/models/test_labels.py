@@ -59,6 +59,12 @@ def saliency(**options) -> Saliency:
     return Saliency(ColourFeatures(), **{"size": 32, "several_size": 64, **options})
 
 
+class NamedDetector(torch.nn.Identity):
+    """A network of which nothing but its kind is asked."""
+
+    kind = "GroundingDINO"
+
+
 @dataclass(frozen=True)
 class Turned:
     """What is built: `given` with one of `other` put in its place at a time."""
@@ -190,7 +196,7 @@ TURNED = {
         },
     ),
     "boxes of GroundingDINO": Turned(
-        GroundingDinoGenerator, {"network": torch.nn.Identity(), "reader": None},
+        GroundingDinoGenerator, {"network": NamedDetector(), "reader": None},
         {
             "weights": "mine", "box_threshold": 0.2, "text_threshold": 0.2, "score": "phrase_tokens",
             "short_side": 400, "long_side": 1000, "precision": "bfloat16",

@@ -49,7 +49,7 @@ def test_every_model_has_its_rank_and_the_classes_say_which_track_they_serve(con
         "clip_adapter",
     }
     assert few_shot == set(cfg.order) - {"utad", "clipseg", "saa", "subspace_ad_batch", "musc"}
-    assert any("spade, padim, patchcore, subspace_ad" in note and "zero-shot" in note for note in notes)
+    assert any("spade, padim, patchcore, anomaly_dino, subspace_ad" in note and "zero-shot" in note for note in notes)
     assert any("ensemble" in note and "zero-shot" in note for note in notes)
 
 
