@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -49,10 +50,15 @@ class Gaussians:
         """From the tokens (K, P, C) of K references."""
         mean = tokens.mean(dim=0)
         centred = tokens.transpose(0, 1).clone(memory_format=torch.contiguous_format).sub_(mean[:, None])
-        count = tokens.shape[0]
+        return Gaussians.centred_at(mean, centred, regularisation)
+
+    @staticmethod
+    def centred_at(mean: Tensor, centred: Tensor, regularisation: float) -> "Gaussians":
+        """From the mean (P, C) and the centred tokens (P, K, C) of K references."""
+        count = centred.shape[1]
         doubles = (part.double() for part in centred.split(PATCHES_AT_ONCE))
         gram = torch.cat([part @ part.transpose(1, 2) for part in doubles])
-        ridge = max(count - 1, 1) * regularisation * torch.eye(count, device=tokens.device, dtype=torch.float64)
+        ridge = max(count - 1, 1) * regularisation * torch.eye(count, device=mean.device, dtype=torch.float64)
         return Gaussians(mean, centred, torch.linalg.inv(gram + ridge), regularisation)
 
     def distance(self, tokens: Tensor) -> Tensor:
@@ -86,7 +92,7 @@ class PatchGaussians:
         alignment: how far the references are alike patch by patch, () in [0, 1]: about 0 for textures, towards 1 for
             parts that lie alike. 1 less the mean distance of references left out over that of the same moved by half
             the image (across, down, both).
-        left_out: the references' own maps, left out, (K, S, S) in [0, 1].
+        left_out: the references' own maps, left out, (K, S, S) in [0, 1]; empty after `of_tensors`.
     """
 
     def __init__(
@@ -94,31 +100,48 @@ class PatchGaussians:
     ):
         self.positions = tuple(positions)
         self.size = size
-        self._grid = features.grids[self.positions[0]]
+        self._grids = [features.grids[position] for position in self.positions]
+        self._widths = [features.stages[position].shape[-1] for position in self.positions]
         tokens = self._joined(features)
         distance, self.alignment = self._compared(tokens, None if flipped is None else self._joined(flipped))
         self._gaussians = Gaussians.of(tokens, REGULARISATION)
-        maps = upsampled(distance, self._grid, size, SIGMA)
+        maps = upsampled(distance, self._grids[0], size, SIGMA)
         self._typical_max = maps.amax(dim=(1, 2)).mean()
         self.left_out = hill(maps, self._typical_max, EXPONENT)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that is remembered but `left_out`, by name; `of_tensors` takes it back."""
-        known = self._gaussians
-        own = {"typical_max": self._typical_max, "alignment": self.alignment, "grid": torch.tensor(self._grid)}
-        return own | {"mean": known.mean, "centred": known.centred, "inner": known.inner}
+        """All that is remembered but `left_out`, each stage on its own grid, by name; `of_tensors` takes it back."""
+        own = {"typical_max": self._typical_max, "alignment": self.alignment, "grids": torch.tensor(self._grids)}
+        means = self._gaussians.mean.split(self._widths, dim=-1)
+        apart = self._gaussians.centred.split(self._widths, dim=-1)
+        for n, grid in enumerate(self._grids):
+            first, _ = _cells(grid, self._grids[0])
+            own |= {f"mean{n}": means[n][first].contiguous(), f"centred{n}": apart[n][first].contiguous()}
+        return own
 
     @classmethod
-    def of_tensors(
-        cls, known: Mapping[str, Tensor], positions: Sequence[int], size: int, left_out: Tensor
-    ) -> "PatchGaussians":
+    def of_tensors(cls, known: Mapping[str, Tensor], positions: Sequence[int], size: int) -> "PatchGaussians":
         """What `tensors` gave, without the features that it was made of."""
         self = cls.__new__(cls)
-        self.positions, self.size, self.left_out = tuple(positions), size, left_out
-        self._grid = (int(known["grid"][0]), int(known["grid"][1]))
-        return self.with_tensors(known)
+        self.positions, self.size, self.left_out = tuple(positions), size, known["mean0"].new_empty(0)
+        self._grids = [(int(height), int(width)) for height, width in known["grids"]]
+        self._widths = [known[f"mean{n}"].shape[-1] for n in range(len(self._grids))]
+        self._typical_max, self.alignment = known["typical_max"], known["alignment"]
+        cells = [_cells(grid, self._grids[0])[1] for grid in self._grids]
+        mean, centred = (
+            torch.cat([known[f"{name}{n}"][of_stage] for n, of_stage in enumerate(cells)], dim=-1)
+            for name in ("mean", "centred")
+        )
+        self._gaussians = Gaussians.centred_at(mean, centred, REGULARISATION)
+        return self
 
-    def with_tensors(self, known: Mapping[str, Tensor]) -> "PatchGaussians":
+    def joined_tensors(self) -> dict[str, Tensor]:
+        """All that `maps` needs, joined on the grid of the first stage; `with_joined_tensors` takes it back."""
+        own = {"typical_max": self._typical_max, "alignment": self.alignment}
+        known = self._gaussians
+        return own | {"mean": known.mean, "centred": known.centred, "inner": known.inner}
+
+    def with_joined_tensors(self, known: Mapping[str, Tensor]) -> "PatchGaussians":
         """The same with other Gaussians, of the same patches."""
         other = copy(self)
         other._typical_max, other.alignment = known["typical_max"], known["alignment"]
@@ -127,7 +150,7 @@ class PatchGaussians:
 
     def maps(self, features: ImageFeatures) -> Tensor:
         """d^2 / (d^2 + mu^2) of B images, (B, S, S) in [0, 1]: d the distance, mu its typical maximum in references."""
-        maps = upsampled(self._gaussians.distance(self._joined(features)), self._grid, self.size, SIGMA)
+        maps = upsampled(self._gaussians.distance(self._joined(features)), self._grids[0], self.size, SIGMA)
         return hill(maps, self._typical_max, EXPONENT)
 
     def to(self, device: torch.device) -> None:
@@ -138,12 +161,12 @@ class PatchGaussians:
 
     def _compared(self, tokens: Tensor, flipped: Tensor | None) -> tuple[Tensor, Tensor]:
         """The distances (K, P) of references left out, and their alignment."""
-        height, width = self._grid
+        height, width = self._grids[0]
         moves = ((height // 2, 0), (0, width // 2), (height // 2, width // 2))
         own, moved = [], []
         for part in torch.arange(len(tokens), device=tokens.device).chunk(PARTS):
             others = Gaussians.of(_without(part, tokens) if flipped is None else flipped, REGULARISATION)
-            patches = tokens[part].unflatten(1, self._grid)
+            patches = tokens[part].unflatten(1, self._grids[0])
             own.append(others.distance(tokens[part]))
             moved += [others.distance(patches.roll(move, (1, 2)).flatten(1, 2)) for move in moves]
         distance, apart = torch.cat(own), torch.cat(moved).mean()
@@ -157,8 +180,16 @@ class PatchGaussians:
         for position in self.positions:
             tokens = F.normalize(features.stages[position], dim=-1)
             maps = tokens.transpose(1, 2).unflatten(2, features.grids[position])
-            stages.append(F.interpolate(maps, self._grid, mode="nearest"))
+            stages.append(F.interpolate(maps, self._grids[0], mode="nearest"))
         return torch.cat(stages, dim=1).flatten(2).transpose(1, 2)
+
+
+def _cells(grid: tuple[int, int], finest: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """A stage's cells on the finest grid, by the nearest value: the first patch of each, the cell of each patch."""
+    numbers = torch.arange(grid[0] * grid[1], dtype=torch.float64).view(1, 1, *grid)
+    spread = F.interpolate(numbers, finest, mode="nearest").flatten().numpy()
+    _, first, cell = np.unique(spread, return_index=True, return_inverse=True)
+    return torch.from_numpy(first), torch.from_numpy(cell)
 
 
 def _without(part: Tensor, tokens: Tensor) -> Tensor:

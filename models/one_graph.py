@@ -86,8 +86,7 @@ def state_of(model: AnomalyModel, category: str) -> State:
         state["typical_max"] = fitted.typical_max
         state |= {f"bank{i}.tokens": bank.tokens for i, bank in enumerate(fitted.memory.banks)}
     if fitted.gaussians is not None:
-        own = fitted.gaussians.tensors()
-        state |= {f"gaussians.{name}": own[name] for name in own if name != "grid"}
+        state |= {f"gaussians.{name}": tensor for name, tensor in fitted.gaussians.joined_tensors().items()}
     for view, known_references in enumerate(fitted.references):
         if known_references is not None:
             state |= {f"view{view}.{n}.tokens": tokens for n, tokens in enumerate(known_references.tokens)}
@@ -113,7 +112,7 @@ def _clip_adapter(model: ClipAdapter, category: str, images: Tensor, state: Stat
         evidence.memory_maps = memory.maps(views[0])
     if fitted is not None and fitted.gaussians is not None:
         given = {name.removeprefix("gaussians."): tensor for name, tensor in state.items()}
-        gaussians = fitted.gaussians.with_tensors(given)
+        gaussians = fitted.gaussians.with_joined_tensors(given)
         evidence.gaussian_maps = gaussians.maps(views[0])
         evidence.gaussian_shares = model._shares([gaussians]).expand(images.shape[0])
     found = model._prediction(evidence, typical_max)

@@ -41,15 +41,16 @@ class Door:
 
 
 DATA = {"root": "data.root"}
+SWEPT = DATA | {"sweeper=optuna": "hydra/sweeper=maximise", "trials": "hydra.sweeper.n_trials"}
 WORDS = {"prompt": "prompts.defects"}
 LISTS = ("prompts.defects", "categories", "validation_categories")
 """Settings that are lists of words, which may be given with commas between them."""
 DOORS = {
     "zero-shot": Door(
-        "tracks.zero_shot", "run the zero-shot track: no image of the product is used", "zero_shot", aliases=DATA
+        "tracks.zero_shot", "run the zero-shot track: no image of the product is used", "zero_shot", aliases=SWEPT
     ),
     "few-shot": Door(
-        "tracks.few_shot", "run the few-shot track: K normal images of each category", "few_shot", aliases=DATA
+        "tracks.few_shot", "run the few-shot track: K normal images of each category", "few_shot", aliases=SWEPT
     ),
     "predict": Door("tracks.predict", "judge your own photos: defect or not, and where", "predict", ("images",), WORDS),
     "fit": Door(
@@ -63,7 +64,7 @@ DOORS = {
         WORDS,
     ),
     "demo": Door("tracks.demo", "open a page in the browser: drop photos, see heat maps and verdicts", "demo"),
-    "sweep": Door("tracks.sweep", "run every combination of settings, one table", "sweep", aliases=DATA),
+    "sweep": Door("tracks.sweep", "run every combination of settings, one table", "sweep", aliases=SWEPT),
     "compare": Door(
         "tracks.compare", "run many models on the same images, the papers' figures beside them", "compare", aliases=DATA
     ),
@@ -151,6 +152,7 @@ def as_settings(words: Sequence[str], door: Door) -> list[str]:
         last = number == len(door.takes) - 1
         if values := alone[number:] if last else alone[number : number + 1]:
             settings.append(_plain(key, values[0] if len(values) == 1 else _list(values), door))
+    settings = [door.aliases.get(each, each) for each in settings]
     return settings if door.takes else settings + alone  # those that nothing takes are refused by name
 
 

@@ -22,9 +22,10 @@ from tracks.command.cli import command, run_main
 from tracks.datasets.files import FileSample
 from tracks.datasets.notices import counted_notices
 from tracks.datasets.photos import Photos
+from tracks.datasets.region import cropped
 from tracks.decide.kept import facts_of
 from tracks.decide.product import Product, packed, read_product, unpacked
-from tracks.decide.settings import DEFAULT_CATEGORY
+from tracks.decide.settings import DEFAULT_CATEGORY, region_of
 from tracks.decide.threshold import ENOUGH_PHOTOS, Threshold, best_cut
 from tracks.errors import TrackInputError
 from tracks.run.build import build_model, check_run_settings, pick_device
@@ -89,7 +90,8 @@ def learnt(cfg: DictConfig, model: AnomalyModel, known: Product | None, device: 
     """The product of a folder of good parts, after those of a product if there is one already."""
     category = str(cfg.category or DEFAULT_CATEGORY)
     folder = Path(cfg.add if known else cfg.references).expanduser()
-    samples = distinct(photos_in(cfg, folder, category))
+    region = known.region if known else region_of(cfg)
+    samples = cropped(distinct(photos_in(cfg, folder, category)), region)
     bar = tqdm(samples, desc=f"{category}: references", unit="image", leave=False)
     images, names = [packed(model.preprocess(sample.load_image())) for sample in bar], [one.name for one in samples]
     if known:
@@ -103,7 +105,7 @@ def learnt(cfg: DictConfig, model: AnomalyModel, known: Product | None, device: 
         add(Prepared(images[len(known.images) :], unpacked), category)
     else:
         fit_images(model, Prepared(images, unpacked), category, device)
-    facts = facts_of(model, category, names)
+    facts = facts_of(model, category, names, region)
     if facts.refused:
         raise TrackInputError(f"{facts.refused}; such a model cannot be kept as a product")
     if known and known.judged and not cfg.ok:
@@ -112,6 +114,7 @@ def learnt(cfg: DictConfig, model: AnomalyModel, known: Product | None, device: 
     return Product(
         category, OmegaConf.to_container(cfg.model, resolve=True), model.tiles if isinstance(model, Tiled) else WHOLE,  # type: ignore[arg-type]
         list(cfg.prompts.defects), depth, weights_digest(model), names, facts, None, model.state(category), images,
+        region=region,
     )  # fmt: skip
 
 
@@ -127,7 +130,7 @@ def judged_scores(
     both: list[list[float]] = []
     for folder in (cfg.ok, cfg.defect):
         found = []
-        samples = photos_in(cfg, folder, product.category)
+        samples = cropped(photos_in(cfg, folder, product.category), product.region)
         for loaded, scored in score_images(model, samples, product.category, options):
             if scored is None:
                 print(f"unreadable, {loaded.unreadable}".encode(errors="replace").decode())

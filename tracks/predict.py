@@ -43,7 +43,7 @@ def predict(cfg: DictConfig) -> list[Verdict]:
     cfg = recorded(cfg)
     product = read_product(cfg.product) if cfg.get("product") else None
     cfg = product.settings(cfg) if product else cfg
-    region = region_of(cfg)
+    region = product.region if product else region_of(cfg)
     settings = describe(cfg)
     category, folder = settings["category"], output_folder(cfg, settings)
     photos = Photos(

@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,21 @@ import tracks.command.config  # noqa: F401  (registers the schema)
 from eval.table_text import csv_table
 from eval.tables import RUN_KEYS, sweep_table
 from models.disk import write_atomically
-from tracks.command.cli import EXIT_BAD_INPUT, command, explain, run_main
+from tracks.command.cli import EXIT_BAD_INPUT, command, explain, run_main, stop
+from tracks.command.names import unknown
 from tracks.comparison.gather import METRIC_COLUMNS, gather, metric_cells
 from tracks.comparison.plan import counted, score_line, time_left
 from tracks.decide.decision import percent, pooled
 from tracks.run.run_folder import link_latest
 from tracks.run.track import run_track
+from tracks.run.trackers import metrics_of
 
 CELL_FILE = "cell.json"
 """In the folder of a job: the content of its results.json or its `error`, and the `words` that it was given."""
 HAS_A_COLUMN = ("model", "weights", "data", "shots", "seed", "categories")
 """What the table shows anyway, or is joined into one row."""
 
+PLUGIN = "hydra_plugins.hydra_optuna_sweeper"
 Track = Callable[[DictConfig], dict[str, Any]]
 
 
@@ -49,15 +53,16 @@ def as_job(track: Track) -> Callable[[DictConfig], Any]:
     """
 
     @functools.wraps(track)
-    def job(cfg: DictConfig) -> None:
+    def job(cfg: DictConfig) -> float:
         hydra = HydraConfig.get()
         if OmegaConf.is_missing(hydra.job, "num"):
-            track(cfg)
-            return
+            return to_maximise(track(cfg), cfg)
         words = list(hydra.overrides.task)
         label = " ".join(words)
+        value = math.nan
         try:
             cell = track(cfg)
+            value = to_maximise(cell, cfg)
         except Exception as error:
             message = explain(error)
             if message is None:
@@ -68,8 +73,21 @@ def as_job(track: Track) -> Callable[[DictConfig], Any]:
         folder.mkdir(parents=True, exist_ok=True)
         content = {**cell, "overrides": label, "words": words}
         write_atomically(folder / CELL_FILE, json.dumps(content, indent=2))
+        return value
 
     return job
+
+
+def to_maximise(cell: Mapping[str, Any], cfg: DictConfig) -> float:
+    """What a sweeper that searches is told of a run; nan for a score that it has not.
+
+    Raises:
+        TrackInputError: a number that the results do not have.
+    """
+    known, name = metrics_of(cell), cfg.get("maximise", "score")
+    if name not in known and name != "score":
+        raise unknown("maximise", name, known)
+    return known.get(name, math.nan)
 
 
 @command("sweep")
@@ -90,9 +108,13 @@ class SweepTable(Callback):
         words: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
         words += [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
         swept = [each for each in OverridesParser.create().parse_overrides(words) if each.is_sweep_override()]
+        if "OptunaSweeper" in config.hydra.sweeper.get("_target_", "") and find_spec(PLUGIN) is None:
+            stop('expected the plugin hydra-optuna-sweeper for sweeper=optuna, got none; pip install "vandkit[optuna]"')
         self.started, self.axes = time.time(), {each.key_or_group for each in swept}
         with contextlib.suppress(HydraException):
-            self.total = math.prod(len(list(each.sweep_string_iterator())) for each in swept)
+            self.total = config.hydra.sweeper.get("n_trials") or math.prod(
+                len(list(each.sweep_string_iterator())) for each in swept
+            )
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Name the job that begins, here and in its warnings."""
@@ -132,6 +154,10 @@ class SweepTable(Callback):
         )
         files = f"files: {folder}: table.md, table.csv, table.json"
         print(f"\n{table}{notes}\n{len(finished)} of {len(cells)} cells finished; {files}")
+        if (found := folder / "optimization_results.yaml").is_file():
+            best = OmegaConf.load(found)
+            at = " ".join(f"{key}={value}" for key, value in best.best_params.items())
+            print(f"largest {config.maximise}: {best.best_value:.4f} with {at}")
         failed = [cell for cell in cells if "error" in cell]
         for cell in failed:
             print(f"error in {cell['overrides']}: {cell['error']}", file=sys.stderr)

@@ -35,18 +35,19 @@ class FittedCategory:
     """What was learnt of a category: its banks, the references' own leave-one-out evidence and map maximum.
 
     `references` is what an adapter that compares with references keeps of them, as they are and flipped; there are no
-    banks, and no `gaussians`, where they have no weight.
+    banks, and no `gaussians`, where they have no weight. The evidence, which scoring other images does not need, is not
+    in a file: it is None until it is asked for.
     """
 
     memory: CategoryMemory | None
     gaussians: PatchGaussians | None
     references: list[References | None]
-    evidence: Evidence
+    evidence: Evidence | None
     typical_max: Tensor | None
 
     def tensors(self) -> State:
-        """All of it by name, for a file."""
-        state = {f"evidence.{name}": tensor for name, tensor in vars(self.evidence).items() if tensor is not None}
+        """All of it but the evidence by name, for a file."""
+        state: State = {}
         if self.memory is not None and self.typical_max is not None:
             state["typical_max"] = self.typical_max
             for i, bank in enumerate(self.memory.banks):
@@ -67,7 +68,7 @@ class FittedCategory:
             self.typical_max = self.typical_max.to(device)
         if self.gaussians is not None:
             self.gaussians.to(device)
-        for name, tensor in vars(self.evidence).items():
+        for name, tensor in vars(self.evidence).items() if self.evidence else ():
             setattr(self.evidence, name, None if tensor is None else tensor.to(device))
         self.references = [known if known is None else known.to(device) for known in self.references]
 

@@ -107,6 +107,7 @@ class ClipAdapter(AnomalyModel):
         self.max_elements = checked("max_elements", max_elements, max_elements >= 1, "at least 1")
         self._texts: dict[tuple[PromptEnsemble, str, torch.device], Tensor] = {}
         self._fitted: dict[str, FittedCategory] = {}
+        self._loaded: dict[str, Images] = {}
         self.turns = checked("turns", turns, 0 <= turns <= 1, "between 0 and 1")
         self._many = ManyReferences(max_references)
 
@@ -114,6 +115,7 @@ class ClipAdapter(AnomalyModel):
     def fit(self, references: Images, category: str) -> None:
         """Remember (K, 3, S, S) preprocessed normal images of a category, and calibrate its image score on them."""
         references = stacked(self._many.remembered(references, category), self.device)
+        self._loaded.pop(category, None)
         views = self._views(references.split(AT_ONCE))
         others = self._turned(views[0], references)
         known = views if others is None else [ImageFeatures.cat([view, others]) for view in views]
@@ -160,25 +162,29 @@ class ClipAdapter(AnomalyModel):
     def reference_prediction(self, category: str) -> Prediction:
         """The K references of a category, each scored with its own tokens left out of the banks that have them."""
         fitted = self._fitted_category(category)
+        if fitted.evidence is None:  # of a file: what `fit` finds again on the same references
+            self.fit(self._loaded.pop(category), category)
+            fitted = self._fitted_category(category)
+        assert fitted.evidence is not None
         left_out = self._prediction(fitted.evidence, fitted.typical_max)
         return self._many.with_others(self, category, left_out)
 
     def state(self, category: str) -> State:
-        """The banks, the Gaussians, the tokens that the adapter compares with, and the references' own evidence."""
+        """The banks, the Gaussians and the tokens that the adapter compares with."""
         return self._fitted_category(category).tensors()
 
     def load_state(self, state: State, category: str, references: Images) -> None:
-        """Know a category as `fit` left it."""
+        """Know a category as `fit` left it; the references are fitted again if `reference_prediction` is asked for."""
         self._many.among(references, category)
+        self._loaded[category] = references
         state = {name: tensor.to(self.device) for name, tensor in state.items()}
         memory = self._remembered(state) if "typical_max" in state else None
-        evidence = Evidence(**below(state, "evidence."))
         gaussians = None
-        if (known := below(state, "gaussians.")) and evidence.gaussian_maps is not None:
+        if known := below(state, "gaussians."):
             positions = self._positions(self.gaussian_stages)
-            gaussians = PatchGaussians.of_tensors(known, positions, self.backbone.image_size, evidence.gaussian_maps)
+            gaussians = PatchGaussians.of_tensors(known, positions, self.backbone.image_size)
         kept = [self._compared(below(state, f"view{view}.")) for view in range(1 + self.flipped)]
-        self._fitted[category] = FittedCategory(memory, gaussians, kept, evidence, state.get("typical_max"))
+        self._fitted[category] = FittedCategory(memory, gaussians, kept, None, state.get("typical_max"))
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:

@@ -74,6 +74,19 @@ def test_a_product_judges_as_its_references_do_to_the_bit(model, folders, tmp_pa
     assert judged(folders, tmp_path / "b", product=str(path)) == expected
 
 
+def test_a_region_of_interest_stays_in_the_product(folders, tmp_path):
+    region, path = [[0.1, 0.1], [0.8, 0.2], [0.5, 0.9]], tmp_path / "bolt.safetensors"
+    good = str(folders / "good")
+    expected = judged(folders, tmp_path / "a", references=good, roi=region, **PATCHCORE)
+    fit(composed("fit", {**PATCHCORE, "references": good, "roi": region, "out": str(path)}))
+    assert judged(folders, tmp_path / "b", product=str(path)) == expected
+    assert judged(folders, tmp_path / "c", product=str(path), roi=region) == expected
+    with pytest.raises(TrackInputError, match="but it learnt another region"):
+        judged(folders, tmp_path / "d", product=str(path), roi=[[0, 0], [1, 0], [0, 1]])
+    added = fit(composed("fit", {"product": str(path), "add": str(folders / "more")}))
+    assert added.region.digest == read_product(path).region.digest
+
+
 def test_adding_good_parts_equals_fitting_on_all(folders, file, tmp_path, capsys):
     at_once = fit(
         composed("fit", {**PATCHCORE, "references": str(folders / "all"), "out": str(tmp_path / "a.safetensors")})
@@ -123,7 +136,7 @@ def test_the_threshold_of_judged_photos_lies_between_them():
     ("settings", "said"),
     [
         ({"references": "good"}, "got both; add good parts with"),
-        ({"roi": "mask.png"}, "expected no roi with a product"),
+        ({"roi": [[0, 0], [1, 0], [0, 1]]}, "expected the region of interest .* but it learnt whole photos"),
         ({"category": "nut"}, "expected category as the product was fitted with, 'bolt', got 'nut'"),
         ({"model": "padim"}, "expected model._target_ as the product was fitted with"),
         ({"tiles": 3}, "expected tiles as the product was fitted with, 'whole', got 3"),

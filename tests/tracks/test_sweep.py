@@ -2,11 +2,20 @@
 
 import csv
 import io
+import math
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from eval.tables import COLUMNS, sweep_table
-from tracks.sweep import rows_of, to_csv, with_swept
+from tracks.errors import TrackInputError
+from tracks.sweep import PLUGIN, rows_of, to_csv, to_maximise, with_swept
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def cell(*words, seed=0, value=0.5, alarms=1, category="bolt"):
@@ -53,3 +62,33 @@ def test_a_job_that_failed_counts_as_a_value_of_the_sweep():
     failed = {"error": "no", "words": ["overlays=0", "resolution=big", "seed=0"]}
     first, second = with_swept([cell("resolution=64"), failed])
     assert (first["swept"], second["swept"]) == ({"resolution": "64"}, {"resolution": "big"})
+
+
+def test_what_a_searching_sweeper_is_told():
+    cell = {"categories": {"bolt": {"auroc_cls": 0.9}}, "mean": {"auroc_cls": 0.8}, "score": 0.5}
+    told = {name: to_maximise(cell, OmegaConf.create({"maximise": name})) for name in ("score", "bolt/auroc_cls")}
+    assert told == {"score": 0.5, "bolt/auroc_cls": 0.9}
+    assert math.isnan(to_maximise({**cell, "score": None}, OmegaConf.create({"maximise": "score"})))
+    with pytest.raises(TrackInputError, match=r"expected maximise to be one of .*did you mean mean/auroc_cls"):
+        to_maximise(cell, OmegaConf.create({"maximise": "mean/auroc_cl"}))
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("installed", [True, False])
+def test_optuna_searches_and_says_what_was_best(installed, tmp_path):
+    if installed != (find_spec(PLUGIN) is not None):
+        pytest.skip("needs hydra-optuna-sweeper" if installed else "needs to be without hydra-optuna-sweeper")
+    words = ["zero-shot", "-m", "sweeper=optuna", "trials=3", "maximise=mean/auroc_cls", "model=random",
+             "model.map_size=8", "model.seed=range(0,50)", "categories=[denim]", "overlays=0", "resolution=32",
+             f"outputs={tmp_path}", "device=cpu"]  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", "tracks.cli", *words], cwd=ROOT, capture_output=True, text=True)
+    if not installed:
+        assert (done.returncode, 'pip install "vandkit[optuna]"' in done.stderr) == (2, True)
+        return
+    assert done.returncode == 0, done.stderr
+    [folder] = [path for path in (tmp_path / "sweep").iterdir() if not path.is_symlink()]
+    rows = list(csv.DictReader((folder / "table.csv").open()))
+    best = max(rows, key=lambda row: float(row["auroc_cls"]))
+    assert len(rows) == 3
+    assert f"largest mean/auroc_cls: {float(best['auroc_cls']):.4f} with model.seed={best['model.seed']}" in done.stdout
+    assert "[3/3]" in done.stdout

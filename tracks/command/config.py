@@ -78,6 +78,8 @@ class TrackConfig(RunConfig):
     """How masks are brought to `resolution`: "bilinear" (at least half covered), or "nearest" as OpenCV does it."""
     image_score: str = MISSING
     """"model", or "legacy_minmax": APRIL-GAN's transductive score, for reproduction only."""
+    maximise: str = MISSING
+    """What `sweeper=optuna` maximises: "score", or a number of results.json as "mean/auroc_cls"."""
     overlays: int = MISSING
     """Heat-map overlays to draw of each category; 0 for none, -1 for all."""
 
@@ -133,6 +135,8 @@ class FitConfig:
     """Photos judged good."""
     defect: str | None = MISSING
     """Photos judged defect."""
+    roi: Any = MISSING
+    """Region of interest, as in `predict`; kept in the product."""
     category: str | None = MISSING
     recursive: bool = MISSING
     tiles: Any = MISSING

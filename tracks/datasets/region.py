@@ -26,13 +26,13 @@ class Region:
     map is blanked.
     """
 
-    def __init__(self, given: str | Sequence[Sequence[float]]):
-        """Read it.
+    def __init__(self, given: str | Sequence[Sequence[float]] | np.ndarray):
+        """Read it: the path of a mask, points, or a mask (h, w) bool itself.
 
         Raises:
             TrackInputError: no mask that decodes, no polygon of three points inside the photo, or nothing inside.
         """
-        mask = _from_file(Path(given).expanduser()) if isinstance(given, str) else _from_points(given)
+        mask = given if isinstance(given, np.ndarray) else _mask_of(given)
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         if not rows.size:
             raise TrackInputError(f"expected a region of interest with something inside, got {given} with nothing")
@@ -40,6 +40,7 @@ class Region:
         bottom, right = rows[-1] + 1, columns[-1] + 1
         self.box = (left / width, top / height, right / width, bottom / height)
         self._inside = PIL.Image.fromarray(mask[top:bottom, left:right])
+        self.mask = mask
         self.digest = hashlib.sha256(np.packbits(mask).tobytes() + str(mask.shape).encode()).hexdigest()[:16]
 
     @property
@@ -103,6 +104,10 @@ def cropped(samples: Sequence[FileSample], region: Region | None) -> list[FileSa
 def photo_size(sample: FileSample) -> tuple[int, int]:
     """(width, height) of a whole photo."""
     return sample.whole.size if isinstance(sample, CroppedSample) and sample.whole else sample.size
+
+
+def _mask_of(given: str | Sequence[Sequence[float]]) -> np.ndarray:
+    return _from_file(Path(given).expanduser()) if isinstance(given, str) else _from_points(given)
 
 
 def _from_file(path: Path) -> np.ndarray:

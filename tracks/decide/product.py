@@ -27,14 +27,16 @@ from models.base import AnomalyModel, State, below
 from models.clip.tensor_file import DIGEST_KEY, read_metadata, read_tensors, write_tensors
 from models.errors import ModelInputError
 from models.references import Prepared
+from tracks.datasets.region import Region
 from tracks.decide.asked import Asked
 from tracks.decide.kept import Facts, Kept
+from tracks.decide.settings import region_of
 from tracks.decide.threshold import Threshold
 from tracks.errors import TrackInputError
 from tracks.run.fingerprint import weights_digest
 from tracks.run.runner import RunnerOptions
 
-FORMAT = "vandkit product 1"
+FORMAT = "vandkit product 2"
 LEVELS = 256
 
 
@@ -58,6 +60,7 @@ class Product:
     state: State = field(repr=False)
     images: list[State] = field(repr=False)
     digest: str = ""
+    region: Region | None = None
 
     def settings(self, cfg: DictConfig) -> DictConfig:
         """The settings of a command with those of the product in their place.
@@ -69,8 +72,13 @@ class Product:
             raise TrackInputError(
                 "expected a product or references, got both; add good parts with `vandkit fit product=file add=folder`"
             )
-        if cfg.get("roi"):
-            raise TrackInputError("expected no roi with a product, which learnt whole photos; give references instead")
+        given_region = region_of(cfg)
+        if given_region is not None and (self.region is None or given_region.digest != self.region.digest):
+            learnt = "whole photos" if self.region is None else "another region"
+            raise TrackInputError(
+                f"expected the region of interest that the product was fitted with, got one, but it learnt {learnt}; "
+                "leave roi out, or fit another product with `vandkit fit references=... roi=...`"
+            )
         own = {"category": self.category, "tiles": self.tiles, "bit_depth": self.bit_depth}
         for key, value in own.items():
             if cfg[key] not in (None, "", value):
@@ -114,6 +122,8 @@ class Product:
         tensors = {f"state.{name}": tensor for name, tensor in self.state.items()}
         for i, image in enumerate(self.images):
             tensors |= {f"reference{i}.{name}": tensor for name, tensor in image.items()}
+        if self.region is not None:
+            tensors["region"] = _as_png(self.region.mask)
         tensors["pixels"] = torch.from_numpy(self.facts.pixels.as_array())
         write_tensors(path, tensors, {"format": FORMAT, "product": text})
 
@@ -128,7 +138,10 @@ def read_product(path: str | Path) -> Product:
     file = Path(path).expanduser()
     if not file.is_file():
         raise TrackInputError(f"expected a fitted product, got {file}, which is no file; make one with `vandkit fit`")
-    if read_metadata(file).get("format") != FORMAT:
+    found = read_metadata(file).get("format", "")
+    if found != FORMAT and found.startswith(FORMAT[:-1]):
+        raise TrackInputError(f"expected a {FORMAT}, got {file}, a {found} of another version; fit it again")
+    if found != FORMAT:
         raise TrackInputError(f"expected a product that `vandkit fit` wrote, got {file}, which is another file")
     tensors, metadata = read_tensors(file)
     try:
@@ -136,7 +149,8 @@ def read_product(path: str | Path) -> Product:
         facts = Facts(**kept.pop("facts"), pixels=ValueCounts.from_array(tensors["pixels"].numpy()))
         judged = None if kept["judged"] is None else _threshold(kept["judged"])
         images = [below(tensors, f"reference{i}.") for i in range(len(kept["names"]))]
-        known = {**kept, "facts": facts, "judged": judged, "digest": metadata[DIGEST_KEY]}
+        region = Region(_of_png(tensors["region"]) > 0) if "region" in tensors else None
+        known = {**kept, "region": region, "facts": facts, "judged": judged, "digest": metadata[DIGEST_KEY]}
         return Product(**known, state=below(tensors, "state."), images=images)
     except (ValueError, KeyError, TypeError) as error:
         raise ModelInputError(
@@ -153,7 +167,7 @@ class AskedOfProduct(Asked):
     """The model of a run that has learnt from a product's file, not from references."""
 
     def __init__(self, product: Product, build: Callable[[], AnomalyModel], options: RunnerOptions):
-        super().__init__(lambda: product.load_into(build()), product.category, [], options)
+        super().__init__(lambda: product.load_into(build()), product.category, [], options, product.region)
         self.product, self.names = product, product.names
 
     def facts(self, kept: Kept) -> Facts:
@@ -173,10 +187,8 @@ def packed(image: Tensor) -> State:
         found = [channel.unique(return_inverse=True) for channel in image]
         if max(len(values) for values, _ in found) <= LEVELS:
             numbers = torch.stack([places for _, places in found], dim=-1).to(torch.uint8)
-            encoded = io.BytesIO()
-            PIL.Image.fromarray(numpy_of(numbers)).save(encoded, "PNG")
             levels = torch.stack([F.pad(values, (0, LEVELS - len(values))) for values, _ in found])
-            return {"levels": levels, "png": torch.frombuffer(bytearray(encoded.getvalue()), dtype=torch.uint8)}
+            return {"levels": levels, "png": _as_png(numpy_of(numbers))}
     return {"image": image}
 
 
@@ -184,9 +196,19 @@ def unpacked(kept: State) -> Tensor:
     """The image that `packed` was given."""
     if "image" in kept:
         return kept["image"]
-    with PIL.Image.open(io.BytesIO(numpy_of(kept["png"]).tobytes())) as picture:
-        numbers = torch.from_numpy(np.array(picture)).long()
+    numbers = torch.from_numpy(_of_png(kept["png"])).long()
     return torch.stack([kept["levels"][channel][numbers[..., channel]] for channel in range(3)])
+
+
+def _as_png(pixels: np.ndarray) -> Tensor:
+    encoded = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(encoded, "PNG")
+    return torch.frombuffer(bytearray(encoded.getvalue()), dtype=torch.uint8)
+
+
+def _of_png(content: Tensor) -> np.ndarray:
+    with PIL.Image.open(io.BytesIO(numpy_of(content).tobytes())) as picture:
+        return np.array(picture)
 
 
 def numpy_of(tensor: Tensor) -> np.ndarray:

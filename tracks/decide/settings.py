@@ -93,7 +93,7 @@ def describe(cfg: DictConfig) -> dict[str, Any]:
 
 def region_of(cfg: DictConfig) -> Region | None:
     """The region of interest, if the settings name one."""
-    if not cfg.roi:
+    if not cfg.get("roi"):
         return None
     given: Any = OmegaConf.to_container(cfg.roi) if OmegaConf.is_list(cfg.roi) else str(cfg.roi)
     return Region(given)
