@@ -10,10 +10,12 @@ from omegaconf import DictConfig
 
 from tracks.command.cli import command, explain, run_main
 from tracks.command.given_runs import open_run
+from tracks.decide.page import PAGE_FILE
+from tracks.errors import TrackInputError
 from tracks.report_page.choice import Choice
 from tracks.report_page.page import PageOptions, render_page, write_page
 from tracks.report_page.pictures import Photos
-from tracks.run.store import PredictionStore
+from tracks.run.store import SETTINGS_FILE, PredictionStore, read_settings
 
 OUR_DATA_SETS = "tracks.datasets."
 
@@ -53,8 +55,25 @@ def _targets(node: Any) -> Iterator[str]:
         yield from _targets(child)
 
 
+def page_of_photos(run: Any) -> Path | None:
+    """The page of a folder that `predict` wrote, said where it is; None of another folder."""
+    if not isinstance(run, str) or not run:
+        return None
+    folder = Path(run).expanduser()
+    settings = read_settings(folder / SETTINGS_FILE) if (folder / SETTINGS_FILE).is_file() else {}
+    if settings.get("track") != "predict":
+        return None
+    page = folder / PAGE_FILE
+    if not page.is_file():
+        raise TrackInputError(f"expected the page that `predict` ends with, got no {page}; run that command again")
+    print(f"files: {page} ({page.stat().st_size:,} bytes), as `predict` wrote it; the same command writes it anew")
+    return page
+
+
 def report(cfg: DictConfig) -> Path:
     """`write_report` with the settings of conf/report.yaml."""
+    if (page := page_of_photos(cfg.run)) is not None:
+        return page
     store = open_run(cfg.run)
     options = PageOptions(Choice(cfg.misses, cfg.false_alarms, cfg.hits), cfg.picture_side, cfg.workers)
     photos = open_photos(store.settings, cfg.root or None, cfg.trust)

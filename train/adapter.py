@@ -9,6 +9,7 @@ processes may share each batch (train/adapters/processes.py).
 """
 
 import os
+import shlex
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from models.vector_adapter.model import VectorAdapter
 from models.weights.catalogue import refuse_missing
 from tracks.command.cli import command, run_main
 from tracks.errors import TrackInputError
+from tracks.run.build import chosen_names
 from tracks.run.log_file import kept_log, log_into, note
 from tracks.run.trackers import Record, Tracker, curves_of, flat
 from train.adapters.checkpoint import ADAPTER_FILE, CONFIG_FILE, open_run, own_folder
@@ -51,7 +53,16 @@ def run_training(cfg: DictConfig) -> Path:
         folder = train_in(processes, cfg)
         if processes.first:
             print(f"adapters: {folder / ADAPTER_FILE}\nbeside them: log.csv, loss.png, run.json, config.yaml")
+            print(f"use them:\n    {usage(folder / ADAPTER_FILE, str(cfg.target))}")
         return folder
+
+
+def usage(file: Path, target: str) -> str:
+    """The command that runs the adapters on what they were trained for."""
+    weights = chosen_names().get("weights", "tiny")
+    return (
+        f"vandkit zero-shot weights={weights} {shlex.quote(f'weights.adapter.path={file}')} data={target} root=FOLDER"
+    )
 
 
 def train_in(processes: Processes, cfg: DictConfig) -> Path:

@@ -7,6 +7,7 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -233,7 +234,7 @@ def test_running_again_replaces_what_is_there(tmp_path, photos, model):
     found = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
     assert found == [
         "index.html", "kept/basis.json", "kept/drawn.jsonl", "kept/reference_pixels.npz", "kept/scores.jsonl",
-        "maps/bad, with comma.png.tiff", "maps/below/good.jpg.tiff",
+        "log.txt", "maps/bad, with comma.png.tiff", "maps/below/good.jpg.tiff",
         "overlays/bad, with comma.png.jpg", "overlays/below/good.jpg.jpg",
         "predictions.csv", "predictions.jsonl", "run.json", "threshold.json",
         "thumbs/bad, with comma.png.jpg", "thumbs/bad, with comma.png.photo.jpg",
@@ -800,3 +801,17 @@ def test_photos_of_phones_are_judged_and_shown(tmp_path, model):
     predict(settings(tmp_path))
     assert table(tmp_path / "out")["a.heic"]["verdict"] == "DEFECT"
     assert PIL.Image.open(tmp_path / "out/photos/a.heic.jpg").size == (64, 48)
+
+
+def test_a_tracker_is_told_counts_and_shown_the_highest_overlays(tmp_path, photos, model, monkeypatch):
+    told = []
+    tracker = SimpleNamespace(write=told.append)
+    monkeypatch.setattr("tracks.predict.chosen_tracker", lambda cfg: tracker)
+    predict(settings(tmp_path))
+    [record] = told
+    assert record.metrics == {
+        "threshold": 0.5, "photos/DEFECT": 1, "photos/OK": 2, "photos/undecided": 0, "photos/unreadable": 0
+    }  # fmt: skip
+    assert record.pictures[0] == tmp_path / "out/overlays/bad, with comma.png.jpg"
+    assert {"predictions.csv", "index.html", "log.txt"} <= {path.name for path in record.files}
+    assert "finished" in (tmp_path / "out/log.txt").read_text()

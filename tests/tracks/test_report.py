@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from tests.support.report_stand_ins import ReportDataset, finished_run
 from tracks.datasets.synthetic import Synthetic
 from tracks.errors import TrackInputError
-from tracks.report import open_photos, report, write_report
+from tracks.report import open_photos, page_of_photos, report, write_report
 from tracks.report_page.choice import Choice
 from tracks.report_page.page import PageOptions
 from tracks.report_page.pictures import Photos
@@ -106,3 +106,14 @@ def test_settings_that_name_no_usable_data_set_mean_no_photos(settings):
 def test_the_page_is_drawn_without_a_model(store, monkeypatch):
     monkeypatch.setitem(sys.modules, "models.clip_adapter.model", None)  # an import of it would fail
     write_report(PredictionStore(store.folder), None, OPTIONS, Photos(ReportDataset()))
+
+
+def test_the_folder_of_predict_has_its_page_already(tmp_path, capsys):
+    (tmp_path / "run.json").write_text('{"track": "predict"}')
+    with pytest.raises(TrackInputError, match="expected the page that `predict` ends with"):
+        page_of_photos(str(tmp_path))
+    (tmp_path / "index.html").write_text("<html>")
+    assert page_of_photos(str(tmp_path)) == tmp_path / "index.html"
+    assert "index.html (6 bytes), as `predict` wrote it" in capsys.readouterr().out
+    (tmp_path / "run.json").write_text('{"track": "few_shot"}')
+    assert page_of_photos(str(tmp_path)) is None

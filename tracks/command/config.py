@@ -88,6 +88,8 @@ class TrackConfig(RunConfig):
 class PredictConfig(RunConfig):
     """Settings of `predict`."""
 
+    tracker: Any = MISSING
+    """Where counts, lists and overlays go beside the output folder (conf/tracker): none, tensorboard, mlflow, wandb."""
     images: Any = MISSING
     """The photos to judge, no labels: a folder, a file, a pattern ("photos/*.png"), or a list of them; a clip
     ("clip.mp4"), whose frames are photos; a camera ("camera:0")."""

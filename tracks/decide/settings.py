@@ -18,7 +18,7 @@ from tracks.datasets.video import CAMERA, record
 from tracks.decide.kept import NO_MAPS
 from tracks.decide.threshold_fit import FOLDER
 from tracks.errors import TrackInputError
-from tracks.run.build import check_run_settings, chosen_names
+from tracks.run.build import check_run_settings, run_names
 from tracks.run.fingerprint import settings_digest
 from tracks.run.store import SETTINGS_FILE, read_settings
 
@@ -79,7 +79,7 @@ def describe(cfg: DictConfig) -> dict[str, Any]:
     good = str(Path(cfg.references).expanduser().resolve()) if cfg.references else ""
     folders = {"images": images[0] if len(images) == 1 else images, "references": good}
     words = {"category": str(cfg.category or DEFAULT_CATEGORY), "defects": list(cfg.prompts.defects)}
-    names = {"model": "", "weights": ""} | ({} if cfg.get("product") else chosen_names())
+    names = {"model": "", "weights": ""} | ({} if cfg.get("product") else run_names())
     rules = {key: cfg[key] for key in ("recursive", "tiles", "bit_depth")}
     arguments = {"config": OmegaConf.to_container(cfg.model, resolve=True)}
     if cfg.get("product"):

@@ -1,5 +1,6 @@
 """What a run works with: settings that make sense, a device, and the model of its configuration on it."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from models.weights.catalogue import refuse_missing
 from tracks.command.names import unknown
 from tracks.errors import TrackInputError
 from tracks.run.runner import ENGINES, LOCAL
+from tracks.run.trackers import Tracker
 
 
 def check_run_settings(cfg: DictConfig) -> None:
@@ -34,6 +36,21 @@ def chosen_names() -> dict[str, str]:
     """The names of model and weights that the command line chose; nothing where no command line was read."""
     chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
     return {key: chosen[key] for key in ("model", "weights") if key in chosen}
+
+
+def run_names() -> dict[str, str]:
+    """As `chosen_names`, for a run's name: adapters of one's own (`weights.adapter.path=FILE`) beside the weights.
+
+    They are called by their file, or by the folder of their training.
+    """
+    names = chosen_names()
+    words = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    for key, _, value in (word.lstrip("+").partition("=") for word in words):
+        path = Path(value.strip("'\"")).expanduser()
+        if key == "weights.adapter.path" and "weights" in names and path.is_file():
+            own = path.resolve().parent.name if path.stem == "adapter" else path.stem
+            names["weights"] += f"+{own}"
+    return names
 
 
 def pick_device(wanted: str) -> str:
@@ -58,6 +75,11 @@ def pick_device(wanted: str) -> str:
 def engine(cfg: DictConfig) -> dict[str, Any]:
     """What `RunnerOptions` takes of the engine."""
     return {key: cfg[key] for key in ("engine", "ray_address", "actors") if key in cfg}
+
+
+def chosen_tracker(cfg: DictConfig) -> Tracker:
+    """That of `tracker=...`; none where a configuration knows no such thing."""
+    return instantiate(cfg.tracker) if cfg.get("tracker") else Tracker()
 
 
 def build_model(cfg: DictConfig, device: str) -> AnomalyModel:

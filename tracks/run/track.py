@@ -21,7 +21,7 @@ from tracks.datasets.sample import Dataset, Sample
 from tracks.decide.decision import KeptThresholds
 from tracks.decide.threshold import weights_threshold
 from tracks.errors import TrackInputError
-from tracks.run.build import build_model, check_run_settings, chosen_names, engine, pick_device
+from tracks.run.build import build_model, check_run_settings, chosen_tracker, engine, pick_device, run_names
 from tracks.run.cost import CostLedger, peak_memory
 from tracks.run.fingerprint import code_digest, device_name, settings_digest, versions, weights_digest
 from tracks.run.log_file import kept_log, log_into, note
@@ -34,7 +34,7 @@ from tracks.run.run_folder import link_latest, run_folder, working_in
 from tracks.run.runner import RunnerOptions, fit_references, lacking, predict_category
 from tracks.run.scoring import IMAGE_SCORES, score_category
 from tracks.run.store import PRECISIONS, PredictionStore
-from tracks.run.trackers import Record, Tracker, flat, metrics_of
+from tracks.run.trackers import Record, flat, metrics_of
 
 log = logging.getLogger(__name__)
 
@@ -82,11 +82,6 @@ def run_track(cfg: DictConfig, track: str) -> dict[str, Any]:
         note(f"{predicted} images predicted, {results['images']} scored on {device}: track score {results['score']}")
     report(results, store.folder, predicted, linked)
     return {**results, "folder": str(store.folder)}
-
-
-def chosen_tracker(cfg: DictConfig) -> Tracker:
-    """That of `tracker=...`; none where a configuration knows no such thing."""
-    return instantiate(cfg.tracker) if cfg.get("tracker") else Tracker()
 
 
 def drop_what_is_outdated(store: PredictionStore, samples: dict[str, list[Sample]], together: bool = False) -> None:
@@ -195,7 +190,7 @@ def describe(
     }
     return {
         "track": track,
-        **({"model": type(model).__name__, "weights": "unnamed"} | chosen_names()),
+        **({"model": type(model).__name__, "weights": "unnamed"} | run_names()),
         "data": dataset.name,
         "shots": cfg.shots,
         "seed": cfg.seed,

@@ -19,7 +19,7 @@ from tracks.errors import TrackInputError
 
 FILES = (
     "results.md", "results.json", "results.csv", "config.yaml", "run.json", "report.html", "log.txt", "log.csv",
-    "loss.png",
+    "loss.png", "predictions.csv", "predictions.jsonl", "threshold.json", "index.html",
 )  # fmt: skip
 """Of a run folder, where they are there; and the pictures of `overlays`."""
 
@@ -35,6 +35,8 @@ class Record:
     """By names like "bottle/auroc_cls" and "mean/auroc_cls"."""
     curves: Sequence[tuple[int, Mapping[str, float]]] = field(default_factory=list)
     """Of a training: metrics by epoch."""
+    shown: Sequence[Path] | None = None
+    """The overlays to show; None for all that a track drew."""
 
     @property
     def files(self) -> list[Path]:
@@ -44,7 +46,7 @@ class Record:
     @property
     def pictures(self) -> list[Path]:
         """The overlays that were drawn."""
-        return sorted((self.folder / "overlays").rglob("*.png"))
+        return sorted((self.folder / "overlays").rglob("*.png")) if self.shown is None else list(self.shown)
 
 
 class Tracker:
