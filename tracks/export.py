@@ -55,6 +55,11 @@ def export(cfg: DictConfig) -> Difference:
 def original(cfg: DictConfig) -> What:
     """The model of a product, or of the settings, and its threshold."""
     product = read_product(cfg.product) if cfg.product else None
+    if product and product.region is not None:
+        raise TrackInputError(
+            f"expected a product of whole photos, got {cfg.product}, which was fitted with a region of interest that "
+            "the exported runner does not cut out; fit it without roi, on photos that are cut already"
+        )
     cfg = product.settings(cfg) if product else cfg
     category = str(cfg.category or DEFAULT_CATEGORY)
     model = build_model(cfg, "cpu")

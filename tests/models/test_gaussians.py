@@ -120,3 +120,15 @@ def test_each_image_meets_the_gaussians_of_its_own_category():
     both = model.predict(images, ["nut", "bolt"]).anomaly_maps
     for i, name in enumerate(("nut", "bolt")):
         assert_close(both[i : i + 1], model.predict(images[i : i + 1], [name]).anomaly_maps, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_kept_by_stage_gives_the_same_maps_to_the_bit():
+    references, image = features_of(3, 0), features_of(1, 1)
+    memory, other = PatchGaussians(references, (0, 1), 24), PatchGaussians(features_of(4, 2), (0, 1), 24)
+    kept = memory.tensors()
+    assert kept["mean1"].shape == (6, 7)
+    assert kept["centred1"].shape == (6, 3, 7)
+    again = PatchGaussians.of_tensors(kept, (0, 1), 24)
+    expected = memory.maps(image)
+    assert torch.equal(again.maps(image), expected)
+    assert torch.equal(other.with_joined_tensors(again.joined_tensors()).maps(image), expected)

@@ -108,6 +108,14 @@ def test_settings_that_make_no_sense_are_refused(settings, said):
         export(composed("export", {**SMALL, **settings}))
 
 
+def test_a_region_of_interest_is_refused(tmp_path):
+    path, region = str(tmp_path / "bolt.safetensors"), [[0.1, 0.1], [0.8, 0.2], [0.5, 0.9]]
+    few = {"references": save_photos(tmp_path / "good", 2), "out": path, "device": "cpu", "workers": 1}
+    fit(composed("fit", {**SMALL, "model": "padim", "tiles": "whole", "roi": region, **few}))
+    with pytest.raises(TrackInputError, match="fitted with a region of interest"):
+        export(composed("export", {"product": path, "format": "torchscript", "out": str(tmp_path / "out")}))
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(TrackInputError, match="an empty folder or an earlier export"):
