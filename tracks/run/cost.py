@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -116,6 +115,12 @@ def _largest_resident_mb() -> float:
     status = Path("/proc/self/status")
     if status.is_file() and (mark := re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)):
         return int(mark[1]) / 1024
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / 1024**2
+    import resource
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
 
 
