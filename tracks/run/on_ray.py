@@ -8,11 +8,10 @@ the number of images.
 
 import logging
 import os
-import pickle
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,7 +32,14 @@ DECODER_CORES = 0.25
 CONNECT_SECONDS = 10
 
 Row = dict[str, Any]
-"""Of a data set of Ray: one batch, pickled, under one name."""
+"""Of a data set of Ray: one batch, `Held`, under one name."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Anything, so that Ray carries it as it is and makes no table of it."""
+
+    value: Any
 
 
 def predicted_on_ray(
@@ -54,9 +60,9 @@ def predicted_on_ray(
     number = options.actors or 1
     accelerators = {"num_gpus": 1} if options.device.startswith("cuda") else {}
     threads = max(1, torch.get_num_threads() // number)
-    whole = ray.put(pickle.dumps(model))
+    whole = ray.put(model)
     batches_of_rows = ray.data.from_items(
-        [{"samples": pickle.dumps(batch)} for batch in batches], override_num_blocks=len(batches)
+        [{"samples": Held(list(batch))} for batch in batches], override_num_blocks=len(batches)
     )
     loaded = batches_of_rows.map(_Decoder(model, options), num_cpus=DECODER_CORES)
     scored = loaded.map_batches(
@@ -69,7 +75,7 @@ def predicted_on_ray(
         **accelerators,
     )
     for row in scored.iter_rows():
-        images, met, found = pickle.loads(row["scored"])
+        images, met, found = row["scored"].value
         for kind, path in met:
             notice(kind, path)
         if isinstance(found, Exception):
@@ -120,10 +126,10 @@ class _Decoder:
 
         torch.set_num_threads(1)
         try:
-            made: Any = [load(self._preprocess, sample, self._options) for sample in pickle.loads(row["samples"])]
+            made: Any = [load(self._preprocess, sample, self._options) for sample in row["samples"].value]
         except (TrackInputError, ModelInputError) as error:
             made = error
-        return {"loaded": pickle.dumps((made, met_notices()))}
+        return {"loaded": Held((made, met_notices()))}
 
 
 class _Predictor:
@@ -133,12 +139,12 @@ class _Predictor:
         import ray
 
         torch.set_num_threads(threads)
-        self._model: AnomalyModel = pickle.loads(ray.get(model)).to(device).eval()
+        self._model: AnomalyModel = ray.get(model).to(device).eval()
         self._category, self._device = category, device
 
     def __call__(self, rows: Row) -> Row:
-        made, met = pickle.loads(rows["loaded"][0])
-        return {"scored": [pickle.dumps((*self._scored(made, met),))]}
+        made, met = rows["loaded"][0].value
+        return {"scored": [Held(self._scored(made, met))]}
 
     def _scored(self, made: Any, met: Any) -> tuple[Any, Any, Any]:
         if isinstance(made, Exception):
