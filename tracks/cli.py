@@ -5,6 +5,7 @@
     vandkit predict photos --references good_parts --category "steel bracket"
 """
 
+import os
 import re
 import runpy
 import signal
@@ -93,7 +94,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, end_at_once)  # until the door has taken over
     words = sys.argv[1:]
     if not words or words[0] in (*HELP, "help"):
-        print(overview())
+        show(overview())
     elif words[0] in ("-V", "--version"):
         print(f"vandkit {version('vandkit')}")
     elif words[0] not in DOORS:
@@ -109,10 +110,18 @@ def enter(name: str, words: Sequence[str]) -> None:
     if door.config and set(words) & set(HELP):
         from tracks.command.explained import explained  # reads YAML; the overview need not wait for that
 
-        print(explained(name, door.what, door.config, door.takes, door.aliases, words))
+        show(explained(name, door.what, door.config, door.takes, door.aliases, words))
         return
     sys.argv[1:] = as_settings(words, door) if door.config else list(words)
     runpy.run_module(door.module, run_name="__main__", alter_sys=True)
+
+
+def show(text: str) -> None:
+    """Print what may be read in part only, as `head` does."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def overview() -> str:

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -94,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failed = [INTERRUPTED]
     except BrokenPipeError:  # nobody reads the list any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return 128 + 13  # of SIGPIPE, which Windows does not name
     except OSError as error:
         if error.filename is None:
             raise

@@ -28,6 +28,15 @@ def test_the_overview_lists_every_command_and_imports_next_to_nothing():
     assert said.stdout.endswith("set()\n")
 
 
+@pytest.mark.parametrize("words", [["--help"], ["predict", "--help"]])
+def test_help_of_which_only_the_beginning_is_read_says_no_more(words):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tracks.cli", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(timeout=120)) == (b"", 0)
+
+
 def test_every_door_is_a_module_and_a_configuration():
     for door in cli.DOORS.values():
         module = ROOT / door.module.replace(".", "/")
