@@ -10,6 +10,7 @@ import torch
 import tracks.predict as door
 from models.tiles import Tiled
 from tracks import api
+from tracks.command.settings import check_settings
 from tracks.errors import TrackInputError
 
 SMALL = {"model": "constant", "weights": "none", "categories": ["marble"], "overlays": 0}
@@ -88,3 +89,7 @@ def test_reading_a_configuration_twice_leaves_nothing_behind(photos):
     assert api.composed("predict", {}) == api.composed("predict", {})
     assert door.describe(api.composed("predict", {"images": "a,b [c]"}))["images"].endswith("a,b [c]")
     assert torch.is_grad_enabled()
+
+
+def test_a_command_called_after_it_checks_no_settings_of_an_earlier_call():
+    check_settings(api.composed("predict", {"images": "photos"}))

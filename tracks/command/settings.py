@@ -77,7 +77,7 @@ def check_settings(cfg: DictConfig) -> None:
     Raises:
         TrackInputError: naming the setting, and the nearest that is read.
     """
-    if not HydraConfig.initialized():
+    if not (HydraConfig.initialized() and GlobalHydra.instance().is_initialized()):  # called from Python
         return
     chosen = HydraConfig.get()
     words = OmegaConf.to_container(chosen.overrides.task, resolve=False)
