@@ -38,6 +38,6 @@ def hill(values: Tensor, half: Tensor, exponent: float) -> Tensor:
 
 
 def top_mean(maps: Tensor, share: float) -> Tensor:
-    """The mean of the highest share of the pixels of maps (B, H, W), of one pixel at the least: (B,)."""
+    """The mean of the highest share of the values of maps (B, ...), of one value at the least: (B,)."""
     pixels = maps.flatten(1)
     return pixels.topk(max(1, int(share * pixels.shape[1])), dim=1).values.mean(dim=1)

@@ -25,6 +25,7 @@ from models.baselines.patches import check_backbone
 from models.errors import ModelInputError, checked
 from models.features import PatchBackbone
 from models.images import AspectPreprocess, KeepSize, check_image
+from models.maps import top_mean
 from models.nearest import Excluded, beyond_positions, near_own_position, nearest_distance
 from models.references import MAX_REFERENCES, ManyReferences, progress
 
@@ -186,7 +187,7 @@ class AnomalyDINO(AnomalyModel):
         square = (self.map_size, self.map_size)
         if size != square:
             smooth = F.interpolate(smooth[None, None], square, mode="bilinear", antialias=True)[0, 0]
-        return smooth, distances.topk(max(1, int(len(distances) * TOP_SHARE))).values.mean()
+        return smooth, top_mean(distances[None], TOP_SHARE)[0]
 
 
 def foreground(tokens: Tensor, grid: tuple[int, int]) -> Tensor:

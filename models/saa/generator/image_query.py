@@ -23,7 +23,7 @@ from transformers import Owlv2Config, Owlv2ForObjectDetection
 
 from models.errors import ModelInputError, checked
 from models.frozen import Frozen, autocast, check_precision
-from models.images import check_image
+from models.images import CLIP_MEAN, CLIP_STD, check_image
 from models.saa.generator.base import Proposals
 from models.weights.pretrained import load_pretrained
 
@@ -36,7 +36,6 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "projection_dim": 768,
     },
 }  # fmt: skip
-CLIP_MEAN, CLIP_STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 GREY = 0.5
 """What images are padded with to a square, on the right and below."""
 

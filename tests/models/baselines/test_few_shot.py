@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from models.baselines.padim import PaDiM
 from models.baselines.patchcore import PatchCore
 from models.baselines.spade import SPADE
+from models.baselines.subspace_ad import SubspaceAD
 from models.errors import ModelInputError
 from models.imagenet.backbone import load_timm_backbone
 from models.maps import upsampled
@@ -36,6 +37,7 @@ BUILT = {
     "patchcore": lambda backbone: PatchCore(backbone),
     "padim": lambda backbone: PaDiM(backbone, num_channels=100),
     "spade": lambda backbone: SPADE(backbone),
+    "subspace_ad": lambda backbone: SubspaceAD(backbone, rotations=0),
 }
 
 

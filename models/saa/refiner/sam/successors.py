@@ -17,7 +17,7 @@ from transformers import Sam2Config, Sam2HieraDetConfig, Sam2Model, Sam2VisionCo
 
 from models.errors import checked
 from models.frozen import Frozen, autocast, check_precision
-from models.images import IMAGENET_MEAN, IMAGENET_STD, check_image
+from models.images import IMAGENET_MEAN, IMAGENET_STD, check_image, normalised
 from models.saa.refiner.sam.refiner import SamOutliner, cut_and_resized, long_side_resized, resized
 from models.weights.pretrained import check_known, load_pretrained
 
@@ -110,13 +110,12 @@ class SuccessorRefiner(Frozen):
     def encode(self, image: Tensor) -> dict[str, Any]:
         """The encoder's one pass over an image, resized bilinearly by PIL; by the names of the net's arguments."""
         weight = next(self.net.parameters())
-        pixels = resized(image, self.input_size(image)).to(weight) / 255
-        mean, std = (torch.tensor(values).to(weight)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
-        pixels = (pixels - mean) / std
-        height, width = pixels.shape[1:]
+        pixels = resized(image, self.input_size(image)).to(weight)
+        pixels = normalised(pixels[None], IMAGENET_MEAN, IMAGENET_STD)
+        height, width = pixels.shape[2:]
         pixels = F.pad(pixels, (0, self.image_size - width, 0, self.image_size - height))
         with autocast(self.device, self.precision):
-            seen = self.net.get_image_embeddings(pixels[None])
+            seen = self.net.get_image_embeddings(pixels)
         if self.squashes:
             return {"image_embeddings": seen}
         return {"image_embeddings": seen[0], "intermediate_embeddings": seen[1]}
