@@ -1,11 +1,11 @@
 """Imports of other libraries' heavy parts that nothing here needs: open_clip, timm and torchvision come without them.
 
-* open_clip imports transformers for text towers of Hugging Face's, which `models.clip.weights` refuses: two seconds and
-  100 MB. It is imported as if transformers were not installed; who wants those towers too imports open_clip, or
+* open_clip imports transformers for text towers of Hugging Face's, which `models.clip.weights` refuses. It is
+  imported as if transformers were not installed; who wants those towers too imports open_clip, or
   transformers, before this package.
 * torchvision and timm import torch's compiler, and with it sympy and triton, for a question that region pooling asks
-  when it is called, and to mark functions that are not to be compiled: two seconds. The question is asked and the mark
-  is set all the same, once those functions are called.
+  when it is called, and to mark functions that are not to be compiled. The question is asked and the mark is
+  set all the same, once those functions are called.
 """
 
 import sys

@@ -80,7 +80,8 @@ class MuSc(TransductiveModel):
             subsets = f"each of {self.subsets} random subsets of the test set, seed {self.seed}"
         return {
             "method": "MuSc",
-            "backbone": f"{self.backbone.name} ({self.backbone.weights})",
+            "backbone": self.backbone.name,
+            "backbone_weights": self.backbone.weights,
             "model_image_size": self.backbone.image_size,
             "stages": " ".join(map(str, self.stages)),
             "precision": getattr(self.backbone, "precision", "float32"),
