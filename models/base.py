@@ -20,7 +20,8 @@ ZERO_SHOT, FEW_SHOT = "zero-shot", "few-shot"
 BOTH = (ZERO_SHOT, FEW_SHOT)
 INDUCTIVE, TRANSDUCTIVE = "inductive", "transductive"
 MODELS_OF_TRACK = {
-    ZERO_SHOT: "clip_adapter, vector_adapter, saa, saa_plus, winclip, musc, utad, clipseg, subspace_ad_batch",
+    ZERO_SHOT: "clip_adapter, vector_adapter, saa, saa_plus, winclip, musc, utad, clipseg, subspace_ad_batch, "
+    "anomaly_dino_batch",
     FEW_SHOT: "clip_adapter, vector_adapter, saa, saa_plus, winclip, patchcore, anomaly_dino, padim, spade, "
     "subspace_ad",
 }

@@ -1,4 +1,5 @@
-"""Images scored by each other (MuSc, arXiv 2401.16753): mutual scoring in blocks, and a score shared by like images.
+"""Images scored by each other, in blocks: mutual scoring and a score shared by like images (MuSc, arXiv 2401.16753),
+and the mean of the lowest distances to all patches of the others (AnomalyDINO, batched).
 
 What is kept of the images lies in memory, or, beyond a limit, in files of a temporary folder that the system reads and
 writes as it finds room.
@@ -7,7 +8,7 @@ writes as it finds room.
 import math
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -101,6 +102,48 @@ def _block(patches: Tensor, centre: Tensor, images: slice) -> tuple[Tensor, Tens
 
 def _root(squared: Tensor) -> Tensor:
     return squared.clamp(min=0).sqrt().cpu()
+
+
+def lowest_means(
+    patches: Sequence[Tensor], share: float, *, device: torch.device, max_elements: int = MAX_ELEMENTS
+) -> Iterator[Tensor]:
+    """How unlike each image's patches (L_i, C), of length 1, are to those of all others: (L_i,), image after image.
+
+    The mean of a patch's distances 1 - cosine below their quantile `share`, in the count of all; where none is below
+    it, the distance at it. No matrix has more than `max_elements` elements, or a patch's distances to those that are
+    compared at a time.
+    """
+    total, longest = sum(map(len, patches)), max(map(len, patches))
+    for number, own in enumerate(patches):
+        others = [*patches[:number], *patches[number + 1 :]]
+        count = max(1, int(share * (total - len(own))))
+        width = max(longest, 8 * count)
+        rows = max(1, max_elements // (count + width))
+        parts = [_lowest_mean(queries.to(device), others, count, width) for queries in own.split(rows)]
+        yield torch.cat(parts)
+
+
+def _lowest_mean(queries: Tensor, others: Sequence[Tensor], count: int, width: int) -> Tensor:
+    lowest = queries.new_empty(len(queries), 0)
+    for run in _runs(others, width):
+        distances = 1 - queries @ torch.cat(run).to(queries.device).T
+        both = torch.cat([lowest, distances], dim=1)
+        lowest = both.topk(min(count, both.shape[1]), dim=1, largest=False).values
+    edge = lowest.amax(dim=1, keepdim=True)
+    below = lowest < edge
+    number = below.sum(dim=1)
+    return torch.where(number > 0, (lowest * below).sum(dim=1) / number.clamp(min=1), edge[:, 0])
+
+
+def _runs(images: Sequence[Tensor], most: int) -> Iterator[list[Tensor]]:
+    """The images in order, as many at a time as have `most` patches together, or one."""
+    run: list[Tensor] = []
+    for image in images:
+        if run and sum(map(len, run)) + len(image) > most:
+            yield run
+            run = []
+        run.append(image)
+    yield run
 
 
 def shared_scores(scores: Tensor, embeddings: Tensor, neighbours: Sequence[int], at_once: int = 1024) -> Tensor:

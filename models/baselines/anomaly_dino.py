@@ -116,7 +116,7 @@ class AnomalyDINO(AnomalyModel):
             distances = self._distances(F.normalize(tokens, dim=1), grid, state["bank"], _bank_grids(state))
             distances = distances.masked_fill(~self._mask(tokens, grid, category), 0)
             found.append(self._assessed(distances, grid, (image.shape[1], image.shape[2])))
-        return _together(found)
+        return together(found)
 
     def reference_prediction(self, category: str) -> Prediction:
         """Each reference against the others; a single one against itself elsewhere, not rotated."""
@@ -136,7 +136,7 @@ class AnomalyDINO(AnomalyModel):
                 distances = self._distances(queries, grid, others, [*views[:i], *views[i + 1 :]])
             size = _pairs(state["sizes"])[i]
             found.append(self._assessed(distances.masked_fill(~masks[i], 0), grid, size))
-        return self._many.with_others(self, category, _together(found))
+        return self._many.with_others(self, category, together(found))
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
@@ -151,12 +151,16 @@ class AnomalyDINO(AnomalyModel):
             "stages": str(self.stage),
             "rotations": _label(self._labels["rotations"]),
             "masking": _label(self._labels["masking"]),
-            "map": f"1 - cosine to the nearest patch{near}, Gaussian of {SIGMA:g} px at the image's own size, then "
-            f"{self.map_size} x {self.map_size}",
+            "map": f"1 - cosine to the nearest patch{near}, {self.smoothing}",
             "image_score": "mean of the top 1 % patch distances",
             "few_shot_calibration": "each reference against the others; a single one against itself, without a window "
             f"of {self.own_window:g} of the side around each patch; {self._many.label}",
         }
+
+    @property
+    def smoothing(self) -> str:
+        """What becomes of the distances of patches, for the protocol."""
+        return f"Gaussian of {SIGMA:g} px at the image's own size, then {self.map_size} x {self.map_size}"
 
     def _tokens(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """(3, H, W) uint8 to patch tokens (h * w, C) and (h, w)."""
@@ -263,6 +267,7 @@ def _bank_grids(state: State) -> list[tuple[tuple[int, int], int]]:
     return [(grid, views) for grid in grids]
 
 
-def _together(found: Sequence[tuple[Tensor, Tensor]]) -> Prediction:
+def together(found: Sequence[tuple[Tensor, Tensor]]) -> Prediction:
+    """The maps (S, S) and the scores () of several images as one prediction."""
     maps, scores = (torch.stack(part) for part in zip(*found, strict=True))
     return Prediction(maps, scores)

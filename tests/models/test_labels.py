@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from models.baselines.anomaly_dino import AnomalyDINO
+from models.baselines.anomaly_dino_batch import AnomalyDINOBatch
 from models.baselines.clipseg import ClipSeg
 from models.baselines.ensemble import Ensemble
 from models.baselines.musc import MuSc
@@ -114,6 +116,17 @@ TURNED = {
             **PATCHES, "backbone": RESNET, "patch_size": 5, "stage_dim": 20, "target_dim": 30, "coreset": 0.5,
             "num_neighbours": 3,
         },
+    ),
+    "anomaly_dino": Turned(
+        AnomalyDINO, {"backbone": RESNET},
+        {
+            "backbone": VIT, "side": 128, "stage": 2, "rotations": "none", "masking": "never", "pos_radius": 1,
+            "map_size": 40, "own_window": 0.3, "max_references": 3,
+        },
+    ),
+    "anomaly_dino_batch": Turned(
+        AnomalyDINOBatch, {"backbone": RESNET},
+        {"backbone": VIT, "side": 128, "stage": 2, "masking": "never", "share": 0.01, "map_size": 40},
     ),
     "padim": Turned(
         PaDiM, {"backbone": RESNET, "num_channels": 40},

@@ -41,6 +41,7 @@ def test_every_model_has_its_rank_and_the_classes_say_which_track_they_serve(con
         "utad",
         "clipseg",
         "subspace_ad_batch",
+        "anomaly_dino_batch",
         "winclip",
         "musc",
         "saa",
@@ -48,7 +49,7 @@ def test_every_model_has_its_rank_and_the_classes_say_which_track_they_serve(con
         "vector_adapter",
         "clip_adapter",
     }
-    assert few_shot == set(cfg.order) - {"utad", "clipseg", "saa", "subspace_ad_batch", "musc"}
+    assert few_shot == set(cfg.order) - {"utad", "clipseg", "saa", "subspace_ad_batch", "anomaly_dino_batch", "musc"}
     assert any("spade, padim, patchcore, anomaly_dino, subspace_ad" in note and "zero-shot" in note for note in notes)
     assert any("ensemble" in note and "zero-shot" in note for note in notes)
 

@@ -22,6 +22,7 @@ NAMES = (
     "random",
     "patchcore",
     "anomaly_dino",
+    "anomaly_dino_batch",
     "padim",
     "spade",
     "subspace_ad",
@@ -87,7 +88,7 @@ def test_a_member_is_what_the_model_is_alone(name):
 
 
 def test_every_model_but_the_reference_line_can_be_a_member():
-    assert {"ensemble", "constant", "random", "subspace_ad_batch", "musc", *MEMBERS} == {
+    assert {"ensemble", "constant", "random", "subspace_ad_batch", "anomaly_dino_batch", "musc", *MEMBERS} == {
         path.stem for path in (CONF / "model").glob("*.yaml")
     }
 
