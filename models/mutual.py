@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.nearest import MAX_ELEMENTS
+from models.nearest import MAX_ELEMENTS, held
 
 MEGABYTE = 1024**2
 
@@ -67,7 +67,7 @@ def mutual_scores(
     count, num_patches = patches.shape[:2]
     centre = patches.mean(dim=(0, 1), dtype=torch.float32).to(device)
     blocks = partial(_block, patches, centre)
-    step = max(1, math.isqrt(max_elements) // num_patches)
+    step = max(1, math.isqrt(held(max_elements, device)) // num_patches)
     for top in range(0, count, step):
         rows = slice(top, top + step)
         queries, lengths = blocks(rows)

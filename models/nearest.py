@@ -14,6 +14,8 @@ from models.frozen import in_one_graph
 
 MAX_ELEMENTS = 2**25
 """Largest similarity matrix held at a time: 128 MiB of float32."""
+CPU_ELEMENTS = 2**22
+"""The same on a processor, where 16 MiB stay in its cache and are used again: two to four times as quick."""
 ROUNDING = 2e-6
 """A distance 1 - cosine below it is 0: no more than float32 leaves of the product of two equal rows."""
 EUCLIDEAN_ROUNDING = 1e-5
@@ -30,10 +32,11 @@ def nearest_distance(
     """Minimum over the bank of 1 - cosine, exact, (Q,) in [0, 2]; 0 where it is within rounding of 0.
 
     `tokens` (Q, C) and `bank` (M, C) have rows of length 1. No matrix of more than `max_elements`
-    elements is ever made (a row of one element at the least).
+    elements is ever made (a row of one element at the least), on a processor of no more than `CPU_ELEMENTS`.
     """
     if in_one_graph():
         return _beyond_rounding(1 - (tokens @ bank.T).amax(dim=1))
+    max_elements = held(max_elements, bank.device)
     num_columns = min(len(bank), max_elements)
     num_rows = max(1, max_elements // num_columns)
     nearest = tokens.new_full((len(tokens),), -torch.inf)
@@ -79,11 +82,16 @@ def nearest_rows(
     return distances.masked_fill_(distances <= within_rounding, 0), chosen
 
 
+def held(max_elements: int, device: torch.device) -> int:
+    """How many elements of a matrix of distances a device holds at a time, of so many allowed."""
+    return min(max_elements, CPU_ELEMENTS) if device.type == "cpu" else max_elements
+
+
 def _row_slices(queries: Tensor, bank: Tensor, max_elements: int) -> list[slice]:
     """The rows of the queries, so many at a time that their products with a bank hold at most `max_elements`."""
     if in_one_graph():
         return [slice(None)]
-    at_once = max(1, max_elements // len(bank))
+    at_once = max(1, held(max_elements, bank.device) // len(bank))
     return [slice(top, top + at_once) for top in range(0, len(queries), at_once)]
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from models.base import INDUCTIVE, AnomalyModel, Images, Prediction, State, below, check_categories
 from models.errors import ModelInputError
-from models.references import MAX_REFERENCES, ManyReferences, joined
+from models.references import MAX_REFERENCES, ManyReferences, cut, joined
 
 OVERLAP = 0.25
 """Of neighbouring tiles, as a share of a tile's side."""
@@ -29,8 +29,8 @@ LARGE = 1.5
 """With "auto", an image whose shorter side is more than this many times the model's is cut into two tiles that way."""
 STRETCH = 1.2
 """A tile's sides may differ by this factor."""
-TILES_AT_ONCE = 4
-"""What of a tile is worked on then fits the processor's cache."""
+VIEWS_AT_ONCE, DEVICE_VIEWS = 4, 32
+"""Wholes or tiles in a batch: what of them is worked on then fits a processor's cache; and on any other device."""
 MOST_TILES = 16
 MOST_NATIVE = 8
 """Along the shorter side, so that a photo of 12 megapixels needs some 60 MB."""
@@ -225,10 +225,13 @@ class Tiled(AnomalyModel):
         views = Views.of(images, self.side, self.device)
         names = [self._name_at(categories[owner], box) for owner, box in zip(views.owners, views.boxes, strict=True)]
         order = sorted(range(len(names)), key=lambda tile: (names[tile], tile))  # those that share references together
-        parts = [order[start : start + TILES_AT_ONCE] for start in range(0, len(order), TILES_AT_ONCE)]
-        jobs = [(views.wholes, list(categories))] + [(views.tiles[part], [names[i] for i in part]) for part in parts]
-        whole, *seen = side_by_side(self.model.predict, jobs, self.device)
-        found = joined(seen, order) if seen else None
+        at_once = VIEWS_AT_ONCE if self.device.type == "cpu" else DEVICE_VIEWS
+        wholes = cut(range(len(images)), at_once)
+        jobs = [(views.wholes[part], [categories[i] for i in part]) for part in wholes]
+        jobs += [(views.tiles[part], [names[i] for i in part]) for part in cut(order, at_once)]
+        seen = side_by_side(self.model.predict, jobs, self.device)
+        whole = joined(seen[: len(wholes)], range(len(images)))
+        found = joined(seen[len(wholes) :], order) if order else None
         levels = self._levelled(whole.image_scores)
         maps = self._enlarged(whole.anomaly_maps)
         for image, category in enumerate(categories):

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from models import nearest
 from models.features import ImageFeatures
 from models.nearest import CategoryMemory, MemoryBank, near_own_position, nearest_distance, nearest_rows
 
@@ -36,6 +37,10 @@ def test_no_matrix_is_larger_than_asked(max_elements, monkeypatch):
     nearest_distance(unit(23, 16, 0), unit(50, 16, 1), max_elements=max_elements)
     assert max(largest) <= max_elements
     assert sum(largest) == 23 * 50
+    largest.clear()
+    monkeypatch.setattr(nearest, "CPU_ELEMENTS", 21)
+    nearest_distance(unit(23, 16, 0), unit(50, 16, 1), max_elements=max_elements)
+    assert max(largest) <= min(21, max_elements), "a processor holds less than a device may"
 
 
 def test_a_token_of_the_bank_has_distance_0_and_its_opposite_2():
