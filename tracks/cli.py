@@ -44,8 +44,6 @@ class Door:
 DATA = {"root": "data.root"}
 SWEPT = DATA | {"sweeper=optuna": "hydra/sweeper=maximise", "trials": "hydra.sweeper.n_trials"}
 WORDS = {"prompt": "prompts.defects"}
-LISTS = ("prompts.defects", "categories", "validation_categories")
-"""Settings that are lists of words, which may be given with commas between them."""
 DOORS = {
     "zero-shot": Door(
         "tracks.zero_shot", "run the zero-shot track: no image of the product is used", "zero_shot", aliases=SWEPT
@@ -172,12 +170,12 @@ def _is_value(word: str) -> bool:
 
 def _plain(key: str, value: str, door: Door) -> str:
     """A value that was typed as it is: text is put in quotes, so that commas, brackets and blanks in it survive."""
-    from tracks.command.text_settings import TEXT_KEYS, in_quotes  # imports Hydra
+    from tracks.command.text_settings import LIST_KEYS, TEXT_KEYS, in_quotes  # imports Hydra
 
     key = door.aliases.get(key, key)
     if value.startswith("["):
         return f"{key}={value}"
-    if key in LISTS:
+    if key.rpartition(".")[2] in LIST_KEYS:  # with commas between its words
         return f"{key}={_list([word.strip() for word in value.split(',')])}"
     return f"{key}={in_quotes(value) if key.rpartition('.')[2] in TEXT_KEYS else value}"
 

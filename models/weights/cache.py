@@ -2,7 +2,7 @@
 
 `VANDKIT_CACHE` names the folder of everything that is fetched; `VANDKIT_WEIGHTS` that of the weights alone.
 `VANDKIT_OFFLINE=1` or `HF_HUB_OFFLINE=1` forbids every download. `HF_ENDPOINT` names a mirror of Hugging Face;
-`HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` are honoured by requests itself.
+`HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` are honoured by the library that fetches.
 """
 
 import os
@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 OFFLINE_VARIABLES = ("VANDKIT_OFFLINE", "HF_HUB_OFFLINE")
-HUB_FILE = re.compile(r"https://huggingface\.co/(?!datasets/|spaces/)([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+HUB = "https://huggingface.co"
+HUB_FILE = re.compile(rf"{re.escape(HUB)}/(?!datasets/|spaces/)([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 """An address of Hugging Face: repository, revision, file."""
 
 

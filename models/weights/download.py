@@ -1,29 +1,31 @@
 """A file from the first address that serves it whole: resumed, retried, checked, and only then put in its place.
 
-huggingface_hub fetches both kinds of addresses: its own repositories by `hf_hub_download`, plain ones by `http_get`,
-which resumes and retries (pooch begins again: of a 5 GB archive that breaks off at 4 GB nothing is left). While a file
-arrives it is `<name>.part`, or in the folder `<name>.hub`; content of another digest than recorded is deleted.
+huggingface_hub's `http_get` resumes and retries. (pooch begins again, and from release 1 on `hf_hub_download` in the
+next run: of a 5 GB archive that breaks off at 4 GB nothing is left.) While a file arrives it is `<name>.part`;
+content of another digest than recorded is deleted.
 """
 
 import errno
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-import requests  # type: ignore[import-untyped]
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import http_get
+from huggingface_hub.utils import build_hf_headers
 
 from models.disk import alone, lacking_room
 from models.errors import ModelInputError
-from models.weights.cache import HUB_FILE, offline_by
+from models.weights.cache import HUB, HUB_FILE, offline_by
 from models.weights.digests import Expected, remember
 
+WebError: type[Exception] = [kind for kind in HfHubHTTPError.__mro__ if kind.__module__ != "builtins"][-1]
+"""What the library under huggingface_hub raises: requests' before its release 1, from then on httpx's or httpx2's."""
+BROKEN_OFF = ("ChunkedEncodingError", "RemoteProtocolError")
+"""Of which of these kinds it is where a connection ends before its content, by the libraries' own names."""
 TRIES = 5
 """How often an address may break off without having brought anything."""
 WEB_PAGES = (b"<!doctype html", b"<html")
@@ -51,7 +53,8 @@ REMEDIES = {
     Failure.REFUSED: "the host wants a login or an accepted licence: fetch it with a browser",
     Failure.UNREACHABLE: "check the connection (behind a proxy set HTTPS_PROXY, for a mirror of Hugging Face "
     "HF_ENDPOINT) and try again",
-    Failure.NO_TRUST: "check the clock of this machine, or name your proxy's certificates with REQUESTS_CA_BUNDLE=...",
+    Failure.NO_TRUST: "check the clock of this machine, or name your proxy's certificates with REQUESTS_CA_BUNDLE=... "
+    "(SSL_CERT_FILE=... from huggingface_hub 1 on)",
     Failure.SERVER: "try again later",
     Failure.SLOW: "try again on a better connection; what has arrived is kept and continued",
     Failure.ENDED_EARLY: "try again; what has arrived is kept and continued",
@@ -102,13 +105,13 @@ def download(wanted: Wanted) -> Path:
 
 def arrived_bytes(path: Path) -> int:
     """How much of a file has arrived so far."""
-    part, hub = _parts(path)
-    return sum(each.stat().st_size for each in (part, *hub.rglob("*.incomplete")) if each.is_file())
+    part = _part(path)
+    return part.stat().st_size if part.is_file() else 0
 
 
-def _parts(path: Path) -> tuple[Path, Path]:
-    """The file and the folder of what has arrived from a plain address and from Hugging Face."""
-    return path.with_name(path.name + ".part"), path.with_name(path.name + ".hub")
+def _part(path: Path) -> Path:
+    """The file of what has arrived."""
+    return path.with_name(path.name + ".part")
 
 
 def _from_any_address(wanted: Wanted) -> None:
@@ -135,63 +138,54 @@ def _failed(wanted: Wanted, failure: Failure, what: str) -> DownloadError:
 
 def _from_address(address: str, wanted: Wanted) -> None:
     """Bring the whole file from one address, and put it in its place if it is the recorded one."""
-    part, hub = _parts(wanted.path)
+    part = _part(wanted.path)
     if not wanted.expected.digest:
         part.unlink(missing_ok=True)  # nothing tells whether two pieces belong together
     resumed = part.is_file()
-    found = _fetched(address, wanted)
-    if wrong := wanted.expected.difference(found):
-        with found.open("rb") as file:
+    _fetch(address, wanted)
+    if wrong := wanted.expected.difference(part):
+        with part.open("rb") as file:
             page = "; what came is a web page" if file.read(256).lstrip().lower().startswith(WEB_PAGES) else ""
-        _discard(part, hub)
-        if resumed and found == part:
+        part.unlink()
+        if resumed:
             return _from_address(address, wanted)
         what = f"expected {wrong[0]}, got {wrong[1]}{page}; deleted"
         raise DownloadError(Failure.WRONG_CONTENT, f"{address}: {Failure.WRONG_CONTENT}, {what}")
-    found.replace(wanted.path)
-    _discard(part, hub)
+    part.replace(wanted.path)
     if wanted.expected.digest:
         remember(wanted.path, wanted.expected.digest)
     return None
 
 
-def _fetched(address: str, wanted: Wanted) -> Path:
+def _fetch(address: str, wanted: Wanted) -> None:
     """The whole file, not checked yet; a connection that breaks off is taken up again as long as it brings anything."""
-    part, hub = _parts(wanted.path)
+    headers = {"Accept-Encoding": "identity"}
+    if HUB_FILE.fullmatch(address):
+        headers |= build_hf_headers()  # who has logged in may have accepted a licence
+        address = address.replace(HUB, os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUB, 1)
     tries = TRIES
-    while True:
+    while wanted.expected.size is None or arrived_bytes(wanted.path) < wanted.expected.size:
         held = arrived_bytes(wanted.path)
         try:
-            if match := HUB_FILE.fullmatch(address):
-                repository, revision, file = match.groups()
-                endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
-                return Path(hf_hub_download(repository, file, revision=revision, local_dir=hub, endpoint=endpoint))
-            if wanted.expected.size is None or held < wanted.expected.size:
-                with part.open("ab") as file:
-                    http_get(address, file, resume_size=file.tell(), headers={"Accept-Encoding": "identity"})
-            return part
-        except requests.exceptions.ChunkedEncodingError:
+            with _part(wanted.path).open("ab") as file:
+                http_get(address, file, resume_size=file.tell(), headers=headers)
+            return
+        except WebError as error:
             tries = TRIES if arrived_bytes(wanted.path) > held else tries - 1
-            if not tries:
+            if type(error).__name__ not in BROKEN_OFF or not tries:
                 raise
-
-
-def _discard(part: Path, hub: Path) -> None:
-    part.unlink(missing_ok=True)
-    shutil.rmtree(hub, ignore_errors=True)
 
 
 @contextmanager
 def _named(address: str) -> Iterator[None]:
-    """Turn what requests, huggingface_hub and the disk raise into a DownloadError that names the address."""
+    """Turn what huggingface_hub, what is under it and the disk raise into a DownloadError that names the address."""
     try:
         yield
-    except (requests.RequestException, OSError) as error:
-        cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
-        failure = _failure_of(cause)
+    except (WebError, OSError) as error:
+        failure = _failure_of(error)
         if failure is None:
             raise
-        raise DownloadError(failure, f"{address}: {failure}, {' '.join(str(cause).split())[:300]}") from error
+        raise DownloadError(failure, f"{address}: {failure}, {' '.join(str(error).split())[:300]}") from error
 
 
 def _failure_of(error: BaseException) -> Failure | None:
@@ -201,12 +195,13 @@ def _failure_of(error: BaseException) -> Failure | None:
         if code in (404, 410):
             return Failure.NOT_FOUND
         return Failure.SERVER if code in (408, 416, 425, 429) or code >= 500 else Failure.REFUSED
-    if isinstance(error, requests.exceptions.SSLError):
+    kind, said = type(error).__name__, str(error)
+    if kind == "SSLError" or "CERTIFICATE_VERIFY_FAILED" in said:
         return Failure.NO_TRUST
-    if isinstance(error, requests.Timeout) or "timed out" in str(error):
+    if "Timeout" in kind or "timed out" in said:
         return Failure.SLOW
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+    if kind in BROKEN_OFF:
         return Failure.ENDED_EARLY
-    if isinstance(error, requests.RequestException):
+    if isinstance(error, WebError):
         return Failure.UNREACHABLE
     return Failure.NO_ROOM if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) else None

@@ -8,6 +8,7 @@ import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
@@ -98,11 +99,14 @@ def test_the_archive_is_kept_and_used_again(host, tmp_path):
 def test_a_broken_download_is_continued(host, tmp_path, monkeypatch):
     monkeypatch.setattr("models.weights.download.TRIES", 1)
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100)
-    host.script = ["cut 300", "cut 200", "cut 0", "ok"]
+    monkeypatch.setattr("huggingface_hub.file_download.time", SimpleNamespace(sleep=lambda _: None))
+    host.script = ["cut 300", "cut 200", *["cut 0"] * 30]  # how often the releases of huggingface_hub try differs
     with pytest.raises(TrackInputError, match="500 bytes are kept"):
         get(entry(host), tmp_path / "set")
+    host.script = []
     get(entry(host), tmp_path / "set")
-    assert [headers.get("Range") for _, headers in host.requests] == [None, "bytes=300-", "bytes=500-", "bytes=500-"]
+    asked = [headers.get("Range") for _, headers in host.requests]
+    assert asked[:3] + asked[-1:] == [None, "bytes=300-", "bytes=500-", "bytes=500-"]
 
 
 @pytest.mark.parametrize(

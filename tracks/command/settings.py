@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, ListConfig, OmegaConf, StringNode
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -39,6 +39,14 @@ KINDS = {
     list: "a list, like [a,b]",
     dict: "key: value pairs",
 }
+KINDS_OF_SCHEMA = {
+    IntegerNode: KINDS[int],
+    FloatNode: KINDS[float],
+    BooleanNode: KINDS[bool],
+    ListConfig: KINDS[list],
+    StringNode: "one value, without brackets",
+}
+"""The same where a schema says the kind."""
 
 ONE_PATH = (
     "out",
@@ -115,7 +123,10 @@ def explain_settings(error: HydraException | OmegaConfBaseException, config_name
         key = error.full_key or "a setting"
         return f"expected a value for {key}, got none; give it with {VARIABLES.get(key, f'ARGS={key}=...')}"
     if isinstance(error, ValidationError):
-        return f"expected {error.full_key or 'a setting'} of the right kind, got: {str(error).splitlines()[0]}"
+        kind = KINDS_OF_SCHEMA.get(type(error.child_node))
+        if not (kind and error.full_key):
+            return f"expected {error.full_key or 'a setting'} of the right kind, got: {str(error).splitlines()[0]}"
+        return f"expected {error.full_key} to be {kind}, got {'null' if error.value is None else repr(error.value)}"
     if isinstance(error, InterpolationResolutionError):
         return f"expected {error.full_key or 'a setting'} to have a value, got: {str(error).splitlines()[0]}"
     if isinstance(error.__cause__, OmegaConfBaseException) and isinstance(error, HydraException):

@@ -28,18 +28,28 @@ TEXT_KEYS = frozenset((
     "roi", "folder", "check",
 ))  # fmt: skip
 """The last part of the keys whose values are names, words or paths."""
+LIST_KEYS = frozenset((
+    "categories", "validation_categories", "defects", "exclude", "metrics", "models", "only", "runs", "trained_on",
+    "unrotated", "weight_files",
+))  # fmt: skip
+"""The last part of the keys whose values are lists of names; one name alone is a list of one."""
 FUNCTIONS = "choice|range|interval|glob|sort|shuffle|tag|extend_list|str|int|float|bool|json_str"
-_UNPARSED = re.compile(rf"""['"]|.*\$\{{|({FUNCTIONS})\(.*\)$""", re.DOTALL)
-"""Values that say themselves how they are to be read: quoted, interpolated, by a function of Hydra's."""
+_COMPUTED = re.compile(rf".*\$\{{|({FUNCTIONS})\(.*\)$", re.DOTALL)
+"""Values that are interpolated, or made by a function of Hydra's."""
+_UNPARSED = re.compile(rf"""['"]|{_COMPUTED.pattern}""", re.DOTALL)
+"""Values that say themselves how they are to be read: those, and quoted ones."""
 _parser = OverridesParser.create()
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # several times faster; not every build of PyYAML has it
 
 
 def keep_text(argument: str) -> str:
-    """The argument `key=value` of a command line, its value quoted if it is text that Hydra would not read as such."""
+    """The argument `key=value` of a command line, its text quoted where Hydra would not read it as such.
+
+    A name alone where a list of names is expected becomes a list of one.
+    """
     key, equals, value = argument.partition("=")
     name = key.lstrip("+").rpartition(".")[2]
-    if not equals or argument.startswith("-") or name not in TEXT_KEYS:
+    if not equals or argument.startswith("-") or name not in TEXT_KEYS | LIST_KEYS:
         return argument
     return key + equals + ",".join(_list_or_one(part, name) for part in _split(value))
 
@@ -48,7 +58,10 @@ def _list_or_one(value: str, name: str) -> str:
     """A whole value, or one of those that a sweep goes through."""
     if value.startswith("[") and value.endswith("]"):
         return "[" + ",".join(_quoted(part.strip()) for part in _split(value[1:-1])) + "]"
-    return value if value == "null" and name not in NAMES else _quoted(value)
+    if value == "null" and name not in NAMES:
+        return value
+    alone = name in LIST_KEYS and value and value[0] != "[" and not _COMPUTED.match(value)
+    return f"[{_quoted(value)}]" if alone else _quoted(value)
 
 
 def _quoted(value: str) -> str:

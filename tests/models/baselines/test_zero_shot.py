@@ -60,7 +60,7 @@ def test_encoding_an_image_once_for_all_sentences_changes_nothing(net):
 def test_padding_behind_the_end_of_a_sentence_changes_nothing(net):
     tokens = net._tokenizer(["flaw on nut"])
     short = tokens[:, : int(tokens.argmax()) + 1]
-    assert_close(net.embed(["flaw on nut"]), net.net.clip.get_text_features(short), **CLOSE)
+    assert_close(net.embed(["flaw on nut"]), net.net.get_conditional_embeddings(1, short), **CLOSE)
 
 
 def test_the_map_is_the_mean_over_the_sentences_of_the_language_prompt(net):

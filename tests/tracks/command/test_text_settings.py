@@ -33,13 +33,30 @@ def test_a_name_on_the_command_line_is_itself(name):
 @pytest.mark.parametrize(
     "argument",
     ["shots=1,2", "model.weight=1.10", "out=null", "references=", "data.root=${oc.env:ROOT}", "categories=[]",
-     "categories='x'", "--config-dir=1.10", "-m", "outputs=a\\,b", "data.category=choice(1,2)"],
+     "data.category='x'", "--config-dir=1.10", "-m", "outputs=a\\,b", "data.category=choice(1,2)"],
 )  # fmt: skip
 def test_other_settings_are_left_as_they_are(argument):
     assert keep_text(argument) == argument
 
 
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("categories=marble", ["marble"]), ("data.categories='a, b'", ["a, b"]), ("models=patchcore", ["patchcore"]),
+        ("runs=outputs/a", ["outputs/a"]), ("prompts.defects=1.10", ["1.10"]), ("+weight_files=clip", ["clip"]),
+        ("categories=null", None), ("categories=", ""),
+    ],
+)  # fmt: skip
+def test_one_name_alone_is_a_list_of_one(argument, value):
+    assert parsed(argument) == value
+
+
+def test_a_list_of_the_environment_stays_one():
+    assert keep_text("categories=${env_words:CATEGORIES}") == "categories=${env_words:CATEGORIES}"
+
+
 def test_a_sweep_over_names_keeps_them():
+    assert keep_text("categories=marble,1.10") == "categories=[marble],['1.10']"
     swept = OverridesParser.create().parse_override(keep_text("categories=[1.10],[nut#1,2.0]"))
     assert list(swept.sweep_string_iterator()) == ["['1.10']", "['nut#1','2.0']"]
 
