@@ -150,7 +150,7 @@ class Machine:
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
             code = self.visit(process, command) if re.match(r"(vandkit|make) demo", command) else process.wait()
-        fine = code == 0 or ("doctor" in command and code == 1)  # the doctor's 1: it found something
+        fine = code == 0 or " doctor " in command  # the doctor's 1: it found something
         first = command.splitlines()[0] if "PROGRAM" not in command else f"python program: {command.splitlines()[1]}"
         line = f"{'ok' if fine else f'FAILED ({code})':11} {time.monotonic() - began:5.0f} s  {page}: {first}"
         print(line, flush=True)

@@ -39,7 +39,7 @@ KINDS = {
     list: "a list, like [a,b]",
     dict: "key: value pairs",
 }
-KINDS_OF_SCHEMA = {
+KINDS_OF_SCHEMA: dict[Any, str] = {
     IntegerNode: KINDS[int],
     FloatNode: KINDS[float],
     BooleanNode: KINDS[bool],
