@@ -112,14 +112,16 @@ def near_own_position(grid: tuple[int, int], share: float, device: torch.device)
 
 
 def beyond_positions(
-    grid: tuple[int, int], views: Sequence[tuple[tuple[int, int], int]], radius: int, device: torch.device
-) -> Excluded:
+    grid: tuple[int, int], views: Sequence[tuple[tuple[int, int], int]], radius: int, device: torch.device,
+    images: int = 1,
+) -> Excluded:  # fmt: skip
     """Which rows of a bank lie more than `radius` cells, down or across, from a query's position (RAD, pos_radius).
 
-    The bank holds, one after the other, so many views on each grid; where a grid is not the query's, its positions
-    count as shares of the picture, and a radius reaches at least the nearest cell.
+    The queries are those of so many `images`, one after the other, on one grid. The bank holds, one after the other, so
+    many views on each grid; where a grid is not the query's, its positions count as shares of the picture, and a radius
+    reaches at least the nearest cell.
     """
-    numbers = torch.arange(grid[0] * grid[1], device=device)
+    numbers = torch.arange(grid[0] * grid[1], device=device).repeat(images)
     own = [numbers // grid[1], numbers % grid[1]]
     at_axis: list[list[Tensor]] = [[], []]
     slack: list[Tensor] = []

@@ -65,6 +65,10 @@ def check_can_be_exported(model: AnomalyModel) -> None:
             f"expected a model that can be exported ({', '.join(EXPORTED.values())}), got {type(model).__name__}, "
             "which works on lists of regions or images that no single graph holds; judge by it with `vandkit predict`"
         )
+    if isinstance(model, PatchCore) and model.pos_radius is not None:
+        raise ModelInputError(
+            f"expected model.pos_radius=null, got {model.pos_radius}; the exported graph compares with all positions"
+        )
     precision = model.backbone.precision  # type: ignore[union-attr]
     if precision != "float32":
         raise ModelInputError(

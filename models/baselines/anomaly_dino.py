@@ -21,7 +21,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from models.base import FEW_SHOT, AnomalyModel, Images, Prediction, State
-from models.baselines.patches import check_backbone
+from models.baselines.patches import check_backbone, within
 from models.errors import ModelInputError, checked
 from models.features import PatchBackbone
 from models.images import AspectPreprocess, KeepSize, check_image
@@ -141,7 +141,6 @@ class AnomalyDINO(AnomalyModel):
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
         """Labels of every number made with this model."""
-        near = "" if self.pos_radius is None else f" within {self.pos_radius} cells of its position (RAD)"
         return {
             "method": "AnomalyDINO",
             "backbone": self.backbone.name,
@@ -151,7 +150,7 @@ class AnomalyDINO(AnomalyModel):
             "stages": str(self.stage),
             "rotations": _label(self._labels["rotations"]),
             "masking": _label(self._labels["masking"]),
-            "map": f"1 - cosine to the nearest patch{near}, {self.smoothing}",
+            "map": f"1 - cosine to the nearest patch{within(self.pos_radius)}, {self.smoothing}",
             "image_score": "mean of the top 1 % patch distances",
             "few_shot_calibration": "each reference against the others; a single one against itself, without a window "
             f"of {self.own_window:g} of the side around each patch; {self._many.label}",

@@ -6,6 +6,7 @@ the paper:
 * The whole image goes in, without a centre crop.
 * The bank is kept whole by default, since that of a few shots is small; `coreset` 0.25, 0.1 or 0.01 as published. The
   greedy selection is exact, where the published one estimates distances by a random projection.
+* `pos_radius` is RAD's (longkukuhi/RAD): patches are compared with those at about their own position alone.
 
 The image score is Eq. 7, which the authors' code leaves out; its b is 9, as in anomalib.
 """
@@ -25,11 +26,12 @@ from models.baselines.patches import (
     encode_in_parts,
     square_grid,
     stage_maps,
+    within,
 )
 from models.errors import checked
 from models.features import PatchBackbone
 from models.maps import upsampled
-from models.nearest import Excluded, near_own_position, nearest_rows
+from models.nearest import Excluded, beyond_positions, near_own_position, nearest_rows
 from models.references import MAX_REFERENCES, ManyReferences, progress
 
 STAGES = (2, 3)
@@ -45,6 +47,8 @@ class PatchCore(AnomalyModel):
         stage_dim: channels to which each stage's neighbourhoods are averaged; None for as many as the stage has.
         target_dim: channels to which the joined stages are averaged; None for all of them.
         coreset: share of the patches that is kept; 1 for all.
+        pos_radius: compare with patches no farther than this many cells of the grid (RAD); None for all. A coreset
+            keeps no positions, so `coreset` must be 1.
         num_neighbours: b of the image score's reweighting (Eq. 7).
         sigma: of the map's Gaussian in pixels of the input.
         own_window: with one reference, patches closer than this fraction of the side are excluded where it is scored
@@ -56,8 +60,9 @@ class PatchCore(AnomalyModel):
 
     def __init__(
         self, backbone: PatchBackbone, *, stages: Sequence[int] | None = None, patch_size: int = 3,
-        stage_dim: int | None = 1024, target_dim: int | None = 1024, coreset: float = 1.0, num_neighbours: int = 9,
-        sigma: float = 4.0, own_window: float = 0.15, max_references: int = MAX_REFERENCES,
+        stage_dim: int | None = 1024, target_dim: int | None = 1024, coreset: float = 1.0,
+        pos_radius: int | None = None, num_neighbours: int = 9, sigma: float = 4.0, own_window: float = 0.15,
+        max_references: int = MAX_REFERENCES,
     ):  # fmt: skip
         super().__init__()
         self.backbone = check_backbone(backbone, "patchcore")
@@ -69,6 +74,8 @@ class PatchCore(AnomalyModel):
             "target_dim", target_dim, target_dim is None or target_dim >= 1, "at least 1, or null"
         )
         self.coreset = checked("coreset", coreset, 0 < coreset <= 1, "above 0 and up to 1")
+        good = pos_radius is None or (pos_radius >= 0 and coreset == 1)
+        self.pos_radius = checked("pos_radius", pos_radius, good, "null, or at least 0 with coreset 1")
         self.num_neighbours = checked("num_neighbours", num_neighbours, num_neighbours >= 1, "at least 1")
         self.sigma = checked("sigma", sigma, sigma >= 0, "at least 0")
         self.own_window = checked("own_window", own_window, 0 <= own_window < 1, "at least 0 and below 1")
@@ -84,7 +91,10 @@ class PatchCore(AnomalyModel):
         patches = self._patches(stacked(images, self.device))
         distances, scores = patches.new_empty(patches.shape[:2]), patches.new_empty(len(patches))
         for category, members in groups(categories):
-            distances[members], scores[members] = self._assessed(patches[members], self._states[category]["bank"])
+            known, own = self._states[category], patches[members]
+            distances[members], scores[members] = self._assessed(
+                own, known["bank"], self._window(own, known["patches"])
+            )
         return self._prediction(distances, scores)
 
     def reference_prediction(self, category: str) -> Prediction:
@@ -93,10 +103,10 @@ class PatchCore(AnomalyModel):
         if len(patches) == 1:
             near = near_own_position(square_grid(patches), self.own_window, patches.device)
             return self._prediction(*self._assessed(patches, patches[0], near))
-        left_out = [
-            self._assessed(patches[i : i + 1], self._reduced(torch.cat([patches[:i], patches[i + 1 :]])))
-            for i in progress(range(len(patches)), f"{category}: references left out")
-        ]
+        left_out = []
+        for i in progress(range(len(patches)), f"{category}: references left out"):
+            own, others = patches[i : i + 1], torch.cat([patches[:i], patches[i + 1 :]])
+            left_out.append(self._assessed(own, self._reduced(others), self._window(own, others)))
         distances, scores = (torch.cat(parts) for parts in zip(*left_out, strict=True))
         return self._many.with_others(self, category, self._prediction(distances, scores))
 
@@ -114,7 +124,7 @@ class PatchCore(AnomalyModel):
             "coreset": f"{self.coreset:g} of the patches, exact greedy selection"
             if self.coreset < 1
             else "all patches",
-            "map": f"distance to the nearest patch, Gaussian of {self.sigma:g} px",
+            "map": f"distance to the nearest patch{within(self.pos_radius)}, Gaussian of {self.sigma:g} px",
             "image_score": f"largest distance, reweighted by {self.num_neighbours} neighbours (Eq. 7)",
             "few_shot_calibration": "each reference against the others; a single one against itself, without a window "
             f"of {self.own_window:g} of the side around each patch; {self._many.label}",
@@ -132,6 +142,13 @@ class PatchCore(AnomalyModel):
         if self.coreset == 1:
             return rows
         return rows[greedy_coreset(rows, max(1, round(self.coreset * len(rows))))]
+
+    def _window(self, patches: Tensor, references: Tensor) -> Excluded | None:
+        """Which patches (K, P, C) of references those (B, P, C) of images are not compared with, if any."""
+        if self.pos_radius is None:
+            return None
+        grid = square_grid(patches)
+        return beyond_positions(grid, [(grid, len(references))], self.pos_radius, patches.device, len(patches))
 
     def _assessed(self, patches: Tensor, bank: Tensor, excluded: Excluded | None = None) -> tuple[Tensor, Tensor]:
         """Distances (B, P) and image scores (B,) of patches (B, P, C)."""

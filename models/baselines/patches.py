@@ -55,6 +55,11 @@ def encode_in_parts(backbone: PatchBackbone, images: Tensor, stages: Sequence[in
     return ImageFeatures.cat([look(part) for part in parts])
 
 
+def within(pos_radius: int | None) -> str:
+    """RAD's window of positions, as a protocol says it."""
+    return "" if pos_radius is None else f" within {pos_radius} cells of its position (RAD)"
+
+
 def square_grid(patches: Tensor) -> tuple[int, int]:
     """(h, w) of patches (B, h * w, C) or their values (B, h * w); images are squares, and so are their grids."""
     side = math.isqrt(patches.shape[1])

@@ -114,7 +114,7 @@ TURNED = {
         PatchCore, {"backbone": VIT},
         {
             **PATCHES, "backbone": RESNET, "patch_size": 5, "stage_dim": 20, "target_dim": 30, "coreset": 0.5,
-            "num_neighbours": 3,
+            "pos_radius": 1, "num_neighbours": 3,
         },
     ),
     "anomaly_dino": Turned(

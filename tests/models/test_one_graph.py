@@ -71,6 +71,11 @@ def test_what_cannot_be_exported_says_so_by_name(name):
         OneGraph(model, "nut")
 
 
+def test_a_window_of_positions_is_refused():
+    with pytest.raises(ModelInputError, match="pos_radius=null, got 1"):
+        OneGraph(PatchCore(small_backbone("vit"), pos_radius=1), "nut")
+
+
 def test_lower_precision_is_refused():
     model = small_model("vit")
     model.backbone.precision = "bfloat16"

@@ -11,7 +11,7 @@ from models.baselines.patchcore import locally_aware, reweighted
 from models.baselines.patches import check_stages
 from models.errors import ModelInputError
 from models.nearest import nearest_rows
-from tests.support.baseline_stand_ins import small_resnet
+from tests.support.baseline_stand_ins import small_patchcore, small_resnet
 
 
 def tokens(count, width=5, seed=0):
@@ -99,3 +99,27 @@ def test_stages_are_the_backbones_or_refused():
     assert check_stages(backbone, [1, 4], (2, 3)) == (1, 4)
     with pytest.raises(ModelInputError, match=r"backbone's \[1, 2, 3, 4\], got \[2, 5\]"):
         check_stages(backbone, [2, 5], (2, 3))
+
+
+@pytest.mark.parametrize("radius", [0, 1])
+def test_a_patch_is_compared_within_its_window_of_positions(radius):
+    built = small_patchcore(pos_radius=radius)
+    references, queries = (torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    built.fit(references, "nut")
+    bank, own = built._states["nut"]["patches"], built._patches(queries)
+    side = int(own.shape[1] ** 0.5)
+    down, across = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    near = torch.stack([(a.flatten()[:, None] - a.flatten()).abs() for a in (down, across)]).amax(dim=0) <= radius
+    apart = (own[:, None, :, None] - bank[None, :, None]).norm(dim=4).masked_fill(~near, torch.inf)
+    found, _ = built._assessed(own, built._states["nut"]["bank"], built._window(own, bank))
+    assert_close(found, apart.amin(dim=(1, 3)), rtol=1e-4, atol=1e-5)
+    whole, _ = built._assessed(own, built._states["nut"]["bank"])
+    assert (found - whole).min() >= -1e-5
+    assert (found - whole).max() > 1e-3
+    one_by_one = [built.predict(queries[i : i + 1], ["nut"]).anomaly_maps[0] for i in range(2)]
+    assert_close(built.predict(queries, ["nut", "nut"]).anomaly_maps, torch.stack(one_by_one), rtol=1e-4, atol=1e-5)
+
+
+def test_a_window_needs_the_whole_bank():
+    with pytest.raises(ModelInputError, match=r"pos_radius.*coreset 1"):
+        small_patchcore(pos_radius=1, coreset=0.5)
