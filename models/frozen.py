@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Self
 
 import torch
@@ -12,6 +13,7 @@ from models.errors import ModelInputError, checked
 RANDOM_PREFIX = "random:"
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """By the word of a configuration; the lower two by autocast, the weights staying float32."""
+_IN_ONE_GRAPH = ContextVar("in_one_graph", default=False)
 
 
 class Frozen(nn.Module):
@@ -78,9 +80,19 @@ def whole_float32() -> Iterator[None]:
         torch.backends.cudnn.conv.fp32_precision = before  # type: ignore[attr-defined]
 
 
+@contextmanager
+def one_graph() -> Iterator[None]:
+    """While a net runs as it is written for other runtimes; see `in_one_graph`."""
+    before = _IN_ONE_GRAPH.set(True)
+    try:
+        yield
+    finally:
+        _IN_ONE_GRAPH.reset(before)
+
+
 def in_one_graph() -> bool:
-    """Whether a net is being written as one graph of any batch: no loops over sizes, no operations of one machine."""
-    return bool(torch.compiler.is_exporting() or torch.jit.is_tracing())
+    """Whether a net is to run as one graph of any batch: no loops over sizes, no operations of one machine."""
+    return _IN_ONE_GRAPH.get()
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:

@@ -5,8 +5,8 @@ all channels, each stage brought to length 1.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -135,18 +135,14 @@ class PatchGaussians:
         self._gaussians = Gaussians.centred_at(mean, centred, REGULARISATION)
         return self
 
-    def joined_tensors(self) -> dict[str, Tensor]:
-        """All that `maps` needs, joined on the grid of the first stage; `with_joined_tensors` takes it back."""
-        own = {"typical_max": self._typical_max, "alignment": self.alignment}
-        known = self._gaussians
-        return own | {"mean": known.mean, "centred": known.centred, "inner": known.inner}
+    def by_stage(self, known: Mapping[str, Tensor]) -> "GaussiansByStage":
+        """What another's `stage_tensors` say of the same patches."""
+        return GaussiansByStage(known, self.positions, self._grids, self.size)
 
-    def with_joined_tensors(self, known: Mapping[str, Tensor]) -> "PatchGaussians":
-        """The same with other Gaussians, of the same patches."""
-        other = copy(self)
-        other._typical_max, other.alignment = known["typical_max"], known["alignment"]
-        other._gaussians = Gaussians(known["mean"], known["centred"], known["inner"], REGULARISATION)
-        return other
+    def stage_tensors(self) -> dict[str, Tensor]:
+        """All that `GaussiansByStage` needs."""
+        own = {name: tensor for name, tensor in self.tensors().items() if name != "grids"}
+        return own | {"inner": self._gaussians.inner.float()}
 
     def maps(self, features: ImageFeatures) -> Tensor:
         """d^2 / (d^2 + mu^2) of B images, (B, S, S) in [0, 1]: d the distance, mu its typical maximum in references."""
@@ -184,6 +180,37 @@ class PatchGaussians:
         return torch.cat(stages, dim=1).flatten(2).transpose(1, 2)
 
 
+class GaussiansByStage:
+    """The maps of `PatchGaussians` in float32, each stage worked out on its own grid: the finest repeats nothing.
+
+    Args:
+        known: `PatchGaussians.stage_tensors`.
+        positions: of the stages in `ImageFeatures.stages`.
+        grids: of each, the finest first.
+        size: side of the maps in pixels.
+    """
+
+    def __init__(
+        self, known: Mapping[str, Tensor], positions: Sequence[int], grids: Sequence[tuple[int, int]], size: int
+    ):
+        self.known, self.positions, self.grids, self.size = known, positions, grids, size
+        self.alignment = known["alignment"]
+
+    def maps(self, features: ImageFeatures) -> Tensor:
+        """(B, S, S) in [0, 1]."""
+        own, along = [], []
+        for n, position in enumerate(self.positions):
+            apart = F.normalize(features.stages[position], dim=-1) - self.known[f"mean{n}"]  # (B, P_n, C_n)
+            _, cells = _cells(self.grids[n], self.grids[0])
+            own.append((apart * apart).sum(dim=2).index_select(1, cells))
+            along.append((self.known[f"centred{n}"] @ apart[..., None])[..., 0].index_select(1, cells))
+        across = torch.stack(along).sum(dim=0)  # (B, P, K)
+        explained = ((self.known["inner"] * across[:, :, None]).sum(dim=3) * across).sum(dim=2)
+        distance = ((torch.stack(own).sum(dim=0) - explained) / REGULARISATION).clamp(min=0).sqrt()
+        return hill(upsampled(distance, self.grids[0], self.size, SIGMA), self.known["typical_max"], EXPONENT)
+
+
+@lru_cache(maxsize=16)
 def _cells(grid: tuple[int, int], finest: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """A stage's cells on the finest grid, by the nearest value: the first patch of each, the cell of each patch."""
     numbers = torch.arange(grid[0] * grid[1], dtype=torch.float64).view(1, 1, *grid)

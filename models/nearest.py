@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models.features import ImageFeatures
 from models.frozen import in_one_graph
+from models.maps import interpolated
 
 MAX_ELEMENTS = 2**25
 """Largest similarity matrix held at a time: 128 MiB of float32."""
@@ -203,7 +204,7 @@ class CategoryMemory:
         for position, bank in zip(self.stages, self.banks, strict=True):
             distance = bank.distance(features.stages[position], leave_out)
             size = (self.size, self.size)
-            total += F.interpolate(distance[:, None], size=size, mode="bilinear", align_corners=True)[:, 0]
+            total += interpolated(distance[:, None], size, align_corners=True)[:, 0]
         return total
 
     def to(self, device: torch.device) -> None:

@@ -8,13 +8,14 @@ from copy import copy
 
 from torch import Tensor, nn
 
-from models.base import AnomalyModel, State
+from models.base import AnomalyModel, Prediction, State, below
 from models.baselines.padim import PaDiM
 from models.baselines.patchcore import PatchCore
 from models.clip_adapter.context_adapter import References
 from models.clip_adapter.evidence import averaged
 from models.clip_adapter.model import ClipAdapter
 from models.errors import ModelInputError
+from models.frozen import one_graph
 from models.gaussians import Gaussians
 
 EXPORTED = {ClipAdapter: "clip_adapter", PatchCore: "patchcore", PaDiM: "padim"}
@@ -42,16 +43,19 @@ class OneGraph(nn.Module):
 
     def forward(self, images: Tensor, state: State) -> tuple[Tensor, Tensor]:
         """Maps and scores."""
+        with one_graph():
+            found = self._found(images, state)
+        return found.anomaly_maps, found.image_scores
+
+    def _found(self, images: Tensor, state: State) -> Prediction:
         model = self.model
         if isinstance(model, ClipAdapter):
             return _clip_adapter(model, self.category, images, state)
         if isinstance(model, PatchCore):
-            found = model._prediction(*model._assessed(model._patches(images), state["bank"]))
-        else:
-            assert isinstance(model, PaDiM)
-            gaussians = Gaussians(state["mean"], state["centred"], state["inner"], model.regularisation)
-            found = model._prediction(gaussians.distance(model._tokens(images)))
-        return found.anomaly_maps, found.image_scores
+            return model._prediction(*model._assessed(model._patches(images), state["bank"]))
+        assert isinstance(model, PaDiM)
+        gaussians = Gaussians(state["mean"], state["centred"], state["inner"], model.regularisation)
+        return model._prediction(gaussians.distance(model._tokens(images)))
 
 
 def check_can_be_exported(model: AnomalyModel) -> None:
@@ -90,7 +94,7 @@ def state_of(model: AnomalyModel, category: str) -> State:
         state["typical_max"] = fitted.typical_max
         state |= {f"bank{i}.tokens": bank.tokens for i, bank in enumerate(fitted.memory.banks)}
     if fitted.gaussians is not None:
-        state |= {f"gaussians.{name}": tensor for name, tensor in fitted.gaussians.joined_tensors().items()}
+        state |= {f"gaussians.{name}": tensor for name, tensor in fitted.gaussians.stage_tensors().items()}
     for view, known_references in enumerate(fitted.references):
         if known_references is not None:
             state |= {f"view{view}.{n}.tokens": tokens for n, tokens in enumerate(known_references.tokens)}
@@ -99,10 +103,10 @@ def state_of(model: AnomalyModel, category: str) -> State:
 
 def varying(name: str) -> tuple[int, ...]:
     """The dimensions of a tensor of the state that differ with the number of references."""
-    return COUNTS.get(name.rpartition(".")[2], ())
+    return COUNTS.get(name.rpartition(".")[2].rstrip("0123456789"), ())
 
 
-def _clip_adapter(model: ClipAdapter, category: str, images: Tensor, state: State) -> tuple[Tensor, Tensor]:
+def _clip_adapter(model: ClipAdapter, category: str, images: Tensor, state: State) -> Prediction:
     text = state["text"].expand(images.shape[0], -1, -1)
     fitted = model._fitted.get(category)
     views = model._views([images])
@@ -115,12 +119,10 @@ def _clip_adapter(model: ClipAdapter, category: str, images: Tensor, state: Stat
             bank.tokens = state[f"bank{i}.tokens"]
         evidence.memory_maps = memory.maps(views[0])
     if fitted is not None and fitted.gaussians is not None:
-        given = {name.removeprefix("gaussians."): tensor for name, tensor in state.items()}
-        gaussians = fitted.gaussians.with_joined_tensors(given)
+        gaussians = fitted.gaussians.by_stage(below(state, "gaussians."))
         evidence.gaussian_maps = gaussians.maps(views[0])
         evidence.gaussian_shares = model._shares([gaussians]).expand(images.shape[0])
-    found = model._prediction(evidence, typical_max)
-    return found.anomaly_maps, found.image_scores
+    return model._prediction(evidence, typical_max)
 
 
 def _references(state: State, view: int) -> References | None:

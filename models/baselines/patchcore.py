@@ -30,7 +30,7 @@ from models.baselines.patches import (
 )
 from models.errors import checked
 from models.features import PatchBackbone
-from models.maps import upsampled
+from models.maps import interpolated, upsampled
 from models.nearest import Excluded, beyond_positions, near_own_position, nearest_rows
 from models.references import MAX_REFERENCES, ManyReferences, progress
 
@@ -184,7 +184,7 @@ def locally_aware(
             around = F.unfold(stage, patch_size, padding=patch_size // 2)  # (B, C_n * positions around, h_n * w_n)
             pooled = F.adaptive_avg_pool1d(around.transpose(1, 2), stage_dim)
             averaged = pooled.transpose(1, 2).unflatten(2, stage.shape[2:])
-        joined.append(F.interpolate(averaged, size, mode="bilinear", align_corners=False))
+        joined.append(interpolated(averaged, size))
     patches = torch.cat(joined, dim=1).flatten(2).transpose(1, 2)
     return F.adaptive_avg_pool1d(patches, target_dim or patches.shape[2]).contiguous()
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.frozen import autocast, in_one_graph
+from models.maps import averaged, interpolated
 from models.nearest import ROUNDING
 
 DEVIATION_FLOOR = 1e-3
@@ -59,7 +60,7 @@ def compared_tokens(tokens: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
     size = (min(grid[0], MEMORY_GRID), min(grid[1], MEMORY_GRID))
     maps = tokens.transpose(1, 2).unflatten(2, grid)
     if size != grid:
-        maps = F.adaptive_avg_pool2d(maps, size)
+        maps = averaged(maps, size)
     return F.normalize(maps.flatten(2).transpose(1, 2), dim=-1), size
 
 
@@ -87,12 +88,15 @@ def distances(
     The median of a picture that is mostly normal says how far its normal patches are from the references.
     """
     bank = references if references.ndim == 4 else references[None].expand(unit.shape[0], *references.shape)
-    near = _near(grid, LOCAL_REACH / 2 if own else LOCAL_REACH, unit.device)
+    reach = LOCAL_REACH / 2 if own else LOCAL_REACH
     if torch.is_grad_enabled():  # gradients flow through the tokens that are nearest, not through the search
         tokens = bank.flatten(1, 2)
-        anywhere, nearby = (_distance(unit, tokens, position) for position in _nearest(unit, bank, near, own, left_out))
+        anywhere, nearby = (
+            _distance(unit, tokens, position)
+            for position in _nearest(unit, bank, _near(grid, reach, unit.device), own, left_out)
+        )
     else:
-        anywhere, nearby = _nearest_distances(unit, bank, near, own, left_out)
+        anywhere, nearby = _nearest_distances(unit, bank, _barred(grid, reach, own, unit.device), own, left_out)
 
     def beside(distance: Tensor) -> Tensor:
         middle = (int(distance.shape[1]) - 1) // 2  # the lower of two
@@ -130,20 +134,17 @@ def _nearest(unit: Tensor, bank: Tensor, near: Tensor, own: bool, left_out: Tens
 
 
 def _nearest_distances(
-    unit: Tensor, bank: Tensor, near: Tensor, own: bool, left_out: Tensor | None
+    unit: Tensor, bank: Tensor, barred: Tensor, own: bool, left_out: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """1 - cosine with what `_nearest` finds, (B, N) each, without its numbers: three times as quick."""
+    """1 - cosine with what `_nearest` finds, (B, N) each, without its numbers: several times as quick."""
     best: list[Tensor] = []
     for part, start in _split(bank, unit.shape[0]):
-        cosine = unit[:, None] @ part.transpose(2, 3)  # (B, k, N, N)
-        ways = [near] if own else [None, ~near]
-        found = torch.stack(
-            [(cosine if way is None else cosine.masked_fill_(way, -torch.inf)).amax(dim=3) for way in ways]
-        )
+        cosine = (unit @ part.flatten(1, 2).transpose(1, 2)).unflatten(2, (-1, part.shape[2]))  # (B, N, k, N)
         if left_out is not None:
-            found.masked_fill_(left_out[:, start : start + part.shape[1], None], -torch.inf)
-        best.append(found.amax(dim=2))  # (ways, B, N)
-    distance = 1 - torch.stack(best).amax(dim=0)
+            cosine.masked_fill_(left_out[:, None, start : start + part.shape[1], None], -torch.inf)
+        beside = cosine + barred[:, None]
+        best.append(torch.stack([way.amax(dim=(2, 3)) for way in ([beside] if own else [cosine, beside])]))
+    distance = 1 - (best[0] if len(best) == 1 else torch.stack(best).amax(dim=0))
     distance.masked_fill_(distance < ROUNDING, 0)
     return distance[0], distance[-1]
 
@@ -174,13 +175,20 @@ def _near(grid: Grid, reach: float, device: torch.device) -> Tensor:
     return ((y[:, None] - y).abs() <= radius) & ((x[:, None] - x).abs() <= radius)
 
 
+@lru_cache(maxsize=16)
+def _barred(grid: Grid, reach: float, near: bool, device: torch.device) -> Tensor:
+    """Added to similarities (N, N) of patches: -inf where they are near each other, or where they are not; else 0."""
+    is_near = _near(grid, reach, device)
+    return torch.zeros(is_near.shape, device=device).masked_fill(is_near if near else ~is_near, -torch.inf)
+
+
 def enlarged(found: tuple[Tensor, Grid], grid: Grid) -> Tensor:
     """What was found on a coarser grid, (B, n, C), on a finer one, bilinear: (B, h*w, C)."""
     tokens, coarse = found
     if coarse == grid:
         return tokens
     maps = tokens.transpose(1, 2).unflatten(2, coarse)
-    return F.interpolate(maps, size=grid, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
+    return interpolated(maps, grid).flatten(2).transpose(1, 2)
 
 
 def deviations(tokens: Tensor) -> Tensor:

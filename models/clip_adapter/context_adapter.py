@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from models.clip_adapter.adapter import LOGIT_SCALE, Adapter
 from models.clip_adapter.comparisons import COMPARISONS, Grid, compared_tokens, comparisons, deviations, enlarged
 from models.features import ImageFeatures
+from models.maps import interpolated
 
 COMPARED_STAGES = 3
 """The first stages, whose tokens are compared; those of the last are too few."""
@@ -116,7 +117,7 @@ class ContextAdapter(Adapter):
                 read.append(enlarged(found, grid))
             here = self.read[n](torch.cat(read, dim=-1)).transpose(1, 2).unflatten(2, grid)
             if total is not None:
-                here = here + F.interpolate(total, size=grid, mode="bilinear", align_corners=False)
+                here = here + interpolated(total, grid)
             total = here + self.merge[n](here)
         assert total is not None
         return F.gelu(total).flatten(2).transpose(1, 2)

@@ -31,9 +31,9 @@ from models.clip_adapter.labels import labels
 from models.clip_adapter.turns import turned, turning_gain
 from models.errors import checked
 from models.features import ImageFeatures
-from models.gaussians import PatchGaussians
+from models.gaussians import GaussiansByStage, PatchGaussians
 from models.images import check_batch
-from models.maps import hill
+from models.maps import hill, interpolated
 from models.nearest import MAX_ELEMENTS, CategoryMemory, MemoryBank
 from models.references import AT_ONCE, MAX_REFERENCES, ManyReferences, cut, progress
 
@@ -254,9 +254,7 @@ class ClipAdapter(AnomalyModel):
         difference = adapter.difference(features, text, references)
         score = adapter.score_logit(difference, difference_of(features.embedding[:, None], text)[:, 0])
         size = (self.backbone.image_size, self.backbone.image_size)
-        enlarged = F.interpolate(
-            difference.unflatten(1, (1, *features.grids[0])), size=size, mode="bilinear", align_corners=True
-        )
+        enlarged = interpolated(difference.unflatten(1, (1, *features.grids[0])), size, align_corners=True)
         return Evidence(text_scores, enlarged[:, 0].sigmoid(), score.sigmoid())
 
     def _text(self, category: str, device: torch.device) -> Tensor:
@@ -319,7 +317,7 @@ class ClipAdapter(AnomalyModel):
             flipped = views[1] if self.flipped else self.backbone.encode_image(references.flip(-1))
         return PatchGaussians(views[0], positions, self.backbone.image_size, flipped)
 
-    def _shares(self, gaussians: Sequence[PatchGaussians]) -> Tensor:
+    def _shares(self, gaussians: Sequence[PatchGaussians | GaussiansByStage]) -> Tensor:
         """What share of each image's map its category's Gaussians have, (B,)."""
         return torch.stack([each.alignment.clamp(max=self.gaussian_weight) for each in gaussians])
 
