@@ -175,7 +175,7 @@ def locally_aware(
     the edge; where `stage_dim` is a stage's own width, that is the mean over the positions. Averaging commutes with the
     resizing of coarser stages to the grid of the first (bilinear), and is done before it.
     """
-    size = maps[0].shape[2:]
+    size = (int(maps[0].shape[2]), int(maps[0].shape[3]))
     joined = []
     for stage in maps:
         if stage_dim in (None, stage.shape[1]):
