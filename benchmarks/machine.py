@@ -7,7 +7,6 @@ import platform
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,10 +86,26 @@ class Cost:
 
 
 def run_measured(command: Sequence[str], **options: Any) -> Cost:
-    """Run a command in a process of its own, from the root of the repository; `options` as for `subprocess.Popen`."""
-    began = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, **options)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    seconds, of_processor = time.perf_counter() - began, usage.ru_utime + usage.ru_stime
-    return Cost(process.returncode, seconds, of_processor, usage.ru_maxrss / _MAXRSS_PER_MB)
+    """Run a command in a process of its own, from the root of the repository; `options` as for `subprocess.Popen`.
+
+    A process counts the memory of the one that started it as its own peak: a small one stands between.
+    """
+    reading, writing = os.pipe()
+    between = [sys.executable, "-S", "-c", _BETWEEN, str(writing), *command]
+    process = subprocess.Popen(between, cwd=ROOT, pass_fds=[writing], **options)
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        found = told.read()
+    process.wait()
+    return Cost(*json.loads(found))
+
+
+_BETWEEN = f"""
+import json, os, subprocess, sys, time
+began = time.perf_counter()
+process = subprocess.Popen(sys.argv[2:])
+_, status, usage = os.wait4(process.pid, 0)
+process.returncode = os.waitstatus_to_exitcode(status)
+cost = [process.returncode, time.perf_counter() - began, usage.ru_utime + usage.ru_stime]
+os.write(int(sys.argv[1]), json.dumps([*cost, usage.ru_maxrss / {_MAXRSS_PER_MB}]).encode())
+"""
