@@ -23,7 +23,7 @@ MODELS_OF_TRACK = {
     ZERO_SHOT: "clip_adapter, vector_adapter, saa, saa_plus, winclip, musc, utad, clipseg, subspace_ad_batch, "
     "anomaly_dino_batch",
     FEW_SHOT: "clip_adapter, vector_adapter, saa, saa_plus, winclip, patchcore, anomaly_dino, padim, spade, "
-    "subspace_ad",
+    "subspace_ad, superadd",
 }
 State = dict[str, Tensor]
 """What was learnt of one category: tensors by name, so that it can be written to a file as it is."""
@@ -137,6 +137,12 @@ class AnomalyModel(Frozen, ABC):
         which reference (0 to K - 1) each row is of.
         """
         refuse(type(self).__name__.lower(), FEW_SHOT)
+
+    def map_threshold(self, category: str) -> float | None:
+        """The value above which a pixel of a fitted category's maps is a defect, learnt of its references; None if the
+        model has none.
+        """
+        return None
 
     def state(self, category: str) -> State:
         """All that was learnt of a fitted category, for a file; `load_state` of a model built alike takes it.

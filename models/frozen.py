@@ -1,12 +1,13 @@
 """What frozen nets share: evaluation mode, the precision they run in, random weights by a seed."""
 
+import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.errors import ModelInputError, checked
 
@@ -49,6 +50,11 @@ def seeded(seed: int) -> Iterator[None]:
         yield
     finally:
         torch.set_rng_state(before)
+
+
+def seeded_by(image: Tensor, seed: int) -> torch.Generator:
+    """A generator for what is drawn for an image, by a seed and its pixels: whatever else is drawn, it is the same."""
+    return torch.Generator().manual_seed(zlib.crc32(image.cpu().numpy().tobytes(), seed))
 
 
 def check_precision(precision: str) -> str:

@@ -55,6 +55,24 @@ class AspectPreprocess:
         return whole[:, : height // self.stride * self.stride, : width // self.stride * self.stride].contiguous()
 
 
+@dataclass(frozen=True)
+class ScaledPreprocess:
+    """RGB image to (3, H, W) float32: its sides times `scale`, bicubic with antialiasing, then mean and std.
+
+    Each side becomes the nearest multiple of `stride`, one at the least; nothing is cropped or padded.
+    """
+
+    scale: float
+    stride: int
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __call__(self, image: PIL.Image.Image) -> Tensor:
+        """One image to a tensor."""
+        width, height = (max(1, round(self.scale * side / self.stride)) * self.stride for side in image.size)
+        return _prepared(image, (width, height), self.mean, self.std)
+
+
 def _prepared(
     image: PIL.Image.Image, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
 ) -> Tensor:  # fmt: skip

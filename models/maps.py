@@ -39,6 +39,13 @@ def averaged(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.adaptive_avg_pool2d(maps, size)
 
 
+def square(anomaly_map: Tensor, side: int) -> Tensor:
+    """(H, W) to (side, side), bilinear, antialiased; a map of that size stays as it is."""
+    if anomaly_map.shape == (side, side):
+        return anomaly_map
+    return F.interpolate(anomaly_map[None, None], (side, side), mode="bilinear", antialias=True)[0, 0]
+
+
 def blurred(maps: Tensor, sigma: float, radius: int | None = None) -> Tensor:
     """(B, 1, H, W) maps under a Gaussian cut off at a radius, of 4 sigma if None (or the side), edges reflected."""
     if sigma <= 0:

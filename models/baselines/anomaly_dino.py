@@ -25,7 +25,7 @@ from models.baselines.patches import check_backbone, within
 from models.errors import ModelInputError, checked
 from models.features import PatchBackbone
 from models.images import AspectPreprocess, KeepSize, check_image
-from models.maps import top_mean
+from models.maps import square, top_mean
 from models.nearest import Excluded, beyond_positions, near_own_position, nearest_distance
 from models.references import MAX_REFERENCES, ManyReferences, progress
 
@@ -187,10 +187,7 @@ class AnomalyDINO(AnomalyModel):
         """The map (S, S) and the score () of an image of `size` (H, W) from its distances (h * w,)."""
         whole = F.interpolate(distances.view(1, 1, *grid), size, mode="bilinear", align_corners=False)[0, 0]
         smooth = torch.from_numpy(gaussian_filter(whole.cpu().numpy(), SIGMA)).to(distances.device)
-        square = (self.map_size, self.map_size)
-        if size != square:
-            smooth = F.interpolate(smooth[None, None], square, mode="bilinear", antialias=True)[0, 0]
-        return smooth, top_mean(distances[None], TOP_SHARE)[0]
+        return square(smooth, self.map_size), top_mean(distances[None], TOP_SHARE)[0]
 
 
 def foreground(tokens: Tensor, grid: tuple[int, int]) -> Tensor:

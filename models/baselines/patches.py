@@ -40,14 +40,20 @@ def stage_maps(features: ImageFeatures, own: Sequence[int], chosen: Sequence[int
 
 
 def encode_in_parts(backbone: PatchBackbone, images: Tensor, stages: Sequence[int] | None = None) -> ImageFeatures:
-    """The features of K images, a few at a time.
-
-    With `stages`, no more of a net of timm is computed than they need; the embedding is then not the image's.
+    """The features of K images as `preprocess` makes them; see `encoded`.
 
     Raises:
         ModelInputError: images of another shape than the backbone's `preprocess` makes.
     """
     check_batch(images, backbone.image_size)
+    return encoded(backbone, images, stages)
+
+
+def encoded(backbone: PatchBackbone, images: Tensor, stages: Sequence[int] | None = None) -> ImageFeatures:
+    """The features of K images of any size that the backbone takes, a few at a time.
+
+    With `stages`, no more of a net of timm is computed than they need; the embedding is then not the image's.
+    """
     look: Callable[[Tensor], ImageFeatures] = backbone.encode_image
     if stages and isinstance(backbone, TimmBackbone | VitBackbone):
         look = partial(backbone.encode_image, deepest=max(stages))

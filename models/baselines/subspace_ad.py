@@ -11,7 +11,6 @@ CLendering/SubspaceAD at 2ca687e). Departs from the paper:
 * A net whose stages have unlike widths, as the weights that ship, has them joined instead of averaged.
 """
 
-import zlib
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import ClassVar, Self
@@ -27,6 +26,7 @@ from models.base import FEW_SHOT, ZERO_SHOT, AnomalyModel, Images, Prediction, S
 from models.baselines.patches import IMAGES_AT_ONCE, check_backbone, check_stages, encode_in_parts, stage_maps
 from models.errors import ModelInputError, checked
 from models.features import PatchBackbone
+from models.frozen import seeded_by
 from models.maps import top_mean, upsampled
 from models.references import Prepared, joined, progress
 from models.subspace import Moments, Subspace
@@ -189,8 +189,7 @@ class SubspaceAD(AnomalyModel):
         """Degrees, drawn by the seed and the image's pixels."""
         if category in self.unrotated:
             return []
-        generator = torch.Generator().manual_seed(zlib.crc32(image.cpu().numpy().tobytes(), self.seed))
-        return (MOST_DEGREES * torch.rand(self.rotations, generator=generator)).tolist()
+        return (MOST_DEGREES * torch.rand(self.rotations, generator=seeded_by(image, self.seed))).tolist()
 
     def _tokens(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The stages of (B, 3, h, w) images as one: tokens (B, P, C) on a grid."""

@@ -29,6 +29,14 @@ SET_UPS = {
         "resolution=672",
         "mask_resize=nearest",
     ),
+    "superadd": (
+        "model=superadd",
+        "weights=dinov3_vith16_plus",
+        "resolution=native",
+        "batch_size=1",
+        "model.map_size=640",
+        "model.max_references=1000",
+    ),
     "anomaly_dino": (
         "model=anomaly_dino",
         "weights=dinov2_vits14",
@@ -63,9 +71,15 @@ def composed(*overrides, track="zero_shot"):
         return compose(track, [*overrides, "data.root=/nowhere"])
 
 
+def parts_of(name):
+    """The set-up and the data set of an experiment's name."""
+    set_up = max((each for each in SET_UPS if name.startswith(f"{each}_")), key=len)
+    return set_up, name.removeprefix(f"{set_up}_")
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_is_these_settings_in_one_word(name):
-    set_up, _, data = name.rpartition("_")
+    set_up, data = parts_of(name)
     words = (f"data={data}", *SET_UPS[set_up], *ON_DATA.get(name, ON_DATA.get(data, ())))
     for track in ("zero_shot", "few_shot"):
         assert composed(f"experiment={name}", track=track) == composed(*words, track=track)
@@ -83,7 +97,7 @@ def lines_of(set_up):
     assert lines[0] == "# @package _global_", "Hydra looks for it in the first line only"
     commands = re.findall(r'ROOT=/data/(\w+) ARGS="experiment=(\w+)', "\n".join(lines))
     assert dict.fromkeys(f"{set_up}_{data}" for data, _ in commands) == dict.fromkeys(name for _, name in commands)
-    assert {name for _, name in commands} == {name for name in EXPERIMENTS if name.rpartition("_")[0] == set_up}
+    assert {name for _, name in commands} == {name for name in EXPERIMENTS if parts_of(name)[0] == set_up}
     return [line.lstrip("# ") for line in lines if line.startswith("#  ") or re.match(r"# (mvtec|visa)  ", line)]
 
 

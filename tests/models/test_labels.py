@@ -17,6 +17,7 @@ from models.baselines.padim import PaDiM
 from models.baselines.patchcore import PatchCore
 from models.baselines.spade import SPADE
 from models.baselines.subspace_ad import SubspaceAD, SubspaceADBatch
+from models.baselines.superadd import SuperADD
 from models.baselines.trivial import Constant, Random
 from models.baselines.utad import UTAD
 from models.baselines.winclip import WinCLIP
@@ -148,6 +149,14 @@ TURNED = {
         {
             "backbone": RESNET, "stages": [1, 2], "aggregation": "concat", "variance": 0.9, "sigma": 2.0,
             "top_share": 0.1,
+        },
+    ),
+    "superadd": Turned(
+        SuperADD, {"backbone": VIT},
+        {
+            "backbone": RESNET, "stages": [1, 2], "scale": 0.5, "tile": 320, "overlap": 64, "brightness": 0.1,
+            "bank_size": 10, "quantile": 0.9, "factor": 2.0, "top_share": 0.1, "map_size": 40, "seed": 1,
+            "own_window": 0.3, "max_references": 3,
         },
     ),
     "vector_adapter": Turned(

@@ -69,7 +69,7 @@ MODELS: dict[str, Callable[[], AnomalyModel]] = {
     **BASELINES,
 }  # fmt: skip
 ONE_TRACK = {
-    **dict.fromkeys(("patchcore", "anomaly_dino", "padim", "spade", "subspace_ad"), FEW_SHOT),
+    **dict.fromkeys(("patchcore", "anomaly_dino", "padim", "spade", "subspace_ad", "superadd"), FEW_SHOT),
     **dict.fromkeys(("utad", "clipseg"), ZERO_SHOT),
 }
 """By the beginning of a model's name; all others serve both tracks."""

@@ -14,6 +14,7 @@ from models.baselines.padim import PaDiM
 from models.baselines.patchcore import PatchCore
 from models.baselines.spade import SPADE
 from models.baselines.subspace_ad import SubspaceAD
+from models.baselines.superadd import SuperADD
 from models.baselines.trivial import Random
 from models.baselines.utad import UTAD
 from models.baselines.winclip import WinCLIP
@@ -123,6 +124,10 @@ BASELINES: dict[str, Callable[[], AnomalyModel]] = {
     "spade_timm": lambda: SPADE(small_resnet()),
     "subspace_ad": lambda: SubspaceAD(small_backbone("vit"), rotations=2),
     "subspace_ad_plain": lambda: SubspaceAD(small_backbone("vit"), rotations=0, aggregation="concat"),
+    "superadd": lambda: SuperADD(
+        small_vit("vit_small_patch16_dinov3", stages=[1, 2]), scale=0.8, tile=48, overlap=16, map_size=40
+    ),
+    "superadd_conv": lambda: SuperADD(small_resnet(), scale=2.0, tile=96, overlap=32, brightness=0.0, map_size=40),
     "winclip_vit": lambda: WinCLIP(small_backbone("vit"), PROMPTS),
     "winclip_resnet": lambda: WinCLIP(lively_clip_resnet(), PROMPTS, windows_at_once=3),
     "utad": small_utad,

@@ -60,6 +60,8 @@ class KeptThresholds:
                 basis["references"] = of
             if names is not None:
                 basis["names"] = list(names)
+            if (of_pixels := model.map_threshold(category)) is not None:
+                basis["map_threshold"] = of_pixels
             basis["odd_references"] = list(_fitted(basis, 0.05).odd_references)  # refuses scores that are not finite
         except TrackInputError as error:
             basis = {"none_because": str(error)}
@@ -79,6 +81,10 @@ class KeptThresholds:
             assert self.target_rate is not None
             return _fitted(basis, self.target_rate)
         return str(basis["none_because"])
+
+    def map_threshold(self, category: str) -> float | None:
+        """The value above which the model calls a pixel of a category's maps a defect, if it has learnt one."""
+        return self._categories.get(category, {}).get("map_threshold")
 
     def is_fitted(self, category: str) -> bool:
         """Whether the threshold of a category is one that was fitted on references."""

@@ -15,7 +15,6 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -24,12 +23,14 @@ import tifffile
 import torch
 from tqdm import tqdm
 
+from models.baselines.closing import LineClosing
 from tracks.command.paths import below
 from tracks.errors import TrackInputError
 from tracks.run.resize import MAP_RULE, resize_map
 from tracks.run.store import PredictionStore, Row
 from tracks.submission.base import Problem
 from tracks.submission.contents import Wrong, check_contents, read_png
+from tracks.submission.map_thresholds import MODEL, map_thresholds
 from tracks.submission.runs import StoredImage, check_finite, check_same_method, stored_images
 
 MAPS, MASKS = "anomaly_images", "anomaly_images_thresholded"
@@ -46,22 +47,29 @@ PUBLISHED_COUNTS = {
 class Options:
     """What the format leaves open.
 
-    `thresholded` writes the binary half too. Its threshold is `threshold`, or mean + `threshold_stds` standard
-    deviations of all map pixels of each category in a run on the normal images of `validation` (MVTec's suggestion,
-    with 3), whose folder is `threshold_run`. `downscale` divides height and width of the stored maps.
+    `thresholded` writes the binary half too. Its threshold is `threshold`, a number or "model" for what the model
+    learnt of the references of each category; or mean + `threshold_stds` standard deviations of all map pixels of each
+    category in a run on the normal images of `validation` (MVTec's suggestion, with 3), whose folder is
+    `threshold_run`. `downscale` divides height and width of the stored maps. `closing` is the radius, in pixels of
+    those, of the lines along which binary maps are closed (`LineClosing`; SuperADD: 26 with a downscale of 4).
     `counts`, images by category, are the published ones unless given.
     """
 
     thresholded: bool = True
-    threshold: float | None = None
+    threshold: float | str | None = None
     threshold_run: str | None = None
     threshold_stds: float = 3.0
     downscale: int = 1
+    closing: int | None = None
     counts: Mapping[str, int] | None = None
 
     def __post_init__(self) -> None:
         if self.downscale < 1:
             raise TrackInputError(f"expected mvtec_ad2.downscale >= 1, got {self.downscale}; 1 keeps the maps' size")
+        if isinstance(self.threshold, str) and self.threshold != MODEL:
+            raise TrackInputError(f"expected mvtec_ad2.threshold to be a number or {MODEL}, got {self.threshold!r}")
+        if self.closing is not None and self.closing < 1:
+            raise TrackInputError(f"expected mvtec_ad2.closing >= 1 or null, got {self.closing}")
         if self.threshold is not None and self.threshold_run:
             raise TrackInputError(
                 f"expected mvtec_ad2.threshold or mvtec_ad2.threshold_run, got both ({self.threshold} and "
@@ -71,7 +79,8 @@ class Options:
             raise TrackInputError(
                 "expected a threshold for the binary maps, got none; run the track on the normal images "
                 "(ARGS=data.split=validation) and name that run with ARGS=mvtec_ad2.threshold_run=folder, or set "
-                "mvtec_ad2.threshold=number, or leave the binary maps out with mvtec_ad2.thresholded=false"
+                "mvtec_ad2.threshold=number, or mvtec_ad2.threshold=model if that learns one (superadd), or leave the "
+                "binary maps out with mvtec_ad2.thresholded=false"
             )
 
 
@@ -91,7 +100,11 @@ class Submission:
         self.images = stored_images(stores, _target)
         self.counts = dict(options.counts or PUBLISHED_COUNTS)
         categories = sorted({image.row.category for image in self.images})
-        self.thresholds = _thresholds(stores[0], categories, options) if options.thresholded else {}
+        self.thresholds: dict[str, float] = {}
+        if options.thresholded:
+            given = (options.threshold, options.threshold_run, options.threshold_stds)
+            self.thresholds = map_thresholds(stores[0], categories, *given)
+        self._closing = LineClosing(options.closing) if options.thresholded and options.closing else None
 
     @property
     def record(self) -> dict[str, object]:
@@ -101,6 +114,7 @@ class Submission:
             "maps": f"height and width of the run's maps / {self.options.downscale}, {MAP_RULE}, float16",
             "threshold": self._threshold_rule(),
             "thresholds": self.thresholds,
+            **({"binary_maps": self._closing.label} if self._closing else {}),
         }
 
     def write(self, folder: Path) -> list[str]:
@@ -113,7 +127,8 @@ class Submission:
             if self.options.thresholded:
                 path = below(folder, mask_file(image.target))
                 path.parent.mkdir(parents=True, exist_ok=True)
-                above = values > np.float64(self.thresholds[image.row.category])
+                threshold = self.thresholds[image.row.category]
+                above = self._closing(values, threshold) if self._closing else values > np.float64(threshold)
                 PIL.Image.fromarray(np.where(above, 255, 0).astype(np.uint8)).save(path)
         return self._remarks()
 
@@ -132,6 +147,8 @@ class Submission:
     def _threshold_rule(self) -> str:
         if not self.options.thresholded:
             return "no binary maps"
+        if self.options.threshold == MODEL:
+            return "the model's own, learnt of the references of each category"
         if self.options.threshold is not None:
             return "as set by the user, for all categories"
         return f"mean + {self.options.threshold_stds:g} standard deviations of the pixels of normal validation images"
@@ -165,45 +182,6 @@ def _target(_: PredictionStore, row: Row) -> str:
             "data.split=test_private_mixed, and name both runs: ARGS='run=[first,second]'"
         )
     return f"{row.category}/{path.parent.name}/{path.stem}"
-
-
-def _thresholds(method: PredictionStore, categories: Sequence[str], options: Options) -> dict[str, float]:
-    if options.threshold is not None:
-        return dict.fromkeys(categories, float(options.threshold))
-    store = PredictionStore(Path(str(options.threshold_run)).expanduser())
-    check_same_method([method, store])
-    split = store.settings["protocol"].get("split")
-    if split != "validation":
-        raise TrackInputError(
-            f"expected mvtec_ad2.threshold_run to be a run on normal images (data.split=validation), got "
-            f"{store.folder} with split {split}; a threshold taken from test images would see what it is to judge"
-        )
-    lacking = [category for category in categories if category not in store.categories]
-    if lacking:
-        raise TrackInputError(
-            f"expected normal images of {', '.join(lacking)} in {store.folder}, got those of "
-            f"{', '.join(store.categories)}; run the track on data.split=validation with all categories"
-        )
-    statistic = partial(mean_plus_stds, stds=options.threshold_stds)
-    images = stored_images([store], lambda _, row: f"{row.category}/{row.name}")
-    return {name: statistic([i for i in images if i.row.category == name]) for name in categories}
-
-
-def mean_plus_stds(images: Sequence[StoredImage], stds: float) -> float:
-    """Mean + `stds` standard deviations of all pixels of all maps, read one at a time and summed in float64.
-
-    Deviations are summed around the first map's mean, so that a small spread survives a large mean.
-    """
-    count, total, squares, centre = 0, 0.0, 0.0, None
-    for image in images:
-        values = image.store.read_map(image.row).astype(np.float64)
-        check_finite(values, image, "map")
-        centre = float(values.mean()) if centre is None else centre
-        values -= centre
-        count, total, squares = count + values.size, total + float(values.sum()), squares + float((values**2).sum())
-    assert centre is not None, "a finished run has images in every category"
-    mean = total / count
-    return centre + mean + stds * float(np.sqrt(max(squares / count - mean**2, 0.0)))
 
 
 def image_targets(counts: Mapping[str, int]) -> list[str]:

@@ -27,6 +27,7 @@ NAMES = (
     "spade",
     "subspace_ad",
     "subspace_ad_batch",
+    "superadd",
     "winclip",
     "musc",
     "utad",

@@ -22,7 +22,7 @@ def test_answers_name_experiments_rows_and_groups_that_exist():
             for column in answer.columns.values():
                 assert column.over is None or column.over in sets or group(column.over)
             answered += 1
-    assert answered == 2 * (4 + 1 + 4 * 3) + 8 + 2 * 5 + 5 + (2 + 2 * 3 + 1) + 14 + 2 + 2
+    assert answered == 2 * (4 + 1 + 4 * 3) + 8 + 2 * 5 + 5 + (2 + 2 * 3 + 1) + 14 + 2 + 4 + 12
 
 
 def test_each_table_names_its_runs_once():

@@ -11,8 +11,12 @@ import numpy as np
 import PIL.Image
 import pytest
 import tifffile
+import torch
 
+from models.baselines.closing import LineClosing
+from tests.support.baseline_stand_ins import BASELINES
 from tests.support.submission_stand_ins import configured, kinds, make_run, png
+from tracks.decide.decision import KeptThresholds
 from tracks.errors import TrackInputError
 from tracks.run.store import PredictionStore
 from tracks.submission.archive import write_tar
@@ -219,6 +223,36 @@ def test_a_threshold_from_elsewhere_is_refused(stores, tmp_path, settings, text)
         Submission(stores, Options(threshold_run=str(run.folder), counts=COUNTS))
 
 
+def test_the_models_own_thresholds_and_closed_lines_arrive_in_the_archive(tmp_path):
+    """What SuperADD learns of references is kept by a run, and decides the binary maps that are written."""
+    model, rng, stores = BASELINES["superadd"](), np.random.default_rng(0), []
+    for name in COUNTS:
+        model.fit([torch.from_numpy(rng.integers(0, 256, (3, 48, 64), np.uint8)) for _ in range(3)], name)
+    for split, ending in (("test_private", "regular"), ("test_private_mixed", "mixed")):
+        images = {
+            name: {
+                f"{split}/{n:03d}_{ending}.png": (0.5, model.map_threshold(name) * rng.uniform(0.5, 1.05, (30, 40)))
+                for n in range(count)
+            }
+            for name, count in COUNTS.items()
+        }
+        stores.append(make_run(tmp_path / ending, images, {"split": split, "resolution": "each image's own"}, shots=3))
+        for name in COUNTS:
+            KeptThresholds(stores[-1].folder, 0.05).keep_fitted(name, model)
+    options = Options(threshold="model", closing=3, counts=COUNTS)
+    submission = Submission(stores, options)
+    assert submission.thresholds == {name: model.map_threshold(name) for name in COUNTS}
+    assert "closed along 16 lines of radius 3 px" in str(submission.record["binary_maps"])
+    (tmp_path / "out").mkdir()
+    submission.write(tmp_path / "out")
+    assert validate(tmp_path / "out", COUNTS) == []
+    values = tifffile.imread(tmp_path / "out" / RICE_MAP)
+    mask = np.asarray(PIL.Image.open(tmp_path / "out" / MASK.replace("can", "rice"))) > 0
+    np.testing.assert_array_equal(mask, LineClosing(3)(values, model.map_threshold("rice")))
+    assert 0 < mask.mean() < 1
+    assert (mask != (values > model.map_threshold("rice"))).any()
+
+
 def test_maps_are_made_smaller_on_request(stores, tmp_path):
     (tmp_path / "small").mkdir()
     Submission(stores, Options(threshold=0.7, downscale=2, counts=COUNTS)).write(tmp_path / "small")
@@ -246,6 +280,8 @@ def test_what_is_lacking_and_the_wrong_size_are_remarked_upon(tmp_path):
         ({}, "expected a threshold"),
         ({"threshold": 1.0, "threshold_run": "x"}, "got both"),
         ({"threshold": 1.0, "downscale": 0}, "downscale >= 1"),
+        ({"threshold": 1.0, "closing": 0}, "closing >= 1 or null"),
+        ({"threshold": "best"}, "a number or model, got 'best'"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, text):
@@ -272,6 +308,11 @@ def test_unlike_or_unfinished_runs_or_one_image_twice_are_refused(tmp_path, stor
     (stores[0].folder / "results.json").unlink()
     with pytest.raises(TrackInputError, match="expected a finished run"):
         Submission(stores, Options(threshold=1.0))
+
+
+def test_a_threshold_that_the_model_has_not_learnt_is_refused(stores):
+    with pytest.raises(TrackInputError, match=r"threshold of the maps of can in .*superadd"):
+        Submission(stores, Options(threshold="model", counts=COUNTS))
 
 
 def test_maps_that_are_no_numbers_are_refused(tmp_path):
