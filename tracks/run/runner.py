@@ -166,11 +166,9 @@ def _score_together(
         )
     unreadable = {} if options.strict else _unreadable(model, samples, options)
     known: dict[str, Loaded] = {}
-    protocol = model.protocol
 
     def prepare(sample: Sample) -> Tensor:
         loaded = load(model.preprocess, sample, options, masks=False)
-        mention_small_input(protocol, sample, loaded.photo_size)
         assert loaded.image is not None  # those that cannot be read are not asked for
         known[sample.name] = replace(loaded, image=None)
         return loaded.image

@@ -136,7 +136,9 @@ class ImageQueryGenerator(Frozen):
         scores = logits.float().amax(dim=-1).sigmoid()
         kept = torch.nonzero(scores > self.threshold)[:, 0]
         boxes, scores = boxes[kept], scores[kept]
-        best = nms(box_convert(boxes, "cxcywh", "xyxy"), scores, self.box_overlap)
+        best = scores.argsort(descending=True, stable=True)
+        if self.box_overlap < 1:  # of equal boxes, rounding would put some above 1
+            best = nms(box_convert(boxes, "cxcywh", "xyxy"), scores, self.box_overlap)
         height, width = image.shape[1:]
         side = max(height, width)
         stretch = boxes.new_tensor([side / width, side / height]).repeat(2)

@@ -217,7 +217,7 @@ def test_the_official_group_is_what_the_published_set_ups_use_and_nothing_else()
     texts = "".join(OmegaConf.to_yaml(model, resolve=True) for model in composed)
     entries = catalogue.catalogue().values()
     used = {entry.name for entry in entries if entry.url and re.search(rf": {entry.name}$", texts, re.MULTILINE)}
-    encoders = {"dinov2_vits14", "dinov2_vitg14_reg"}  # up to 4.5 GB each: fetched when a run asks for one
+    encoders = {"dinov2_vits14", "dinov2_vitg14_reg", "dinov3_vith16_plus"}  # up to 4.5 GB each: fetched by a run
     assert used - encoders == {entry.name for entry in entries if "official" in entry.groups}
     assert {"sam_vit_h", "openai_vitl14_336", "april_gan_visa", "clipseg_rd64_refined"} <= used
     assert not {"sam_vit_b", "sam_vit_l", "bert_base_uncased"} & used
