@@ -26,9 +26,10 @@ from tracks.run.loading import as_batch
 if TYPE_CHECKING:
     from tracks.run.runner import Loaded, RunnerOptions
 
-ACTOR_CORES = 0.5
-"""Reserved of a core for a model's actor. It computes with all the threads it is given; Ray only counts."""
-DECODER_CORES = 0.25
+ACTOR_CORES = 0.4
+"""Reserved of a core for all actors that hold the model, so that some is left for decoding however many they are. They
+compute with all the threads they are given; Ray only counts."""
+DECODER_CORES = 0.5
 CONNECT_SECONDS = 10
 
 Row = dict[str, Any]
@@ -71,7 +72,7 @@ def predicted_on_ray(
         batch_size=1,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(size=number),
-        num_cpus=ACTOR_CORES,
+        num_cpus=round(ACTOR_CORES / number, 3),
         **accelerators,
     )
     for row in scored.iter_rows():

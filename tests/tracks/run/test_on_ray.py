@@ -1,5 +1,6 @@
 """With Ray the numbers are those of one process, whatever happens to its workers. Runs where Ray is installed."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -102,6 +103,69 @@ def test_workers_killed_again_and_again_lose_nothing_and_do_nothing_twice(tmp_pa
     for one, other in zip(store.rows("bolt"), whole.rows("bolt"), strict=True):
         assert one == other
         np.testing.assert_array_equal(store.read_map(one), whole.read_map(other))
+
+
+def judged_slowly(run: Path, pids: Path) -> int:
+    """Predict 40 images into the run's folder; how many it lacked."""
+    store = PredictionStore.create(run, {"categories": ["bolt"]})
+    samples, options = FakeDataset(40).test("bolt"), RunnerOptions(resolution=32, batch_size=2, engine="ray")
+    return predict_category(SlowModel(pids), samples, "bolt", store, options)
+
+
+def test_the_driver_killed_and_started_again_resumes(tmp_path):
+    pids, rows = tmp_path / "pids", tmp_path / "run/predictions/bolt.jsonl"
+    pids.mkdir()
+    driver = multiprocessing.get_context("spawn").Process(target=judged_slowly, args=(tmp_path / "run", pids))
+    driver.start()
+    while driver.is_alive() and (not rows.is_file() or rows.read_bytes().count(b"\n") < 10):
+        time.sleep(0.02)
+    driver.kill()
+    driver.join()
+    had = len(PredictionStore(tmp_path / "run").rows("bolt"))
+    assert 10 <= had < 40
+    assert judged_slowly(tmp_path / "run", pids) == 40 - had
+    samples = FakeDataset(40).test("bolt")
+    lines = [line for line in rows.read_bytes().splitlines() if line.endswith(b"}")]
+    assert len(lines) == 40
+    store, whole = PredictionStore(tmp_path / "run"), PredictionStore.create(tmp_path / "one", {"categories": ["bolt"]})
+    assert [row.name for row in store.rows("bolt")] == [sample.name for sample in samples]
+    predict_category(BrightnessModel(), samples, "bolt", whole, RunnerOptions(resolution=32, batch_size=2))
+    for one, other in zip(store.rows("bolt"), whole.rows("bolt"), strict=True):
+        assert one == other
+        np.testing.assert_array_equal(store.read_map(one), whole.read_map(other))
+
+
+class NodeModel(BrightnessModel):
+    """Says in a file on which node of a cluster it predicts."""
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.folder = folder
+
+    def predict(self, images: Tensor, categories: Sequence[str]) -> Prediction:
+        import ray
+
+        (self.folder / ray.get_runtime_context().get_node_id()).touch()
+        time.sleep(0.1)
+        return super().predict(images, categories)
+
+
+def test_two_nodes_give_the_bits_of_one_process(ray, tmp_path):
+    from ray.cluster_utils import Cluster
+
+    ray.shutdown()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        cluster.add_node(num_cpus=1)
+        samples = FakeDataset(40).test("bolt")
+        there = found(NodeModel(tmp_path), samples, engine="ray", ray_address=cluster.address, actors=2)
+        assert len(list(tmp_path.iterdir())) == 2
+        for one, other in zip(found(BrightnessModel(), samples), there, strict=True):
+            np.testing.assert_array_equal(one.anomaly_map, other.anomaly_map)
+            assert (one.image_score, one.scalars) == (other.image_score, other.scalars)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
 
 
 def test_nobody_at_the_address_is_an_error_that_names_it(ray):
