@@ -21,7 +21,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from models.base import FEW_SHOT, AnomalyModel, Images, Prediction, State
-from models.baselines.patches import check_backbone, within
+from models.baselines.patches import check_backbone, together, within
 from models.errors import ModelInputError, checked
 from models.features import PatchBackbone
 from models.images import AspectPreprocess, KeepSize, check_image
@@ -261,9 +261,3 @@ def _bank_grids(state: State) -> list[tuple[tuple[int, int], int]]:
     grids = _pairs(state["grids"])
     views = len(state["bank"]) // sum(high * wide for high, wide in grids)
     return [(grid, views) for grid in grids]
-
-
-def together(found: Sequence[tuple[Tensor, Tensor]]) -> Prediction:
-    """The maps (S, S) and the scores () of several images as one prediction."""
-    maps, scores = (torch.stack(part) for part in zip(*found, strict=True))
-    return Prediction(maps, scores)

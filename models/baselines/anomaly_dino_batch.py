@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.base import ZERO_SHOT, Prediction
-from models.baselines.anomaly_dino import AnomalyDINO, together
+from models.baselines.anomaly_dino import AnomalyDINO
+from models.baselines.patches import together
 from models.errors import checked
 from models.features import PatchBackbone
 from models.images import check_image

@@ -4,8 +4,10 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 from torch import Tensor
 
+from models.base import Prediction
 from models.errors import checked
 from models.features import ImageFeatures, PatchBackbone
 from models.frozen import in_one_graph
@@ -59,6 +61,12 @@ def encoded(backbone: PatchBackbone, images: Tensor, stages: Sequence[int] | Non
         look = partial(backbone.encode_image, deepest=max(stages))
     parts = [images] if in_one_graph() else images.split(IMAGES_AT_ONCE)
     return ImageFeatures.cat([look(part) for part in parts])
+
+
+def together(found: Sequence[tuple[Tensor, Tensor]]) -> Prediction:
+    """The maps (S, S) and the scores () of several images as one prediction."""
+    maps, scores = (torch.stack(part) for part in zip(*found, strict=True))
+    return Prediction(maps, scores)
 
 
 def within(pos_radius: int | None) -> str:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from models.base import FEW_SHOT, AnomalyModel, Images, Prediction
 from models.baselines.native_tiles import tiled_maps
-from models.baselines.patches import check_backbone, check_stages
+from models.baselines.patches import check_backbone, check_stages, together
 from models.baselines.thinning import thinned
 from models.errors import checked
 from models.features import PatchBackbone
@@ -113,7 +113,7 @@ class SuperADD(AnomalyModel):
             maps = self._maps(learnt[i])
             own = [self._own(bank, i, each.shape[1:]) for bank, each in zip(banks, maps, strict=True)]
             found.append(self._assessed(maps, learnt[i].shape[1:], [bank.rows for bank in banks], own))
-        left_out = _together(found)
+        left_out = together(found)
         normal = left_out.anomaly_maps[list(held_out) or slice(None)]
         threshold = self.factor * float(np.quantile(normal.cpu().numpy(), self.quantile))
         self._states[category] = {
@@ -130,7 +130,7 @@ class SuperADD(AnomalyModel):
             state = self._states[category]
             banks = [state[f"bank{n}"] for n in range(len(self.stages))]
             found.append(self._assessed(self._maps(image), image.shape[1:], banks))
-        return _together(found)
+        return together(found)
 
     def reference_prediction(self, category: str) -> Prediction:
         """Each reference against the others; a single one against itself elsewhere."""
@@ -210,8 +210,3 @@ class SuperADD(AnomalyModel):
             layers.append(F.interpolate(on_grid, target, mode="bilinear", align_corners=False)[0])
         whole = torch.cat(layers).mean(dim=0)
         return square(whole, self.map_size), top_mean(whole[None], self.top_share)[0]
-
-
-def _together(found: Sequence[tuple[Tensor, Tensor]]) -> Prediction:
-    maps, scores = (torch.stack(part) for part in zip(*found, strict=True))
-    return Prediction(maps, scores)
