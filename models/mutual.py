@@ -118,7 +118,7 @@ def lowest_means(
         others = [*patches[:number], *patches[number + 1 :]]
         count = max(1, int(share * (total - len(own))))
         width = max(longest, 8 * count)
-        rows = max(1, max_elements // (count + width))
+        rows = max(1, held(max_elements, device) // (count + width))
         parts = [_lowest_mean(queries.to(device), others, count, width) for queries in own.split(rows)]
         yield torch.cat(parts)
 
