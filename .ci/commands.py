@@ -4,7 +4,7 @@ Clones this repository into FOLDER (a temporary one by default) and runs what th
 the installation (`pip install .`, with constraints.txt), then `vandkit`, `python` and `pip` commands and the Python
 programs, in a folder elsewhere with drawn photos and data sets (stand_ins.py); last the `make` commands, in the clone.
 `LEFT_OUT` says what is not run and why, `INSTEAD` and `SMALL` what is made smaller; all that is printed. Ends with 1 if
-a command failed. No part of the tests: takes most of an hour and 8 GB of disk.
+a command failed. No part of the tests: takes long, and disk for several environments.
 """
 
 import os
