@@ -4,6 +4,9 @@ PYTHON ?= python3.11
 VENV   ?= .venv
 RUN_PY := $(VENV)/bin/python
 READY  := $(VENV)/.ready
+# The command on this folder's code, wherever the environment was installed from.
+VANDKIT := PYTHONPATH="$(CURDIR):$$PYTHONPATH" $(VENV)/bin/vandkit
+TORCHRUN = $(RUN_PY) -m torch.distributed.run --standalone --nproc_per_node=$(PROCESSES)
 # A process for each core, eight at most, each with one thread; a file's tests stay together, and so do what they share.
 # Files come in the order of their names: the long ones of e2e begin early, and no process waits for another at the end.
 PYTEST := $(RUN_PY) -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile --no-loadscope-reorder
@@ -75,59 +78,59 @@ help: ## List the targets.
 	@echo "Variables of the track targets: DATA ROOT MODEL WEIGHTS SHOTS SEED CATEGORIES DEVICE OUT; any setting: ARGS=\"key=value ...\""
 
 zero-shot: $(READY) ## Run the zero-shot track: no image of the product is used (DATA=mvtec ROOT=folder for real images).
-	@$(RUN_PY) -m tracks.zero_shot $(SETTINGS) $(if $(SHOTS),shots=$(SHOTS)) $(ARGS)
+	@$(VANDKIT) zero-shot $(SETTINGS) $(if $(SHOTS),shots=$(SHOTS)) $(ARGS)
 
 few-shot: $(READY) ## Run the few-shot track with SHOTS normal images of each category, drawn by SEED.
-	@$(RUN_PY) -m tracks.few_shot $(SETTINGS) $(if $(SHOTS),shots=$(SHOTS)) $(ARGS)
+	@$(VANDKIT) few-shot $(SETTINGS) $(if $(SHOTS),shots=$(SHOTS)) $(ARGS)
 
 sweep: $(READY) ## Run every combination in ARGS="shots=1,2,4 seed=0,1,2 ..." and print one table, mean and deviation over seeds.
-	@$(RUN_PY) -m tracks.sweep $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(SETTINGS) $(if $(SHOTS),shots=$(SHOTS)) $(ARGS)
+	@$(VANDKIT) sweep $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(SETTINGS) $(if $(SHOTS),shots=$(SHOTS)) $(ARGS)
 
 compare: $(READY) ## Print the papers' comparison: all MODELS (or a,b) on the same images, for SHOTS=0,1,2,4 and SEEDS=0,1,2.
-	@$(RUN_PY) -m tracks.compare $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') \
+	@$(VANDKIT) compare $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') \
 		$(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(MODELS),'models=[$(MODELS)]') $(if $(SHOTS),'shots=[$(SHOTS)]') \
 		$(if $(SEEDS),'seeds=[$(SEEDS)]') $(if $(DEVICE),device=$(DEVICE)) $(if $(CATEGORIES),'categories=$${env_words:CATEGORIES}') $(ARGS)
 
 train: $(READY) ## Train adapters on one data set for use on another (DATA=mvtec ROOT=folder TARGET=visa; PROCESSES=4 for 4 GPUs).
-	@$(RUN_PY) $(if $(PROCESSES),-m torch.distributed.run --standalone --nproc_per_node=$(PROCESSES)) -m train.adapter $(SETTINGS) $(if $(TARGET),target=$(TARGET)) $(ARGS)
+	@$(if $(PROCESSES),$(TORCHRUN) -m train.adapter,$(VANDKIT) train) $(SETTINGS) $(if $(TARGET),target=$(TARGET)) $(ARGS)
 
 tiny: $(READY) ## Train the small weights that ship again, from nothing (two to three hours on 2 CPU cores).
 	@$(RUN_PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[tiny]'
 	@$(RUN_PY) -m train.tiny $(ARGS) && $(RUN_PY) -m train.card
 
 predict: $(READY) ## Judge a folder of your own photos: IMAGES=folder [REFERENCES=folder] [CATEGORY="steel bracket"] [PROMPT="scratch, dent"].
-	@$(RUN_PY) -m tracks.predict $(if $(MODEL),model=$(MODEL)) $(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(DEVICE),device=$(DEVICE)) $(ARGS)
+	@$(VANDKIT) predict $(if $(MODEL),model=$(MODEL)) $(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(DEVICE),device=$(DEVICE)) $(ARGS)
 
 fit: $(READY) ## Learn photos of good parts into one file: REFERENCES=folder OUT=bracket.safetensors [CATEGORY="steel bracket"].
-	@$(RUN_PY) -m tracks.fit $(if $(MODEL),model=$(MODEL)) $(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(DEVICE),device=$(DEVICE)) $(ARGS)
+	@$(VANDKIT) fit $(if $(MODEL),model=$(MODEL)) $(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(DEVICE),device=$(DEVICE)) $(ARGS)
 
 demo: $(READY) ## Open a page in the browser: drop photos, see heat maps and verdicts (ARGS="port=8000").
 	@$(RUN_PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[demo]'
-	@$(RUN_PY) -m tracks.demo $(if $(MODEL),model=$(MODEL)) $(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(DEVICE),device=$(DEVICE)) $(ARGS)
+	@$(VANDKIT) demo $(if $(MODEL),model=$(MODEL)) $(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(DEVICE),device=$(DEVICE)) $(ARGS)
 
 score: $(READY) ## Score a finished run again from its stored maps (RUN=outputs/few_shot/latest; ARGS="bootstrap=1000" for intervals).
-	@$(RUN_PY) -m tracks.score $(ARGS)
+	@$(VANDKIT) score $(ARGS)
 
 report: $(READY) ## Write a web page of one file about a finished run (RUN=outputs/few_shot/latest).
-	@$(RUN_PY) -m tracks.report $(ARGS)
+	@$(VANDKIT) report $(ARGS)
 
 compare-runs: $(READY) ## Compare two runs on the same images: which is better where, and is it more than noise (A=run B=run).
-	@$(RUN_PY) -m tracks.compare_runs $(ARGS)
+	@$(VANDKIT) compare-runs $(ARGS)
 
 submission: $(READY) ## Export a run as a challenge submission, zipped and validated (RUN=outputs/few_shot/latest).
-	@$(RUN_PY) -m tracks.submit $(ARGS)
+	@$(VANDKIT) submit $(ARGS)
 
 reproduce: $(READY) ## Print a published table, ours and the difference: TABLE=april_gan/9 ROOT=folder, or RUN=finished run.
-	@$(RUN_PY) -m tracks.reproduce $(if $(TABLE),table=$(TABLE)) $(if $(MODELS),'models=[$(MODELS)]') $(if $(WEIGHTS),use_weights=$(WEIGHTS)) $(if $(DEVICE),device=$(DEVICE)) $(ARGS)
+	@$(VANDKIT) reproduce $(if $(TABLE),table=$(TABLE)) $(if $(MODELS),'models=[$(MODELS)]') $(if $(WEIGHTS),use_weights=$(WEIGHTS)) $(if $(DEVICE),device=$(DEVICE)) $(ARGS)
 
 weights: $(READY) ## Fetch and check weight files: WEIGHTS=official for all that the papers used; without WEIGHTS, list them.
-	@$(RUN_PY) -m models.weights $(WEIGHTS) $(ARGS)
+	@$(VANDKIT) weights $(WEIGHTS) $(ARGS)
 
 data: $(READY) ## Download, check, unpack and look over a public data set: DATA=visa ROOT=folder (or say how to get it by hand).
-	@$(RUN_PY) -m tracks.data $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') $(ARGS)
+	@$(VANDKIT) data $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') $(ARGS)
 
 doctor: $(READY) ## Find what is wrong with data, weights or machine: [DATA=visa ROOT=folder] [WEIGHTS=official].
-	@$(RUN_PY) -m tracks.doctor $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') $(if $(WEIGHTS),'weight_files=[$(WEIGHTS)]') $(ARGS)
+	@$(VANDKIT) doctor $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') $(if $(WEIGHTS),'weight_files=[$(WEIGHTS)]') $(ARGS)
 
 bench-metrics: $(READY) ## Time our scorer beside the others that are installed (they are not by default: see benchmarks/README.md).
 	@$(RUN_PY) -m benchmarks.metrics $(ARGS)

@@ -33,7 +33,7 @@ DEMO_ADDRESS = "http://127.0.0.1:7860"
 LEFT_OUT = {
     r"(make|vandkit) data ": "downloads gigabytes of images",
     r"make weights WEIGHTS|vandkit weights \w|models\.weights --check": "downloads gigabytes of weights",
-    r"saa_official|openai_vitl14_336|experiment=|course=|april_gan/9": "needs weights not shipped",
+    r"saa_official|openai_vitl14_336|dinov[23]_vit|experiment=|course=|april_gan/9": "needs weights not shipped",
     r"format=(mvtec_ad2|kaputt2|csig)": "takes runs on that challenge's photos",
     r"make test": "the tests themselves",
     r"make tiny": "trains for hours",
@@ -41,6 +41,7 @@ LEFT_OUT = {
     r"ray://": "needs a cluster",
     r"0\.0\.0\.0": "opens this machine to its network",
     r"benchmarks\.(export|saa_parts)": "large networks, for hours",
+    r"benchmarks\.many_photos": "1,000 photos; needs psutil, which is for development",
     r"^pipx ": "`uv tool install .` by another installer",
     r"gradio_client": "asked of the page while `vandkit demo` runs",
 }

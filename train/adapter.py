@@ -32,7 +32,7 @@ from train.adapters.config import read_options
 from train.adapters.heads import Head, VectorHead, WordHead
 from train.adapters.processes import ALONE, Processes, joined
 from train.adapters.record import describe, run_folder
-from train.adapters.source import Course, plan_course
+from train.adapters.source import SYNTHETIC, Course, plan_course
 from train.adapters.training import AdapterTraining
 
 
@@ -53,16 +53,23 @@ def run_training(cfg: DictConfig) -> Path:
         folder = train_in(processes, cfg)
         if processes.first:
             print(f"adapters: {folder / ADAPTER_FILE}\nbeside them: log.csv, loss.png, run.json, config.yaml")
-            print(f"use them:\n    {usage(folder / ADAPTER_FILE, str(cfg.target))}")
+            print(usage(cfg, folder / ADAPTER_FILE))
         return folder
 
 
-def usage(file: Path, target: str) -> str:
-    """The command that runs the adapters on what they were trained for."""
-    weights = chosen_names().get("weights", "tiny")
-    return (
-        f"vandkit zero-shot weights={weights} {shlex.quote(f'weights.adapter.path={file}')} data={target} root=FOLDER"
-    )
+def usage(cfg: DictConfig, file: Path) -> str:
+    """How to run the adapters on what they were trained for, and on photos; where no threshold came with them."""
+    weights = f"weights={chosen_names().get('weights', 'tiny')}"
+    key = "model=vector_adapter model.adapter.path" if has_vectors(cfg) else "weights.adapter.path"
+    chosen = f"{weights} {key}={shlex.quote(str(file))}"
+    data = "" if str(cfg.target or SYNTHETIC).startswith(SYNTHETIC) else f" data={cfg.target} root=FOLDER"
+    lines = ["use them:", f"    vandkit zero-shot {chosen}{data}", f"    vandkit predict photos {chosen}"]
+    if not (cfg.validation_categories or cfg.validation_share):
+        lines.append(
+            "without references they judge by 0.5, a convention: no category was held out to choose a threshold on "
+            "(validation_share=0.2)"
+        )
+    return "\n".join(lines)
 
 
 def train_in(processes: Processes, cfg: DictConfig) -> Path:
@@ -94,12 +101,17 @@ def build_head(cfg: DictConfig, course: Course, seed: int, processes: Processes 
     Raises:
         TrackInputError: a model without adapters.
     """
-    if cfg.model.get("_target_") and get_class(cfg.model._target_) is VectorAdapter:
+    if has_vectors(cfg):
         refuse_missing(OmegaConf.to_container(cfg.model.backbone, resolve=True))
         return VectorHead(instantiate(cfg.model.backbone).to(processes.device), seed)
     backbone, prompts = build_parts(cfg)
     categories = (*course.learnt, *course.held_out)
     return WordHead(backbone.to(processes.device), prompts, categories, seed, quiet=not processes.first)
+
+
+def has_vectors(cfg: DictConfig) -> bool:
+    """Whether it is vectors without words that are trained."""
+    return bool(cfg.model.get("_target_")) and get_class(cfg.model._target_) is VectorAdapter
 
 
 def build_parts(cfg: DictConfig) -> tuple[ClipBackbone, PromptEnsemble]:

@@ -25,18 +25,18 @@ def test_help_has_a_sentence_for_every_target():
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["zero-shot"], "-m tracks.zero_shot"),
-        (["few-shot", "SHOTS=4"], "-m tracks.few_shot shots=4"),
+        (["zero-shot"], "bin/vandkit zero-shot"),
+        (["few-shot", "SHOTS=4"], "bin/vandkit few-shot shots=4"),
         (["few-shot", "SHOTS=2", "DATA=mvtec", "ROOT=../a b", "SEED=3"],
-         "-m tracks.few_shot data=mvtec 'data.root=${oc.env:ROOT}' seed=3 shots=2"),
+         "bin/vandkit few-shot data=mvtec 'data.root=${oc.env:ROOT}' seed=3 shots=2"),
         (["zero-shot", "MODEL=saa", "WEIGHTS=w", "CATEGORIES=a b,c", "DEVICE=cpu", "OUT=x"],
-         "-m tracks.zero_shot model=saa weights=w device=cpu 'categories=${env_words:CATEGORIES}' "
+         "bin/vandkit zero-shot model=saa weights=w device=cpu 'categories=${env_words:CATEGORIES}' "
          "'out=${oc.env:OUT}'"),
-        (["sweep", "LAUNCHER=joblib", "ARGS=shots=1,2"], "-m tracks.sweep hydra/launcher=joblib shots=1,2"),
-        (["zero-shot", "SHOTS=0"], "-m tracks.zero_shot shots=0"),
+        (["sweep", "LAUNCHER=joblib", "ARGS=shots=1,2"], "bin/vandkit sweep hydra/launcher=joblib shots=1,2"),
+        (["zero-shot", "SHOTS=0"], "bin/vandkit zero-shot shots=0"),
     ],
 )  # fmt: skip
-def test_a_target_runs_the_module_with_the_variables_as_settings(arguments, expected):
+def test_a_target_runs_the_command_with_the_variables_as_settings(arguments, expected):
     ran = make("-n", "-o", ".venv/.ready", *arguments)
     assert expected in re.sub(r"\s+", " ", ran)
 
@@ -68,7 +68,7 @@ def test_a_variable_that_the_target_does_not_take_is_refused_by_name(arguments, 
 def test_what_stands_in_the_environment_or_within_a_value_is_not_taken_for_a_misspelt_variable(monkeypatch):
     monkeypatch.setenv("SHOT", "4")
     monkeypatch.setenv("SEED", "3")
-    assert "-m tracks.predict" in make("-n", "-o", ".venv/.ready", "predict", "CATEGORY=bolt SEED=4")
+    assert "bin/vandkit predict" in make("-n", "-o", ".venv/.ready", "predict", "CATEGORY=bolt SEED=4")
 
 
 def test_every_variable_that_a_recipe_reads_is_one_that_its_target_takes():

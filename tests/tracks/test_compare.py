@@ -125,7 +125,7 @@ def test_the_target_hands_on_its_variables():
     ran = subprocess.run(["make", "-n", "-o", ".venv/.ready", "compare", *told], cwd=CONF.parent, capture_output=True)
     words = " ".join(ran.stdout.decode().replace("\\\n", " ").split())
     expected = (
-        "-m tracks.compare data=mtd 'data.root=${oc.env:ROOT}' 'models=[a,b]' 'shots=[0,1]' 'seeds=[0]' "
+        "bin/vandkit compare data=mtd 'data.root=${oc.env:ROOT}' 'models=[a,b]' 'shots=[0,1]' 'seeds=[0]' "
         "'categories=${env_words:CATEGORIES}' resolution=64"
     )
     assert expected in words

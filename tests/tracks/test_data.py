@@ -192,12 +192,12 @@ def test_every_set_says_how_to_get_it(name):
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
-    [(["data", "DATA=visa", "ROOT=a b"], "-m tracks.data data=visa 'data.root=${oc.env:ROOT}'"),
+    [(["data", "DATA=visa", "ROOT=a b"], "bin/vandkit data data=visa 'data.root=${oc.env:ROOT}'"),
      (["doctor", "DATA=mtd", "ROOT=x", "WEIGHTS=official"],
-      "-m tracks.doctor data=mtd 'data.root=${oc.env:ROOT}' 'weight_files=[official]'"),
-     (["doctor"], "-m tracks.doctor"), (["weights", "WEIGHTS=official"], "-m models.weights official")],
+      "bin/vandkit doctor data=mtd 'data.root=${oc.env:ROOT}' 'weight_files=[official]'"),
+     (["doctor"], "bin/vandkit doctor"), (["weights", "WEIGHTS=official"], "bin/vandkit weights official")],
 )  # fmt: skip
-def test_the_targets_run_the_modules(arguments, expected):
+def test_the_targets_run_the_commands(arguments, expected):
     done = subprocess.run(
         ["make", "-n", "-o", ".venv/.ready", *arguments], cwd=REPOSITORY, capture_output=True, text=True
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
+from train.adapter import usage
 from train.adapters.config import TrainOptions, read_options
 from train.adapters.source import KNOWN_TARGETS
 from train.adapters.token_cache import Layout
@@ -39,3 +40,20 @@ def test_a_course_repeats_its_command_and_its_room(name):
     gigabytes = VIT_L_518.bytes_per_image * COURSES[name][2] / 1e9
     assert any(f"The token cache takes {gigabytes:.1f} GB" in line for line in lines)
     assert gigabytes < TrainOptions().max_cache_gb
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["target=mvtec"], "vandkit zero-shot weights=tiny weights.adapter.path='a b' data=mvtec root=FOLDER"),
+        ([], "vandkit predict photos weights=tiny weights.adapter.path='a b'"),
+        (["model=vector_adapter"], "vandkit zero-shot weights=tiny model=vector_adapter model.adapter.path='a b'"),
+    ],
+)
+def test_a_training_says_how_to_use_what_it_made_and_where_no_threshold_comes_with_it(words, said):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfgs = [compose("train", [*words, more]) for more in ("epochs=1", "validation_share=0.2")]
+    without, with_threshold = (usage(cfg, Path("a b")).splitlines() for cfg in cfgs)
+    assert f"    {said}" in with_threshold
+    assert without[:-1] == with_threshold
+    assert "judge by 0.5" in without[-1]

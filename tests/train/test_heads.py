@@ -105,7 +105,9 @@ def test_it_learns_and_the_checkpoint_serves_the_model(tmp_path, build):
     labels = masks.flatten(1).any(dim=1)
     assert found.image_scores[labels].min() > found.image_scores[~labels].max()
     assert vectors.header is not None
-    assert vectors.header.threshold_source == "F1-max over the zero-shot image scores of tube in flat"
+    assert vectors.header.threshold_source.startswith(
+        "highest recall less false alarms (Youden's J), the zero-shot image scores of tube in flat"
+    )
 
 
 def test_killed_and_continued_ends_in_the_same_vectors(tmp_path):

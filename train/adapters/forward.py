@@ -3,15 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from eval.ranking.curves import f1_max
 from eval.scorer import Scorer
 from eval.tables import mean_over_categories
 from models.clip_adapter.adapter import LinearAdapter, stage_probabilities
 from tracks.datasets.sample import Sample
+from tracks.decide.threshold import best_cut
 from train.adapters.tokens import TokenBatch, TokenSource
 
 REPORTED = ("auroc_seg", "ap_seg", "f1_seg", "auroc_cls")
@@ -46,9 +45,10 @@ def text_columns(batch: TokenBatch, text: Mapping[str, Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class Validation:
-    """Mean metrics over the held-out categories, and the image score that separates their images best.
+    """Mean metrics over the held-out categories, and the threshold on the image score that suits them.
 
-    `image_threshold` is None where all images are normal, or all anomalous.
+    `image_threshold` is the one that the shipped weights' rule chooses, `best_cut`: highest recall less false alarms
+    (Youden's J), on average over the categories that have both kinds of images; None where none has.
     """
 
     mean: dict[str, float | None]
@@ -63,27 +63,19 @@ def validate(
 ) -> Validation:
     """Zero-shot maps and image scores of all `samples`, scored at the size the backbone sees.
 
-    `look` gives both of a batch. The metrics are means over categories; the threshold is the one of F1-max over all
-    images pooled.
+    `look` gives both of a batch. Metrics and the rates behind the threshold are means over categories.
     """
     scorers = {sample.category: Scorer(region_f1=False) for sample in samples}
-    image_scores: list[float] = []
+    by_label: dict[str, tuple[list[float], list[float]]] = {category: ([], []) for category in scorers}
+    first = 0
     for batch in source.batches(range(len(samples)), batch_size):
         scores, maps = look(batch)
         half_maps, masks = maps.half().cpu().numpy(), batch.masks.cpu().numpy()
-        first = len(image_scores)
-        image_scores += scores.tolist()
-        for index, category in enumerate(batch.categories):
+        for index, (category, score) in enumerate(zip(batch.categories, scores.tolist(), strict=True)):
             sample = samples[first + index]
-            scorers[category].update(
-                half_maps[index], masks[index], image_scores[first + index], sample.label, names=sample.name
-            )
+            scorers[category].update(half_maps[index], masks[index], score, sample.label, names=sample.name)
+            by_label[category][sample.label == 1].append(score)
+        first += len(batch.categories)
     mean = mean_over_categories({category: scorer.compute().metrics for category, scorer in scorers.items()})
-    return Validation({metric: mean[metric] for metric in REPORTED}, _threshold(image_scores, samples))
-
-
-def _threshold(image_scores: Sequence[float], samples: Sequence[Sample]) -> float | None:
-    labels = np.array([sample.label for sample in samples], dtype=int)
-    if labels.min() == labels.max():
-        return None
-    return f1_max(np.array(image_scores), labels).threshold
+    both = [pair for pair in by_label.values() if all(pair)]
+    return Validation({metric: mean[metric] for metric in REPORTED}, best_cut(both).value if both else None)

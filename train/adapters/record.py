@@ -70,7 +70,10 @@ def adapter_header(
 ) -> AdapterHeader:
     """The header of the adapters of one epoch; `epochs` is that epoch and the number trained so far."""
     held_out = ", ".join(course.held_out)
-    source = f"F1-max over {head.scores} of {held_out} in {course.trained_on}"
+    source = (
+        f"highest recall less false alarms (Youden's J), {head.scores} of {held_out} in {course.trained_on}, "
+        "each image looked at whole"
+    )
     notes = (
         f"for {course.target}; learnt from {', '.join(course.learnt)}; held out {held_out or 'nothing'}; "
         f"{options.select} epoch, {epochs[0]} of {epochs[1]}; batch {options.batch_size}, "

@@ -91,15 +91,17 @@ def test_words_are_split_at_commas():
 def test_make_hands_categories_on_as_they_are(tmp_path):
     """The settings that `make` passes, composed as the command composes them."""
     told = """import sys, tracks.command.config
+from tracks.cli import DOORS, as_settings
 from hydra import compose, initialize_config_dir
 from tracks.command.cli import CONF, keep_text
 with initialize_config_dir(str(CONF), version_base="1.3"):
-    print(list(compose("zero_shot", [keep_text(argument) for argument in sys.argv[3:]]).categories))
+    settings = as_settings(sys.argv[2:], DOORS[sys.argv[1]])
+    print(list(compose("zero_shot", [keep_text(word) for word in settings]).categories))
 """
-    python = tmp_path / "bin/python"
-    python.parent.mkdir()
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} -c "$TOLD" "$@"\n')
-    python.chmod(0o755)
+    vandkit = tmp_path / "bin/vandkit"
+    vandkit.parent.mkdir()
+    vandkit.write_text(f'#!/bin/sh\nexec {sys.executable} -c "$TOLD" "$@"\n')
+    vandkit.chmod(0o755)
     (tmp_path / ".ready").touch()
     ran = subprocess.run(
         ["make", "-s", "zero-shot", "-o", f"{tmp_path}/.ready", f"VENV={tmp_path}",
