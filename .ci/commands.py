@@ -39,6 +39,7 @@ LEFT_OUT = {
     r"make tiny": "trains for hours",
     r"camera:0": "needs a camera",
     r"ray://": "needs a cluster",
+    r"s3://": "needs a bucket",
     r"0\.0\.0\.0": "opens this machine to its network",
     r"benchmarks\.(export|saa_parts)": "large networks, for hours",
     r"benchmarks\.many_photos": "1,000 photos; needs psutil, which is for development",

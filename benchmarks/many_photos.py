@@ -5,9 +5,9 @@
     python -m benchmarks.many_photos --list 1000000
 
 Photos are JPEGs of noise, made once in a temporary folder. Seconds are the whole command's, start-up included; peaks
-are resident memory, of the command's own process and of the largest of each kind that Ray started for it, and count
-what they see of Ray's shared store. With `--list` so many names are listed as `predict` lists them, links to a single
-photo, and nothing is judged.
+are memory of its own (anonymous pages: without Ray's shared store and without files), of the command's process and of
+the largest of each kind that Ray started for it. With `--list` so many names are listed as `predict` lists them, links
+to a single photo, and nothing is judged.
 """
 
 import argparse
@@ -72,12 +72,12 @@ def watched(photos: Path, out: Path, engine: str, words: list[str]) -> Watched:
 
 
 def peaks(running: psutil.Popen) -> Iterator[tuple[str, float]]:
-    """The kind and the peak memory in MB of the process and of those below it."""
+    """The kind and the memory in MB of the process and of those below it."""
     for process in [running, *running.children(recursive=True)]:
         try:
             title = "driver" if process is running else kind_of(" ".join(process.cmdline()))
-            status = Path(f"/proc/{process.pid}/status").read_text()
-            yield title, int(status.split("VmHWM:")[1].split()[0]) / 1024
+            pages = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+            yield title, int(pages.split("Anonymous:")[1].split()[0]) / 1024
         except (psutil.Error, OSError, IndexError):
             continue  # it has just ended
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 from models.base import TRANSDUCTIVE
 from models.disk import write_atomically
 from tracks.command.cli import command, run_main, stop
+from tracks.datasets.files import FileSample
 from tracks.datasets.notices import counted_notices
 from tracks.datasets.photos import Photos, common_folder, given_paths
-from tracks.datasets.region import RULE, cropped
+from tracks.datasets.region import RULE, Region, cropped
 from tracks.decide.asked import Asked, basis
+from tracks.decide.gather import gather
 from tracks.decide.judge import Judge
 from tracks.decide.kept import FOLDER_NAME, Facts, Kept
 from tracks.decide.page import PAGE_FILE, write_page
@@ -29,6 +31,7 @@ from tracks.run.build import build_model, chosen_tracker, engine, pick_device
 from tracks.run.log_file import kept_log, log_into, note
 from tracks.run.run_folder import alone_in, link_latest
 from tracks.run.runner import AS_GIVEN, NATIVE, RunnerOptions
+from tracks.run.shard import read_shard, shard_folders
 from tracks.run.trackers import Record, Tracker, flat
 
 KINDS = (DEFECT, GOOD, UNDECIDED, UNREADABLE)
@@ -57,7 +60,7 @@ def predict(cfg: DictConfig) -> list[Verdict]:
     cfg = product.settings(cfg) if product else cfg
     region = product.region if product else region_of(cfg)
     settings = describe(cfg)
-    category, folder = settings["category"], output_folder(cfg, settings)
+    category, folder, shard = settings["category"], output_folder(cfg, settings), read_shard(cfg.get("shard"))
     photos = Photos(
         cfg.images, category, cfg.recursive, cfg.references or None, [folder], cfg.bit_depth, cfg.every, cfg.frames
     )
@@ -65,6 +68,9 @@ def predict(cfg: DictConfig) -> list[Verdict]:
     references = cropped(photos.train(category), region) if cfg.references else []
     if cfg.threshold == FOLDER:
         check_enough_photos(len(samples))
+    if shard is not None:
+        samples = shard.of({category: samples}, cfg.batch_size)[category]
+        folder, settings = shard.folder(folder), settings | {"shard": str(shard)}
     size, device = NATIVE if cfg.maps == "full" else AS_GIVEN, pick_device(cfg.device)
     options = RunnerOptions(size, cfg.batch_size, cfg.workers, device, strict=False, **engine(cfg))
     asked = Asked(lambda: build_model(cfg, options.device), category, references, options, region)
@@ -73,39 +79,57 @@ def predict(cfg: DictConfig) -> list[Verdict]:
     if not (folder / FOLDER_NAME).is_dir():
         asked.build()  # what is wrong with the model is said before anything is written
     adopt(folder, settings)
-    tracker = chosen_tracker(cfg)
+    tracker, shards = chosen_tracker(cfg), [] if cfg.fresh else shard_folders(folder, settings)
     with alone_in(folder, settings):
         log_into(folder)
         rests_on = basis(settings["config"], references, options.device)
         if product:
             rests_on["product"] = product.digest
         kept = Kept(folder, rests_on, cfg.maps, cfg.fresh)
+        gather(kept, shards, samples)
         facts, judge = asked.facts(kept), Judge(kept, folder, cfg.quiet, region)
+        if shard is not None and facts.setting == TRANSDUCTIVE:
+            raise TrackInputError("expected no shard for a model that scores all photos together; leave shard out")
         judged = product.judged if product and cfg.threshold is None else None
         threshold = judged or choose_threshold(cfg, facts, asked.names)
-        if threshold is None:
+        if threshold is None and shard is None:
             check_enough_photos(len(samples))
         clear(folder)
-        if region is not None:
-            print(f"region of interest: photos and references are {RULE}")
-        if facts.setting == TRANSDUCTIVE:
-            print(f"{TRANSDUCTIVE}: the photos are scored by each other, so a score moves with the folder")
-        if settings["weights"] == "tiny" and (cfg.category or cfg.prompts.defects):
-            print(WORDS)
+        say_how(cfg, settings, region, facts)
         announce(threshold, folder)
         verdicts = list(judge.judge(samples, threshold, asked.scored(samples, kept)))
-        threshold, verdicts = settle(cfg, facts, threshold, verdicts, folder)
-        verdicts = judge.write_overlays(samples, verdicts, facts)
-        write_atomically(folder / CSV_FILE, as_csv(verdicts, threshold))
-        write_atomically(folder / JSON_FILE, as_json_lines(verdicts, threshold))
-        files = {sample.name: sample.path for sample in samples}
-        title = f"{category}: {common_folder(given_paths(settings['images'])).name}"
-        write_page(folder, title, verdicts, threshold, files)
-        link_latest(Path(cfg.outputs) / "predict", folder)
-        tell(tracker, cfg, folder, verdicts, threshold)
-    report(verdicts, threshold, folder)
+        if shard is None:
+            threshold, verdicts = settle(cfg, facts, threshold, verdicts, folder)
+            verdicts = judge.write_overlays(samples, verdicts, facts)
+            title = f"{category}: {common_folder(given_paths(settings['images'])).name}"
+            write_tables(folder, title, samples, verdicts, threshold)
+            link_latest(Path(cfg.outputs) / "predict", folder)
+            tell(tracker, cfg, folder, verdicts, threshold)
+            report(verdicts, threshold, folder)
+    if shard is not None:
+        print(f"shard {shard}: {len(verdicts)} photos scored; once all shards are, the same command without it decides")
     refuse_lost_files(judge.failures, folder)
     return verdicts
+
+
+def say_how(cfg: DictConfig, settings: Mapping[str, Any], region: Region | None, facts: Facts) -> None:
+    """Print what a reader of the scores should know first."""
+    if region is not None:
+        print(f"region of interest: photos and references are {RULE}")
+    if facts.setting == TRANSDUCTIVE:
+        print(f"{TRANSDUCTIVE}: the photos are scored by each other, so a score moves with the folder")
+    if settings["weights"] == "tiny" and (cfg.category or cfg.prompts.defects):
+        print(WORDS)
+
+
+def write_tables(
+    folder: Path, title: str, samples: Sequence[FileSample], verdicts: Sequence[Verdict], threshold: Threshold
+) -> None:
+    """Write predictions.csv, predictions.jsonl and the page."""
+    write_atomically(folder / CSV_FILE, as_csv(verdicts, threshold))
+    write_atomically(folder / JSON_FILE, as_json_lines(verdicts, threshold))
+    files = {sample.name: sample.path for sample in samples}
+    write_page(folder, title, verdicts, threshold, files)
 
 
 def tell(tracker: Tracker, cfg: DictConfig, folder: Path, verdicts: Sequence[Verdict], threshold: Threshold) -> None:

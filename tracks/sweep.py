@@ -143,7 +143,7 @@ class SweepTable(Callback):
         paths = sorted(folder.glob(f"*/{CELL_FILE}"), key=lambda path: int(path.parent.name.rpartition("-")[2]))
         cells = [json.loads(path.read_text()) for path in paths]
         finished = [cell for cell in with_swept(cells) if "error" not in cell]
-        rows = rows_of(finished)
+        rows = rows_of([cell for cell in finished if "shard" not in cell])
         table = sweep_table(rows)
         write_atomically(folder / "table.md", table)
         write_atomically(folder / "table.csv", to_csv(rows))

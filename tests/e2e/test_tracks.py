@@ -114,9 +114,12 @@ def test_a_sweep_names_a_failed_cell_ends_in_one_table_and_skips_finished_cells(
     assert "4 of 4 cells finished" in again
 
 
-def test_several_runs_of_a_track_end_in_the_same_table_and_another_launcher_runs_them(tmp_path):
+@pytest.mark.parametrize("launcher", ["submitit_local", "ray"])
+def test_several_runs_of_a_track_end_in_the_same_table_and_another_launcher_runs_them(tmp_path, launcher):
+    if launcher == "ray":
+        pytest.importorskip("hydra_plugins.hydra_ray_launcher")
     settings = [*SMALL, "categories=[marble]", "model=constant", "weights=none", "shots=1,2", f"outputs={tmp_path}"]
-    assert "2 of 2 cells finished" in run("tracks.few_shot", "-m", *settings, "hydra/launcher=submitit_local")
+    assert "2 of 2 cells finished" in run("tracks.few_shot", "-m", *settings, f"hydra/launcher={launcher}")
     written = (tmp_path / "sweep" / "latest" / "table.csv").read_text().splitlines()
     assert [line.split(",")[4:7] for line in written[1:]] == [["1", "0", "marble"], ["2", "0", "marble"]]
 

@@ -6,6 +6,7 @@ import io
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ from eval.ranking.histogram import VALUES
 from models.base import AnomalyModel, Prediction
 from models.disk import alone
 from models.errors import ModelInputError
+from tests.support.fakes import FromTheMean
 from tracks.command.cli import CONF
 from tracks.decide.judge import Judge
 from tracks.decide.kept import facts_of
@@ -815,3 +817,47 @@ def test_a_tracker_is_told_counts_and_shown_the_highest_overlays(tmp_path, photo
     assert record.pictures[0] == tmp_path / "out/overlays/bad, with comma.png.jpg"
     assert {"predictions.csv", "index.html", "log.txt"} <= {path.name for path in record.files}
     assert "finished" in (tmp_path / "out/log.txt").read_text()
+
+
+def test_shards_gathered_are_the_whole_run(tmp_path, model, capsys):
+    for number in range(7):
+        save_photo(tmp_path / f"photos/{number}.png", 40 + 5 * number, spot=255 if number == 5 else None)
+    for number in range(4):
+        save_photo(tmp_path / f"refs/{number}.png", 40 + 7 * number)
+    given = {"references": str(tmp_path / "refs"), "maps": "model"}
+    whole, gathered = tmp_path / "whole", tmp_path / "gathered"
+    expected = predict(settings(tmp_path, out=str(whole), **given))
+    for shard in ("1/3", "3/3"):
+        predict(settings(tmp_path, out=str(gathered), shard=shard, **given))
+    assert not (gathered / "predictions.csv").exists()
+    predict(settings(tmp_path, out=str(gathered), shard="2/3", **given))
+    capsys.readouterr()
+    model.predict = None  # nothing is left to do for it
+    found = predict(settings(tmp_path, out=str(gathered), **given))
+    assert "3 shards gathered: 7 of 7 photos are scored" in capsys.readouterr().out
+    assert [replace(verdict, milliseconds=None) for verdict in found] == [
+        replace(verdict, milliseconds=None) for verdict in expected
+    ]
+    assert (gathered / "threshold.json").read_bytes() == (whole / "threshold.json").read_bytes()
+    for verdict in found:
+        for file in (verdict.map_file, verdict.overlay_file, verdict.thumb_file):
+            assert (gathered / file).read_bytes() == (whole / file).read_bytes()
+
+
+def test_a_shard_of_another_run_or_basis_is_refused(tmp_path, photos, model):
+    predict(settings(tmp_path, shard="1/1"))
+    with pytest.raises(TrackInputError, match=r"shards/1-of-1.*category there \"steel bracket\", here \"bolt\""):
+        predict(settings(tmp_path, category="bolt"))
+    basis = tmp_path / "out/shards/1-of-1/kept/basis.json"
+    known = json.loads(basis.read_text())
+    known["basis"]["device"] = "another processor"
+    basis.write_text(json.dumps(known))
+    with pytest.raises(TrackInputError, match=r"expected shards that were scored as here.*other device"):
+        predict(settings(tmp_path, fresh=False))
+    assert len(predict(settings(tmp_path, fresh=True))) == 3
+
+
+def test_a_model_that_scores_photos_together_has_no_shards(tmp_path, photos, monkeypatch):
+    monkeypatch.setattr("tracks.run.build.instantiate", lambda node: FromTheMean())
+    with pytest.raises(TrackInputError, match="expected no shard"):
+        predict(settings(tmp_path, shard="1/2"))

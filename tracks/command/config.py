@@ -43,6 +43,9 @@ class RunConfig:
     """Of a running Ray cluster ("auto", "ray://host:10001"); by default Ray is started on this machine."""
     actors: int | None = MISSING
     """With Ray: how many processes hold the model, by default one; with GPUs one to each."""
+    shard: str | None = MISSING
+    """The part of the images that this machine of several judges, 2/8 the second of eight, into a folder of the run's
+    own; the same command without it gathers them."""
     out: str | None = MISSING
     """The run folder; by default outputs/<track>/<name made of the settings>, with `predict` as the track's name."""
     outputs: str = MISSING

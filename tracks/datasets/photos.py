@@ -12,6 +12,7 @@ from tracks.datasets.files import FileSample, category_name, existing_folder, na
 from tracks.datasets.formats import endings, is_image, passed_over
 from tracks.datasets.images import common_bit_depth
 from tracks.datasets.layout import files_in, find_images, walk
+from tracks.datasets.remote import address_of, remote_photos
 from tracks.datasets.video import frames_of, is_video
 from tracks.errors import TrackInputError
 from tracks.run.references import distinct, warn_of_judged_references
@@ -27,7 +28,8 @@ class Photos:
 
     `root` is a folder, a file, a pattern as `photos/*.png`, or several of them; photos are then named by their path
     below the innermost folder that holds all of them. Of a clip that is named itself every n-th frame, at most
-    `frames` of them, is a photo (`video.frames_of`); clips in folders are passed over.
+    `frames` of them, is a photo (`video.frames_of`); clips in folders are passed over. One address as
+    `s3://bucket/photos` stands alone; its photos are fetched when they are read, and have no common bit depth.
     `references` is a folder of photos of good parts; it may lie inside `root` and is then not judged itself. Copies
     among the references count once, photos that are copies of references are mentioned.
     Hidden folders, run folders of this project and those in `exclude` are passed over. Without `bit_depth` all 16-bit
@@ -59,7 +61,7 @@ class Photos:
         self._test = self._list(given_paths(root), "", None, skipped)
         self._train = self._list([good], REFERENCE_PREFIX, 0, []) if good else []
         depth = bit_depth or common_bit_depth(
-            [sample.path for sample in self._train + self._test if not is_video(sample.path)]
+            [each.path for each in self._train + self._test if not (is_video(each.path) or address_of(each.path))]
         )
         self._test = [replace(sample, bit_depth=depth) for sample in self._test]
         self._train = [replace(sample, bit_depth=depth) for sample in distinct(self._train)]
@@ -82,6 +84,10 @@ class Photos:
             raise unknown("category", category, self.categories)
 
     def _list(self, given: Sequence[Path], prefix: str, label: int | None, skipped: Sequence[Path]) -> list[FileSample]:
+        if address := address_of(given[0]):
+            if len(given) > 1:
+                raise TrackInputError(f"expected one address alone, got {_listed(given)}; judge them one after another")
+            return remote_photos(address, self.categories[0], self._recursive)
         paths: list[Path] = []
         others: list[Path] = []
         for path in (match for each in given for match in _matches(each)):

@@ -82,6 +82,12 @@ class CroppedSample(FileSample):
     whole: FileSample | None = None
     region: Region | None = None
 
+    @property
+    def fingerprint(self) -> str:
+        """That of the whole photo."""
+        assert self.whole is not None
+        return self.whole.fingerprint
+
     def load_image(self) -> PIL.Image.Image:
         """The box of the picture in RGB."""
         assert self.whole is not None

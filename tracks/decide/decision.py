@@ -67,6 +67,12 @@ class KeptThresholds:
             basis = {"none_because": str(error)}
         self._keep(category, basis)
 
+    def take(self, folder: Path) -> None:
+        """Take over what another folder of the same run keeps of categories that this one does not know."""
+        for category, basis in _read_kept(folder / THRESHOLDS_FILE)["categories"].items():
+            self._categories.setdefault(category, basis)
+        self._write()
+
     def keep_known(self, category: str, threshold: Threshold) -> None:
         """Keep a threshold that needs no fit."""
         self._keep(category, {"known": asdict(threshold)})

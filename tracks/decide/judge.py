@@ -133,8 +133,8 @@ class Judge:
         return replace(verdict, thumb_file=thumb_file, photo_file=photo_file)
 
     def _shown(self, sample: FileSample, photo: PIL.Image.Image) -> list[str]:
-        """The file of a copy of a photo that no browser shows as it is, a frame of a clip among them."""
-        if sample.path.suffix.lower() in SHOWN:
+        """The file of a copy of a photo that no browser shows as it is: a frame of a clip, a remote one, a TIFF."""
+        if sample.path.suffix.lower() in SHOWN and sample.path.is_file():
             return []
         return [self._written(f"photos/{shortened(sample.name)}.jpg", _jpeg(photo, OVERLAY_QUALITY))]
 

@@ -112,31 +112,26 @@ class Kept:
 
     def __init__(self, folder: Path, basis: Mapping[str, Any], maps: str, fresh: bool = False):
         self.folder, self.maps, self._kept = folder, maps, folder / FOLDER_NAME
-        self._basis = json.loads(json.dumps(basis))
-        found = _read_json(self._kept / "basis.json")
-        changed = [key for key in self._basis if found and found.get("basis", {}).get(key) != self._basis[key]]
+        self.basis = json.loads(json.dumps(basis))
+        found = read_json(self._kept / "basis.json")
+        changed = [key for key in self.basis if found and found.get("basis", {}).get(key) != self.basis[key]]
         if changed and not fresh:
             print(f"since the last run of this folder {', '.join(changed)} changed: all photos are scored again")
         if fresh or changed or not found:
             self._clear()
-        self.scores = {row.name: row for row in _rows(self._kept / "scores.jsonl", Score)}
-        self._drawn = {row["name"]: row for row in _rows(self._kept / "drawn.jsonl", dict)}
+        self.scores = {row.name: row for row in rows_of(self._kept / "scores.jsonl", Score)}
+        self._drawn = {row["name"]: row for row in rows_of(self._kept / "drawn.jsonl", dict)}
 
     def facts(self) -> Facts | None:
         """What a model said on this basis before, if it did."""
-        found = _read_json(self._kept / "basis.json")
-        try:
-            counted = np.load(self._kept / "reference_pixels.npz")["counted"]
-            return Facts(**found["facts"], pixels=ValueCounts.from_array(counted))
-        except (OSError, BadZipFile, ValueError, KeyError, TypeError):
-            return None
+        return facts_in(self._kept)
 
     def keep_facts(self, facts: Facts) -> None:
         """Keep them for the next run."""
         self._kept.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(self._kept / "reference_pixels.npz", counted=facts.pixels.as_array())
         said = {key: value for key, value in vars(facts).items() if key != "pixels"}
-        write_atomically(self._kept / "basis.json", json.dumps({"basis": self._basis, "facts": said}, indent=2))
+        write_atomically(self._kept / "basis.json", json.dumps({"basis": self.basis, "facts": said}, indent=2))
 
     def lacking(self, samples: Sequence[FileSample]) -> set[str]:
         """Names of the photos to score: those without a score, changed since, without their map, or readable by now."""
@@ -191,6 +186,15 @@ class Kept:
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
 
+def facts_in(kept: Path) -> Facts | None:
+    """What a model said, as the `kept` part of an output folder has it; None if it has it not."""
+    try:
+        counted = np.load(kept / "reference_pixels.npz")["counted"]
+        return Facts(**read_json(kept / "basis.json")["facts"], pixels=ValueCounts.from_array(counted))
+    except (OSError, BadZipFile, ValueError, KeyError, TypeError):
+        return None
+
+
 def fingerprint(sample: FileSample) -> str:
     """Changes when the photo may have changed, or is read in another way."""
     return sample.fingerprint + (f" {sample.bit_depth} bit" if sample.bit_depth else "")
@@ -204,14 +208,15 @@ def _is_read(sample: FileSample) -> bool:
     return True
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a file; nothing if there is none, or no JSON in it."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
 
 
-def _rows(path: Path, kind: type) -> list[Any]:
+def rows_of(path: Path, kind: type) -> list[Any]:
     """The rows of a file; a line that a kill cut short is left out."""
     rows = []
     for line in path.read_bytes().splitlines() if path.is_file() else ():

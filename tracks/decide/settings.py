@@ -14,6 +14,7 @@ from models.disk import write_atomically
 from tracks.command.paths import folder_name
 from tracks.datasets.photos import common_folder, given_paths
 from tracks.datasets.region import Region
+from tracks.datasets.remote import address_of
 from tracks.datasets.video import CAMERA, record
 from tracks.decide.kept import NO_MAPS
 from tracks.decide.threshold_fit import FOLDER
@@ -75,7 +76,7 @@ def recorded(cfg: DictConfig) -> DictConfig:
 
 def describe(cfg: DictConfig) -> dict[str, Any]:
     """The settings that make two calls the same run, as they stand in run.json."""
-    images = [str(path.resolve()) for path in given_paths(cfg.images or [])]
+    images = [address_of(path) or str(path.resolve()) for path in given_paths(cfg.images or [])]
     good = str(Path(cfg.references).expanduser().resolve()) if cfg.references else ""
     folders = {"images": images[0] if len(images) == 1 else images, "references": good}
     words = {"category": str(cfg.category or DEFAULT_CATEGORY), "defects": list(cfg.prompts.defects)}

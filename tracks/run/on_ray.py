@@ -8,10 +8,11 @@ the number of images.
 
 import logging
 import os
+import pickle
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,14 +34,7 @@ DECODER_CORES = 0.5
 CONNECT_SECONDS = 10
 
 Row = dict[str, Any]
-"""Of a data set of Ray: one batch, `Held`, under one name."""
-
-
-@dataclass(frozen=True)
-class Held:
-    """Anything, so that Ray carries it as it is and makes no table of it."""
-
-    value: Any
+"""Of a data set of Ray: one batch, pickled, since Ray would make a table of anything else."""
 
 
 def predicted_on_ray(
@@ -63,7 +57,7 @@ def predicted_on_ray(
     threads = max(1, torch.get_num_threads() // number)
     whole = ray.put(model)
     batches_of_rows = ray.data.from_items(
-        [{"samples": Held(list(batch))} for batch in batches], override_num_blocks=len(batches)
+        [{"samples": ray.cloudpickle.dumps(list(batch))} for batch in batches], override_num_blocks=len(batches)
     )
     loaded = batches_of_rows.map(_Decoder(model, options), num_cpus=DECODER_CORES)
     scored = loaded.map_batches(
@@ -76,7 +70,7 @@ def predicted_on_ray(
         **accelerators,
     )
     for row in scored.iter_rows():
-        images, met, found = row["scored"].value
+        images, met, found = pickle.loads(row["scored"])
         for kind, path in met:
             notice(kind, path)
         if isinstance(found, Exception):
@@ -98,6 +92,7 @@ def start(address: str | None) -> Any:
             'expected Ray for engine=ray, got none installed; `pip install "vandkit[ray]"`, or leave the engine out'
         ) from error
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: beside other programs workers would starve
     if not ray.is_initialized():
         try:
             _reach(address)
@@ -123,14 +118,16 @@ class _Decoder:
         self._options = options
 
     def __call__(self, row: Row) -> Row:
+        from ray import cloudpickle
+
         from tracks.run.runner import load
 
         torch.set_num_threads(1)
         try:
-            made: Any = [load(self._preprocess, sample, self._options) for sample in row["samples"].value]
+            made: Any = [load(self._preprocess, sample, self._options) for sample in pickle.loads(row["samples"])]
         except (TrackInputError, ModelInputError) as error:
             made = error
-        return {"loaded": Held((made, met_notices()))}
+        return {"loaded": cloudpickle.dumps((made, met_notices()))}
 
 
 class _Predictor:
@@ -144,8 +141,10 @@ class _Predictor:
         self._category, self._device = category, device
 
     def __call__(self, rows: Row) -> Row:
-        made, met = rows["loaded"][0].value
-        return {"scored": [Held(self._scored(made, met))]}
+        from ray import cloudpickle
+
+        made, met = pickle.loads(rows["loaded"][0])
+        return {"scored": [cloudpickle.dumps(self._scored(made, met))]}
 
     def _scored(self, made: Any, met: Any) -> tuple[Any, Any, Any]:
         if isinstance(made, Exception):

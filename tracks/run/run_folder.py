@@ -12,18 +12,19 @@ from typing import Any
 
 from models.disk import alone, write_atomically
 from tracks.command.paths import below, folder_name
-from tracks.decide.decision import THRESHOLDS_FILE
+from tracks.decide.decision import THRESHOLDS_FILE, KeptThresholds
 from tracks.errors import TrackInputError
 from tracks.run.fingerprint import settings_digest
 from tracks.run.log_file import RUN_LOG
-from tracks.run.store import LOCK_FILE, SETTINGS_FILE, PredictionStore, read_settings
+from tracks.run.shard import shard_folders
+from tracks.run.store import LOCK_FILE, SETTINGS_FILE, SHARDS, PredictionStore, read_settings
 
 log = logging.getLogger(__name__)
 CHANGE_NO_PREDICTION = ("image_score", "false_alarm_rate")
 """Settings that change results but no stored map: a run of others takes its predictions over."""
 WRITTEN_BY_A_TRACK = (
     SETTINGS_FILE, "results.json", "results.csv", "results.md", "config.yaml", "references.json", THRESHOLDS_FILE,
-    "cost.json", "report.html", "predictions", "overlays", RUN_LOG,
+    "cost.json", "report.html", "predictions", "overlays", SHARDS, RUN_LOG,
 )  # fmt: skip
 
 
@@ -53,10 +54,20 @@ def alone_in(folder: Path, settings: Mapping[str, Any], *, fresh: bool = False) 
 
 @contextmanager
 def working_in(folder: Path, settings: Mapping[str, Any], *, fresh: bool = False) -> Iterator[PredictionStore]:
-    """As `alone_in`; a new folder takes over the predictions of a run beside it that differs in no stored map."""
+    """As `alone_in`; a new folder takes over the predictions of a run beside it that differs in no stored map.
+
+    And any folder those of its shards.
+
+    Raises:
+        TrackInputError: as `alone_in`; a shard of other settings.
+    """
+    if not fresh:
+        shard_folders(folder, settings)  # refuses others before anything is written
     with alone_in(folder, settings, fresh=fresh) as store:
         if not fresh and not (folder / "predictions").exists():
             _take_over(store)
+        if not fresh:
+            _gather(store)
         yield store
 
 
@@ -106,6 +117,17 @@ def _take_over(store: PredictionStore) -> None:
                     shutil.copyfile(kept, store.folder / THRESHOLDS_FILE)
                 store.copy_from(PredictionStore(path.parent))
                 return
+
+
+def _gather(store: PredictionStore) -> None:
+    """Take over the predictions of the shards in the folder, and say how many those are by now."""
+    folders = shard_folders(store.folder, store.settings)
+    for folder in folders:
+        store.copy_from(PredictionStore(folder))
+        KeptThresholds(store.folder).take(folder)
+    if folders:
+        count = sum(len(store.rows(category)) for category in store.categories)
+        print(f"{len(folders)} shards gathered: {count} images are predicted", flush=True)
 
 
 def _predicting(settings: Mapping[str, Any]) -> dict[str, Any]:

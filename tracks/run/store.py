@@ -31,6 +31,8 @@ from tracks.errors import TrackInputError
 
 SETTINGS_FILE = "run.json"
 LOCK_FILE = ".lock"
+SHARDS = "shards"
+"""Folder of the results that other machines hand in (tracks/run/shard.py)."""
 PRECISIONS: dict[str, type[np.floating]] = {"float16": np.float16, "float32": np.float32}
 """What `map_precision` may be: how maps are stored, and so scored."""
 
@@ -77,8 +79,8 @@ class PredictionStore:
         folder = Path(folder)
         path = folder / SETTINGS_FILE
         if path.is_file():
-            _refuse_other_run(folder, read_settings(path), dict(settings))
-        elif folder.is_dir() and any(path.name != LOCK_FILE for path in folder.iterdir()):
+            refuse_other_run(folder, read_settings(path), dict(settings))
+        elif folder.is_dir() and any(path.name not in (LOCK_FILE, SHARDS) for path in folder.iterdir()):
             raise TrackInputError(
                 f"expected a new or an earlier run's folder, got {folder}, which holds other files; choose another "
                 "folder with OUT=..."
@@ -125,16 +127,19 @@ class PredictionStore:
         return bool(known)
 
     def copy_from(self, other: "PredictionStore") -> None:
-        """Take over the predictions of another store; maps on the same disk take no further room.
+        """Take over the predictions of another store that this one lacks; maps on the same disk take no further room.
 
         Raises:
             OSError: the other is changing just now; what was taken over until then is whole.
         """
         for category in other.categories:
+            known = {(row.name, row.fingerprint) for row in self.rows(category)}
             for row in other.rows(category):
-                _link_or_copy(other._map_path(row), self._map_path(row))
+                if (row.name, row.fingerprint) in known:
+                    continue
+                link_or_copy(other._map_path(row), self._map_path(row))
                 if row.has_mask and (row.label != 0 or other._mask_path(row).is_file()):
-                    _link_or_copy(other._mask_path(row), self._mask_path(row))
+                    link_or_copy(other._mask_path(row), self._mask_path(row))
                 self._append(row)
 
     @property
@@ -210,7 +215,7 @@ class PredictionStore:
         return folder.parent / f"{folder.name}.jsonl"
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
     """A file that is replaced but never changed may share its bytes."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
@@ -243,7 +248,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise TrackInputError(f"expected JSON in {path}, got {error}; delete the run folder and run again") from error
 
 
-def _refuse_other_run(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def refuse_other_run(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise a TrackInputError that says in which settings the run in `folder` differs, if it does."""
     wanted = json.loads(json.dumps(wanted))
     different = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
     if not different:

@@ -33,6 +33,7 @@ from tracks.run.results import known_of_run, report, summarise, write_results
 from tracks.run.run_folder import link_latest, run_folder, working_in
 from tracks.run.runner import RunnerOptions, fit_references, lacking, predict_category
 from tracks.run.scoring import IMAGE_SCORES, score_category
+from tracks.run.shard import Shard, predicted_alone, read_shard
 from tracks.run.store import PRECISIONS, PredictionStore
 from tracks.run.trackers import Record, flat, metrics_of
 
@@ -45,14 +46,14 @@ def run_track(cfg: DictConfig, track: str) -> dict[str, Any]:
     """Run one track on one data set and write results.json, .csv and .md into its run folder.
 
     Returns the content of results.json plus `folder`. A run of the same settings that was begun
-    before is continued with the images that are missing.
+    before is continued with the images that are missing. Of a shard there are predictions and no results.
 
     Raises:
         TrackInputError: anything in the settings or the data that the user can mend.
     """
     started = time.perf_counter()
     check_settings(cfg)
-    tracker = chosen_tracker(cfg)
+    tracker, shard = chosen_tracker(cfg), read_shard(cfg.get("shard"))
     dataset: Dataset = instantiate(cfg.data)
     announce_licence(dataset.name)
     categories = choose_categories(dataset, list(cfg.categories))
@@ -64,12 +65,18 @@ def run_track(cfg: DictConfig, track: str) -> dict[str, Any]:
     settings = describe(cfg, track, dataset, categories, references, model, device)
     warn_of_own_data(str(settings["protocol"].get("adapter_trained_on", "")), dataset)
     track_folder = Path(cfg.outputs) / track
-    with working_in(run_folder(cfg.out, track_folder, settings), settings, fresh=cfg.fresh) as store:
+    folder = run_folder(cfg.out, track_folder, settings)
+    if shard is not None:
+        folder, settings = shard.folder(folder), settings | {"shard": str(shard)}
+        samples = part_of(samples, shard, model, cfg.batch_size)
+    with working_in(folder, settings, fresh=cfg.fresh) as store:
         log_into(store.folder)
         drop_what_is_outdated(store, samples, together=isinstance(model, TransductiveModel))
         if references:
             write_manifest(store.folder / "references.json", references, shots=cfg.shots, seed=cfg.seed)
         tables, predicted = predict_and_score(cfg, model, samples, references, store, options, started)
+        if shard is not None:
+            return predicted_alone(shard, samples, predicted, store.folder)
         known = known_of_run(store.folder)
         if predicted:
             known |= {"seconds": round(time.perf_counter() - started, 2)}
@@ -82,6 +89,15 @@ def run_track(cfg: DictConfig, track: str) -> dict[str, Any]:
         note(f"{predicted} images predicted, {results['images']} scored on {device}: track score {results['score']}")
     report(results, store.folder, predicted, linked)
     return {**results, "folder": str(store.folder)}
+
+
+def part_of(
+    samples: dict[str, list[Sample]], shard: Shard, model: AnomalyModel, batch_size: int
+) -> dict[str, list[Sample]]:
+    """The images of a shard; TrackInputError for a model that scores all images together."""
+    if isinstance(model, TransductiveModel):
+        raise TrackInputError(f"expected no shard for {type(model).__name__}, which scores all images together")
+    return shard.of(samples, batch_size)
 
 
 def drop_what_is_outdated(store: PredictionStore, samples: dict[str, list[Sample]], together: bool = False) -> None:
@@ -103,10 +119,15 @@ def predict_and_score(
     cfg: DictConfig, model: AnomalyModel, samples: dict[str, list[Sample]], references: dict[str, list[Sample]],
     store: PredictionStore, options: RunnerOptions, started: float,
 ) -> tuple[dict[str, dict[str, Any]], int]:  # fmt: skip
-    """Category by category: fit, predict what is missing, score; returns the tables and how many were predicted."""
+    """Category by category: fit, predict what is missing, score; returns the tables and how many were predicted.
+
+    A category without images is passed over, as most are in a shard, where nothing is scored.
+    """
     kept, cost = KeptThresholds(store.folder, cfg.false_alarm_rate), CostLedger(store.folder, started, options.device)
     tables, predicted = {}, 0
     for category, images in samples.items():
+        if not images:
+            continue
         if not references:
             kept.keep_known(category, weights_threshold(model))
         elif lacking(store, images, category) or category not in kept:
@@ -117,11 +138,12 @@ def predict_and_score(
         predicted_now = predict_category(model, images, category, store, options, cost.predicting, unrounded)
         store.keep_only(category, [(sample.name, sample.fingerprint) for sample in images])  # their order
         predicted += predicted_now
-        tables[category] = score_category(images, category, store, cfg.image_score, cfg.workers)
-        if loss := rank_loss(unrounded.change()):
-            log.warning("%s: %s. Run again with map_precision=float32", category, loss)
-            tables[category]["rounding"] = loss
-        draw_overlays(store, images, category, count=cfg.overlays)
+        if "shard" not in store.settings:
+            tables[category] = score_category(images, category, store, cfg.image_score, cfg.workers)
+            if loss := rank_loss(unrounded.change()):
+                log.warning("%s: %s. Run again with map_precision=float32", category, loss)
+                tables[category]["rounding"] = loss
+            draw_overlays(store, images, category, count=cfg.overlays)
         cost.keep(category, predicted_now)
     return tables, predicted
 
