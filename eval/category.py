@@ -22,8 +22,12 @@ IMAGE_METRICS = (
 )  # fmt: skip
 PIXEL_METRICS = (
     "auroc_seg", "f1_seg", "ap_seg", "pro_seg", "f1_seg_floor", "f1_seg_threshold", "precision_seg", "recall_seg",
+    "auroc_seg_low_fpr",
 )  # fmt: skip
 REGION_METRICS = ("f1_region", "f1_region_threshold", "precision_region", "recall_region")
+
+LOW_FPR = 0.05
+"""The false positive rate up to which `auroc_seg_low_fpr` looks, as reported on MVTec AD 2."""
 
 Metrics = dict[str, float | None]
 
@@ -156,7 +160,8 @@ class CategoryCounts:
         reasons: dict[str, str] = {}
         image_best = _add_curve(metrics, reasons, "cls", IMAGE_METRICS, self.image_curve, self.why_no_images)
         pixel_best = _add_curve(metrics, reasons, "seg", PIXEL_METRICS, self.pixel_curve, self.why_no_pixels)
-        if not self.why_no_pixels:
+        if self.pixel_curve:
+            metrics["auroc_seg_low_fpr"] = self.pixel_curve.auroc_up_to(LOW_FPR)
             metrics["pro_seg"] = pro_from_counts(self.negatives, self.shares, self.num_regions, self.pro_fpr_limit)
         region_best = self._add_regions(metrics, reasons)
         self._add_harmonic(metrics, reasons)

@@ -28,6 +28,12 @@ COLUMNS: dict[str, str] = {
 """The columns of a table, ids and names shown: cls ranks images, seg ranks pixels, region counts whole defects; beside
 each F1-max of a ranking stands its floor, the F1 of calling everything anomalous."""
 
+OF_THRESHOLDS: dict[str, str] = {
+    "f1_seg_learnt": "F1 seg, learnt threshold",
+    "auroc_seg_low_fpr": "AUROC seg, FPR <= 0.05",
+}
+"""Further columns where a model has learnt a threshold of its maps: what is reported on MVTec AD 2."""
+
 METRICS: dict[str, str] = {metric: shown for metric, shown in COLUMNS.items() if not metric.endswith("_floor")}
 """The metrics alone, in the same order."""
 
@@ -37,13 +43,19 @@ SAME_IN_ALL_SEEDS = (*RUN_KEYS, "protocol")
 Scores = Mapping[str, Any]
 
 
+def columns_of(categories: Mapping[str, Scores]) -> dict[str, str]:
+    """`COLUMNS`, and those `OF_THRESHOLDS` where a category has such a threshold."""
+    learnt = any(scores.get("f1_seg_learnt") is not None for scores in categories.values())
+    return COLUMNS | (OF_THRESHOLDS if learnt else {})
+
+
 def mean_over_categories(categories: Mapping[str, Scores]) -> dict[str, float | None]:
-    """The arithmetic mean of each of `COLUMNS` over the categories that have it; None where none has.
+    """The arithmetic mean of each of `columns_of` the categories over those that have it; None where none has.
 
     Raises:
         ScoringInputError: for NaN or inf, naming category and metric.
     """
-    return {metric: _mean(_present(categories, metric).values()) for metric in COLUMNS}
+    return {metric: _mean(_present(categories, metric).values()) for metric in columns_of(categories)}
 
 
 def count_averaged(categories: Mapping[str, Scores]) -> dict[str, int]:
@@ -63,9 +75,10 @@ def to_markdown(results: Mapping[str, Any]) -> str:
     standard deviation (n - 1).
     """
     categories = results["categories"]
-    rows = [[name, *_percents(scores)] for name, scores in [*categories.items(), ("mean", _mean_row(results))]]
+    columns = columns_of(categories)
+    rows = [[name, *_percents(scores, columns)] for name, scores in [*categories.items(), ("mean", _mean_row(results))]]
     notes = _notes(categories)
-    return _pipe_table(["category"], rows) + ("\n" + "\n".join(notes) + "\n" if notes else "")
+    return _pipe_table(["category"], rows, shown=columns) + ("\n" + "\n".join(notes) + "\n" if notes else "")
 
 
 def sweep_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -121,13 +134,13 @@ def to_csv(results: Mapping[str, Any]) -> str:
 
     Over seeds each metric has a second column, `<id>_std`.
     """
-    with_std = "seeds" in results
+    with_std, columns = "seeds" in results, columns_of(results["categories"])
     suffixes = ("", "_std") if with_std else ("",)
     rows = [
-        [name, *(cell for metric in COLUMNS for cell in _fractions(scores.get(metric), with_std))]
+        [name, *(cell for metric in columns for cell in _fractions(scores.get(metric), with_std))]
         for name, scores in [*results["categories"].items(), ("mean", _mean_row(results))]
     ]
-    return csv_table(["category", *(metric + suffix for metric in COLUMNS for suffix in suffixes)], rows)
+    return csv_table(["category", *(metric + suffix for metric in columns for suffix in suffixes)], rows)
 
 
 def over_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -140,9 +153,9 @@ def over_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         ScoringInputError: for no run, a seed given twice, or runs that differ in anything else, blanks included.
     """
     _expect_same_but_seed(runs)
-    names = list(runs[0]["categories"])
+    names, columns = list(runs[0]["categories"]), columns_of(runs[0]["categories"])
     categories = {
-        name: {metric: mean_std([run["categories"][name].get(metric) for run in runs]) for metric in COLUMNS}
+        name: {metric: mean_std([run["categories"][name].get(metric) for run in runs]) for metric in columns}
         for name in names
     }
     means = [mean_over_categories(run["categories"]) for run in runs]
@@ -150,7 +163,7 @@ def over_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         **{key: runs[0][key] for key in SAME_IN_ALL_SEEDS if key in runs[0]},
         "seeds": [run["seed"] for run in runs],
         "categories": categories,
-        "mean": {metric: mean_std([mean[metric] for mean in means]) for metric in COLUMNS},
+        "mean": {metric: mean_std([mean.get(metric) for mean in means]) for metric in columns},
         "score": mean_std([track_score(run["categories"]) for run in runs]),
     }
 
@@ -227,15 +240,17 @@ def _mean_row(results: Mapping[str, Any]) -> Scores:
     return results["mean"] if "seeds" in results else mean_over_categories(results["categories"])
 
 
-def _pipe_table(before: Sequence[str], rows: Iterable[Sequence[str]], after: Sequence[str] = ()) -> str:
-    """The columns named `before`, `COLUMNS` aligned right, then those named `after`."""
-    columns = [*before, *COLUMNS.values(), *after]
-    numbers = range(len(before), len(before) + len(COLUMNS))
+def _pipe_table(
+    before: Sequence[str], rows: Iterable[Sequence[str]], after: Sequence[str] = (), shown: Mapping[str, str] = COLUMNS
+) -> str:
+    """The columns named `before`, those `shown` aligned right, then those named `after`."""
+    columns = [*before, *shown.values(), *after]
+    numbers = range(len(before), len(before) + len(shown))
     return markdown_table(columns, rows, left=set(range(len(columns))) - set(numbers))
 
 
-def _percents(scores: Scores) -> list[str]:
-    return [_percent(scores.get(metric)) for metric in COLUMNS]
+def _percents(scores: Scores, columns: Iterable[str] = COLUMNS) -> list[str]:
+    return [_percent(scores.get(metric)) for metric in columns]
 
 
 def _percent(value: float | Mapping[str, Any] | None) -> str:

@@ -13,7 +13,7 @@ from tracks.command.cli import command, run_main
 from tracks.command.given_runs import open_run
 from tracks.command.names import unknown
 from tracks.run.results import known_of_run, report, summarise, write_results
-from tracks.run.scoring import IMAGE_SCORES, as_table, resample_rows, scorer_of
+from tracks.run.scoring import IMAGE_SCORES, as_table, resample_rows, scorer_of, with_learnt_threshold
 from tracks.run.store import PredictionStore
 
 INTERVAL_LEVEL = 0.95
@@ -46,7 +46,9 @@ def score_run(
     for category in store.categories:
         rows = store.rows(category)
         scorer = scorer_of(rows, category, store, image_score, processes)
-        tables[category] = as_table(category, scorer.compute()) | said.get(category, {})
+        tables[category] = as_table(
+            category, with_learnt_threshold(scorer.compute(), rows, category, store)
+        ) | said.get(category, {})
         if bootstrap:
             draws[category] = resample_rows(scorer, rows, category, store, image_score, bootstrap, seed)
             tables[category]["intervals"] = draws[category].intervals(INTERVAL_LEVEL)

@@ -53,15 +53,25 @@ class RankingCurve:
         Raises:
             ScoringInputError: without an anomalous or without a normal item.
         """
-        if not self.num_positive or not self.num_negative:
-            raise ScoringInputError(
-                "AUROC compares anomalous with normal items, so at least one of each was expected; got "
-                f"{self.num_positive} anomalous and {self.num_negative} normal. Leave this set out of the average."
-            )
+        self._expect_both()
         pairs_won = np.diff(self.true_positives, prepend=0) * -0.5
         pairs_won += self.true_positives
         pairs_won *= np.diff(self.false_positives, prepend=0)
         return float(np.sum(pairs_won) / (self.num_positive * self.num_negative))
+
+    def auroc_up_to(self, fpr_limit: float) -> float:
+        """The area up to a false positive rate in (0, 1], brought to a scale on which chance has 0.5, in [0, 1].
+
+        McClish 1989, as scikit-learn's `max_fpr`.
+
+        Raises:
+            ScoringInputError: without an anomalous or without a normal item.
+        """
+        self._expect_both()
+        rates = np.concatenate([[0.0], self.false_positives / self.num_negative])
+        found = np.concatenate([[0.0], self.true_positives / self.num_positive])
+        chance = fpr_limit**2 / 2
+        return (1 + (area_up_to(fpr_limit, rates, found) - chance) / (fpr_limit - chance)) / 2
 
     def average_precision(self) -> float:
         """Precision averaged over the recall gained at each threshold (no interpolation), in (0, 1].
@@ -96,12 +106,30 @@ class RankingCurve:
         hits = self.true_positives[indices]
         return hits, hits + self.false_positives[indices], indices
 
+    def _expect_both(self) -> None:
+        if not self.num_positive or not self.num_negative:
+            raise ScoringInputError(
+                "AUROC compares anomalous with normal items, so at least one of each was expected; got "
+                f"{self.num_positive} anomalous and {self.num_negative} normal. Leave this set out of the average."
+            )
+
     def _expect_positive(self, metric: str) -> None:
         if not self.num_positive:
             raise ScoringInputError(
                 f"{metric} is about the anomalous items found, so at least one was expected; got none among "
                 f"{self.num_negative}. Leave this set out of the average."
             )
+
+
+def area_up_to(limit: float, x: np.ndarray, y: np.ndarray) -> float:
+    """Area under the straight lines joining (x, y), x never falling from 0 to 1, from x = 0 to the limit."""
+    inside = int(np.searchsorted(x, limit, side="right"))  # points at or left of the limit; at least (0, 0)
+    area = float(np.sum(np.diff(x[:inside]) * (y[1:inside] + y[: inside - 1]) / 2))
+    if inside == x.size:
+        return area
+    run = limit - x[inside - 1]
+    slope = (y[inside] - y[inside - 1]) / (x[inside] - x[inside - 1])
+    return area + float(run * (y[inside - 1] + slope * run / 2))
 
 
 def curve_from_counts(values: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> RankingCurve:

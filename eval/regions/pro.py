@@ -21,6 +21,7 @@ import numpy as np
 
 from eval.compiled import compiled
 from eval.errors import ScoringInputError
+from eval.ranking.curves import area_up_to
 
 WHOLE = 1 << 40
 """One fully covered region. Covered shares are whole numbers of 1/WHOLE, so that sums do not depend on
@@ -67,7 +68,7 @@ def pro_from_counts(negatives: np.ndarray, shares: np.ndarray, num_regions: int,
             f"{num_regions} regions and {num_negative} normal pixels. Leave this category out of the average."
         )
     rate, overlap = pro_curve(negatives, shares, num_regions)
-    return _area_up_to(fpr_limit, rate, overlap) / fpr_limit
+    return area_up_to(fpr_limit, rate, overlap) / fpr_limit
 
 
 def pro_curve(negatives: np.ndarray, shares: np.ndarray, num_regions: int) -> tuple[np.ndarray, np.ndarray]:
@@ -83,17 +84,6 @@ def check_fpr_limit(fpr_limit: float) -> None:
         raise ScoringInputError(
             f"Expected a false positive rate in (0, 1] as the limit of PRO, got {fpr_limit}. 0.3 is the usual one."
         )
-
-
-def _area_up_to(limit: float, x: np.ndarray, y: np.ndarray) -> float:
-    """Area under the straight lines joining (x, y), x never falling from 0 to 1, from x = 0 to the limit."""
-    inside = int(np.searchsorted(x, limit, side="right"))  # points at or left of the limit; at least (0, 0)
-    area = float(np.sum(np.diff(x[:inside]) * (y[1:inside] + y[: inside - 1]) / 2))
-    if inside == x.size:
-        return area
-    run = limit - x[inside - 1]
-    slope = (y[inside] - y[inside - 1]) / (x[inside] - x[inside - 1])
-    return area + float(run * (y[inside - 1] + slope * run / 2))
 
 
 def pixel_weights(negatives: np.ndarray) -> np.ndarray:

@@ -7,9 +7,12 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 from eval.category import IMAGE_METRICS, REGION_METRICS
 from eval.errors import ScoringInputError
+from eval.exact import f1_above
+from eval.images import CheckedImages
 from eval.scorer import Scorer, score_arrays
 from tests.support.plain_scores import ALL_METRICS, TOO_FEW, category, plain_metrics, plain_recalls
 
@@ -28,6 +31,7 @@ def test_planted_truth() -> None:
         **{"auroc_cls": 1.0, "f1_cls": 1.0, "ap_cls": 1.0, "f1_cls_floor": 2 / 3, "f1_cls_threshold": 0.9},
         **{"precision_cls": 1.0, "recall_cls": 1.0},
         "auroc_seg": (6 + 5.5) / 12,
+        "auroc_seg_low_fpr": (1 + (0.05 * (0.5 + 0.65) / 2 - 0.05**2 / 2) / (0.05 - 0.05**2 / 2)) / 2,
         "ap_seg": 0.5 * 1 + 0.5 * 2 / 3,
         "f1_seg": 4 / 5,
         "f1_seg_floor": 4 / 10,
@@ -171,6 +175,18 @@ def test_pro_limit_is_used() -> None:
     assert given.scored().metrics["pro_seg"] != pytest.approx(expected, abs=0.05)
     with pytest.raises(ScoringInputError, match=r"\(0\.05, True\), got \(0\.3, True\)"):
         scorer.merge(Scorer())
+
+
+@pytest.mark.parametrize("threshold", [0.0, 7.0, 7.5, 1e3])
+def test_f1_above_a_known_threshold(threshold: float) -> None:
+    given = category(seed=6, images=5, levels=20)
+    given.masks[0] = given.masks[2] = None  # normal by its label; nothing known
+    given.labels[2] = None
+    images = CheckedImages(given.maps, given.masks, given.scores, given.labels)
+    counted = given.completed()
+    truth, values = (np.concatenate([each.ravel() for each in one]) for one in (counted.masks, counted.maps))
+    assert f1_above(images, threshold) == pytest.approx(f1_score(truth, values > threshold))
+    assert f1_above(CheckedImages(given.maps[:1], [None], [0.0], [0]), threshold) is None
 
 
 def test_recall_by_type() -> None:

@@ -49,6 +49,18 @@ def test_metrics_and_their_order() -> None:
     assert len(set(COLUMNS.values())) == len(COLUMNS) == 11
 
 
+def test_a_learnt_threshold_has_further_columns() -> None:
+    one = run()
+    one["categories"]["bottle"]["auroc_seg_low_fpr"] = 0.75
+    assert "FPR" not in to_markdown(one)
+    one["categories"]["bottle"]["f1_seg_learnt"] = 0.25
+    header, _, *rows = cells(to_markdown(one))
+    assert header[-2:] == ["F1 seg, learnt threshold", "AUROC seg, FPR <= 0.05"]
+    assert [row[-2:] for row in rows] == [["25.0", "75.0"], ["", ""], ["", ""], ["25.0", "75.0"]]
+    assert cells(to_markdown(over_seeds([one])))[-1][-2:] == ["25.0", "75.0"]
+    assert to_csv(one).splitlines()[1].endswith(",0.25,0.75")
+
+
 def test_mean_leaves_blanks_out() -> None:
     categories = run()["categories"]
     mean, count = mean_over_categories(categories), count_averaged(categories)

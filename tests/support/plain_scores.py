@@ -161,12 +161,19 @@ def plain_metrics(given: Category, limit: float = 0.3) -> dict[str, float | None
     """All metrics but AUPIMO; None where there is nothing to compare."""
     counted = given.completed()
     metrics = ranking_metrics("cls", np.array(counted.labels, dtype=bool), np.array(counted.scores))
-    pixels = {"pro_seg": None, **ranking_metrics("seg", np.zeros(0, dtype=bool), np.zeros(0)), **_region(None)}
+    pixels = {
+        "pro_seg": None,
+        "auroc_seg_low_fpr": None,
+        **ranking_metrics("seg", np.zeros(0, dtype=bool), np.zeros(0)),
+        **_region(None),
+    }
     if all(mask is not None for mask in counted.masks) and counted.maps:
         labels = np.concatenate([mask.ravel() for mask in counted.masks])
         if labels.any() and not labels.all():
             pixels = {"pro_seg": plain_pro(counted.maps, counted.masks, limit)}
-            pixels |= ranking_metrics("seg", labels, np.concatenate([one.ravel() for one in counted.maps]))
+            values = np.concatenate([one.ravel() for one in counted.maps])
+            pixels |= ranking_metrics("seg", labels, values)
+            pixels["auroc_seg_low_fpr"] = roc_auc_score(labels, values, max_fpr=0.05)
             pixels |= _region(plain_region_f1(counted.maps, counted.masks))
     metrics |= pixels
     both = (metrics["f1_cls"], metrics["f1_seg"])

@@ -3,6 +3,7 @@
 import logging
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -10,8 +11,8 @@ import numpy as np
 from joblib import Parallel, delayed, parallel_config
 from tqdm import tqdm
 
-from eval.category import CategoryCounts, CategoryScores
-from eval.exact import count_exactly
+from eval.category import LOW_FPR, CategoryCounts, CategoryScores
+from eval.exact import count_exactly, f1_above
 from eval.images import CheckedImages
 from eval.regions.pro import FPR_RANGE
 from eval.regions.region_f1 import LEAST_IOU
@@ -19,6 +20,7 @@ from eval.scorer import Scorer
 from eval.uncertainty.bootstrap import Resampled, resample
 from eval.uncertainty.image_counts import ImageCounts, choose_groups, level_groups, levels
 from tracks.datasets.sample import Sample
+from tracks.decide.decision import KeptThresholds
 from tracks.errors import TrackInputError
 from tracks.run.store import PredictionStore, Row
 
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 RULES = {
     "pro": f"exact, FPR <= {Scorer().pro_fpr_limit:g}, interpolated at the limit, 8-connected regions",
     "region_f1": f"8-connected components, one-to-one, intersection over union >= {LEAST_IOU:g}, every threshold",
+    "auroc_low_fpr": f"FPR <= {LOW_FPR:g}, on a scale on which chance has 0.5",
     "aupimo": "exact, FPR of normal images {:.0e} to {:.0e} on a logarithmic axis, without interpolation".format(
         *FPR_RANGE
     ).replace("e-0", "e-"),
@@ -57,7 +60,19 @@ def score_category(
         ScoringInputError: a map is not finite, or disagrees with its mask or label.
     """
     rows = counted_rows(samples, category, store)
-    return as_table(category, scorer_of(rows, category, store, image_score, processes).compute())
+    result = scorer_of(rows, category, store, image_score, processes).compute()
+    return as_table(category, with_learnt_threshold(result, rows, category, store))
+
+
+def with_learnt_threshold(
+    result: CategoryScores, rows: Sequence[Row], category: str, store: PredictionStore
+) -> CategoryScores:
+    """The pixel F1 at the threshold that the model learnt of a category's references, `f1_seg_learnt`, if it did."""
+    threshold = KeptThresholds(store.folder).map_threshold(category)
+    if threshold is None or result.metrics["f1_seg"] is None:
+        return result
+    f1 = f1_above(_images_of(rows, [row.image_score for row in rows], store), threshold)
+    return replace(result, metrics={**result.metrics, "f1_seg_learnt": f1})
 
 
 def as_table(category: str, result: CategoryScores) -> dict[str, Any]:
@@ -96,10 +111,14 @@ def scorer_of(
 
 def _score_whole(rows: Sequence[Row], scores: Sequence[float], store: PredictionStore, threads: int) -> CategoryCounts:
     """Score maps as they are: each file is read when it is its turn, twice in all."""
+    return count_exactly(_images_of(rows, scores, store), threads=threads)
+
+
+def _images_of(rows: Sequence[Row], scores: Sequence[float], store: PredictionStore) -> CheckedImages:
+    """The maps and masks of rows, each read whenever it is asked for."""
     maps, masks = _Read(rows, store.read_map), _Read(rows, store.read_mask)
     names, types = [f"{row.category}/{row.name}" for row in rows], [row.defect_type for row in rows]
-    images = CheckedImages(maps, masks, scores, [row.label for row in rows], names, types)
-    return count_exactly(images, threads=threads)
+    return CheckedImages(maps, masks, scores, [row.label for row in rows], names, types)
 
 
 class _Read(Sequence[Any]):

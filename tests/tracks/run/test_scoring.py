@@ -1,13 +1,16 @@
 """Scoring a store: the same numbers in one process and in several, and errors that reach the user from either."""
 
+import json
+
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from eval.errors import ScoringInputError
 from eval.scorer import Scorer, score_arrays
 from tests.support.report_stand_ins import finished_run
 from tests.support.rows import row as row_of
+from tracks.decide.decision import THRESHOLDS_FILE
 from tracks.errors import TrackInputError
 from tracks.run import scoring
 from tracks.run.scoring import resample_rows, score_category, scorer_of, transductive_image_scores
@@ -48,6 +51,17 @@ def test_a_store_is_scored_as_its_arrays_are(store):
     assert set(table["recall_by_type"]) == {"crack", "dent"}
     assert table["blank_because"].keys() == {"aupimo_seg"}
     assert (table["images"], table["anomalous"]) == (13, 6)
+
+
+def test_the_f1_at_a_threshold_that_the_model_learnt(store):
+    assert "f1_seg_learnt" not in score_category(None, "nut", store)
+    kept = {"target_rate": 0.05, "categories": {"nut": {"reference_scores": [0.1], "map_threshold": 0.9}}}
+    (store.folder / THRESHOLDS_FILE).write_text(json.dumps(kept))
+    rows = [row for row in store.rows("nut") if row.has_mask]
+    truth, values = (np.concatenate([read(r).ravel() for r in rows]) for read in (store.read_mask, store.read_map))
+    found = score_category(None, "nut", store)["f1_seg_learnt"]
+    assert found == pytest.approx(f1_score(truth, values > 0.9))
+    assert 0.1 < found < 1
 
 
 def test_several_processes_give_the_same_to_the_bit(store, monkeypatch, tmp_path):
