@@ -24,7 +24,7 @@ from tracks.decide.page import PAGE_FILE, write_page
 from tracks.decide.product import AskedOfProduct, read_product
 from tracks.decide.settings import adopt, check_settings, describe, output_folder, recorded, region_of
 from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED, Threshold
-from tracks.decide.threshold_fit import FOLDER, check_enough_photos, folder_threshold
+from tracks.decide.threshold_folder import FOLDER, check_enough_photos, folder_threshold
 from tracks.decide.verdict import CSV_FILE, JSON_FILE, UNREADABLE, Verdict, as_csv, as_json_lines
 from tracks.errors import TrackInputError
 from tracks.run.build import build_model, chosen_tracker, engine, pick_device

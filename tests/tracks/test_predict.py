@@ -30,7 +30,8 @@ from tracks.command.cli import CONF
 from tracks.decide.judge import Judge
 from tracks.decide.kept import facts_of
 from tracks.decide.threshold import UNCHECKED, weights_threshold
-from tracks.decide.threshold_fit import fit_threshold, folder_threshold
+from tracks.decide.threshold_fit import fit_threshold
+from tracks.decide.threshold_folder import folder_threshold
 from tracks.errors import TrackInputError
 from tracks.predict import choose_threshold, exit_code, predict
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from eval.table_text import markdown_table
-from models.base import AnomalyModel
+from models.base import TRANSDUCTIVE, AnomalyModel
 from models.disk import write_atomically
 from tracks.decide.threshold import DEFECT, UNDECIDED, Threshold, leave_one_out
 from tracks.decide.threshold_fit import fit_threshold, owners
+from tracks.decide.threshold_folder import folder_threshold
 from tracks.errors import TrackInputError
 from tracks.run.store import PredictionStore, Row
 
@@ -23,6 +24,7 @@ NOT_KEPT = (
 )
 COUNTS = ("normal", "false_alarms", "anomalous", "found", "undecided")
 JUDGED_SCORE = "the model's own image score, computed from its image and the references alone"
+JUDGED_TOGETHER = "the model's own image score, computed from all test images of the category"
 COLUMNS = ("category", "threshold", "false alarms", "of normal", "%", "found", "of anomalous", "%", "undecided")
 
 
@@ -77,6 +79,15 @@ class KeptThresholds:
         """Keep a threshold that needs no fit."""
         self._keep(category, {"known": asdict(threshold)})
 
+    def keep_photos(self, category: str, scores: Sequence[float], probabilities: bool) -> None:
+        """Keep the image scores of all test images, which give the threshold where they were scored together."""
+        try:
+            folder_threshold(scores)
+            basis: dict[str, Any] = {"photo_scores": list(scores), "probabilities": probabilities}
+        except TrackInputError as error:
+            basis = {"none_because": str(error)}
+        self._keep(category, basis)
+
     def threshold(self, category: str) -> Threshold | str:
         """The threshold of a category, or the reason why there is none."""
         basis = self._categories.get(category, {"none_because": NOT_KEPT})
@@ -86,6 +97,9 @@ class KeptThresholds:
         if "reference_scores" in basis:
             assert self.target_rate is not None
             return _fitted(basis, self.target_rate)
+        if "photo_scores" in basis:
+            assert self.target_rate is not None
+            return folder_threshold(basis["photo_scores"], self.target_rate, basis["probabilities"])
         return str(basis["none_because"])
 
     def map_threshold(self, category: str) -> float | None:
@@ -93,8 +107,8 @@ class KeptThresholds:
         return self._categories.get(category, {}).get("map_threshold")
 
     def is_fitted(self, category: str) -> bool:
-        """Whether the threshold of a category is one that was fitted on references."""
-        return "reference_scores" in self._categories.get(category, {})
+        """Whether the threshold of a category is one that was fitted, on references or on the photos themselves."""
+        return not {"reference_scores", "photo_scores"}.isdisjoint(self._categories.get(category, {}))
 
     def _keep(self, category: str, basis: dict[str, Any]) -> None:
         if self._categories.get(category) != basis:
@@ -109,17 +123,19 @@ class KeptThresholds:
 def decisions(store: PredictionStore, rows: Mapping[str, Sequence[Row]] | None = None) -> dict[str, Any]:
     """The content of `decision` in results.json: each category judged by its own threshold, and all of them pooled.
 
-    `rows` are those that count, by category; all of the store if None. Thresholds were fixed before any test image
-    was seen. A category without one says why in `none_because`, has no counts and is left out of `pooled`. Shares
-    are in [0, 1], None where they have no image; an undecided image is neither a false alarm nor found. `remarks` are
-    what a reader should know first. `target_rate` is None where no threshold was fitted to reach one.
+    `rows` are those that count, by category; all of the store if None. Thresholds were fixed before any test image was
+    seen, but for images scored together, which give their own. A category without one says why in `none_because`, has
+    no counts and is left out of `pooled`. Shares are in [0, 1], None where they have no image; an undecided image is
+    neither a false alarm nor found. `remarks` are what a reader should know first. `target_rate` is None where no
+    threshold was fitted to reach one.
     """
     kept = KeptThresholds(store.folder)
+    together = (store.settings.get("protocol") or {}).get("setting") == TRANSDUCTIVE
     by_category = {name: store.rows(name) for name in store.categories} if rows is None else rows
     categories = {name: _judged(kept.threshold(name), store, counted) for name, counted in by_category.items()}
     return {
         "target_rate": kept.target_rate if any(map(kept.is_fitted, categories)) else None,
-        "image_score": JUDGED_SCORE,
+        "image_score": JUDGED_TOGETHER if together else JUDGED_SCORE,
         "categories": categories,
         "pooled": pooled(categories),
     }

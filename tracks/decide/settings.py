@@ -17,7 +17,7 @@ from tracks.datasets.region import Region
 from tracks.datasets.remote import address_of
 from tracks.datasets.video import CAMERA, record
 from tracks.decide.kept import NO_MAPS
-from tracks.decide.threshold_fit import FOLDER
+from tracks.decide.threshold_folder import FOLDER
 from tracks.errors import TrackInputError
 from tracks.run.build import check_run_settings, run_names
 from tracks.run.fingerprint import settings_digest

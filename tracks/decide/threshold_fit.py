@@ -19,11 +19,9 @@ import numpy as np
 from scipy.special import expit, logit, stdtr, stdtrit
 
 from models.base import Prediction
-from tracks.decide.threshold import ENOUGH_PHOTOS, ROUNDING, Threshold
+from tracks.decide.threshold import ROUNDING, Threshold
 from tracks.errors import TrackInputError
 
-FOLDER = "folder"
-"""What a user sets as threshold to have it taken from the photos themselves."""
 USUAL_LOG_ODDS, USUAL_LOGARITHMS = 0.6, 0.15
 """Standard deviations of good images' scores that are usual on the validation photographs, by scale."""
 USUAL_WEIGHT = 4.0
@@ -82,8 +80,8 @@ def fit_threshold(
     own = np.array([of_one[0] for of_one in views])
     if np.ptp(own) <= ROUNDING * np.abs(own).max() and (len(views) > 1 or own[0] == 0):
         return _identical(own)
-    scale = _scale(scores, probabilities)
-    fitted = [scale.to(_inside(of_one, scale)) for of_one in views]
+    scale = scale_of(scores, probabilities)
+    fitted = [scale.to(inside(of_one, scale)) for of_one in views]
     odd = _odd(fitted, scale)
     kept = [of_one for index, of_one in enumerate(fitted) if index not in odd]
     used = np.delete(own, odd)
@@ -94,7 +92,7 @@ def fit_threshold(
         found = replace(
             found, source=f"{found.source}; {more:.1%} if {', '.join(found.odd_references)} is good after all"
         )
-    return _doubted(found, probabilities)
+    return doubted(found, probabilities)
 
 
 def reference_threshold(
@@ -112,7 +110,8 @@ def owners(prediction: Prediction) -> list[int]:
     return [int(number) for number in prediction.scalars.get("reference", range(count))]
 
 
-def _scale(scores: np.ndarray, probabilities: bool) -> Scale:
+def scale_of(scores: np.ndarray, probabilities: bool) -> Scale:
+    """The scale on which such scores of good images scatter about normally."""
     if probabilities:
         return Scale("log odds", logit, expit, USUAL_LOG_ODDS)
     if (scores > 0).all():
@@ -121,7 +120,8 @@ def _scale(scores: np.ndarray, probabilities: bool) -> Scale:
     return Scale("they are", np.positive, np.positive, usual)
 
 
-def _inside(scores: np.ndarray, scale: Scale) -> np.ndarray:
+def inside(scores: np.ndarray, scale: Scale) -> np.ndarray:
+    """The scores where the scale has a finite value for each."""
     return np.clip(scores, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY) if scale.to is logit else scores
 
 
@@ -161,7 +161,7 @@ def conformal(scores: np.ndarray, target_rate: float) -> Threshold | None:
         return None
     rate = 1 - rank / (count + 1)
     source = f"conformal, number {rank} of {count} reference scores in rising order; false alarms about {rate:.1%}"
-    return Threshold(_just_above(np.sort(scores)[rank - 1]), source, rate, float(scores.max()))
+    return Threshold(just_above(np.sort(scores)[rank - 1]), source, rate, float(scores.max()))
 
 
 def _predicted(fitted: Sequence[np.ndarray], own: np.ndarray, scale: Scale, target_rate: float) -> Threshold:
@@ -184,7 +184,7 @@ def _predicted(fitted: Sequence[np.ndarray], own: np.ndarray, scale: Scale, targ
         f"{leaning}; at least their maximum; false alarms about {target_rate:.1%} if good scores are normally "
         f"distributed, at most {1 / (count + 1):.0%} if not"
     )
-    return Threshold(_just_above(value), source, target_rate, highest)
+    return Threshold(just_above(value), source, target_rate, highest)
 
 
 def _total_variance(fitted: Sequence[np.ndarray], means: np.ndarray) -> tuple[float, float]:
@@ -209,10 +209,11 @@ def _identical(scores: np.ndarray) -> Threshold:
         f"the references (here {scores.size}) all score {scores[0]:.4g}, but for rounding: they are copies of one "
         "another, or the model tells nothing apart; give photos of different good parts"
     )
-    return Threshold(_just_above(scores.max()), f"the score of {scores.size} like references", None, None, (), why)
+    return Threshold(just_above(scores.max()), f"the score of {scores.size} like references", None, None, (), why)
 
 
-def _doubted(found: Threshold, probabilities: bool) -> Threshold:
+def doubted(found: Threshold, probabilities: bool) -> Threshold:
+    """A threshold that judges nothing if it is next to the highest possible score."""
     if not probabilities or found.value < CEILING:
         return found
     why = (
@@ -222,43 +223,6 @@ def _doubted(found: Threshold, probabilities: bool) -> Threshold:
     return replace(found, undecided=why)
 
 
-def folder_threshold(scores: Sequence[float], target_rate: float = 0.05, probabilities: bool = False) -> Threshold:
-    """A threshold from the photos to be judged themselves: transductive, and right only where most of them are good.
-
-    The median + c * MAD, which a minority of defects moves little; c is Student's, with the degrees of freedom that a
-    MAD is worth.
-
-    Raises:
-        TrackInputError: fewer than 10 scores.
-    """
-    values = np.asarray(scores, dtype=np.float64)
-    check_enough_photos(values.size)
-    scale = _scale(values, probabilities)
-    fitted = scale.to(_inside(values, scale))
-    middle = float(np.median(fitted))
-    spread = float(np.median(np.abs(fitted - middle))) / MAD_PER_DEVIATION
-    factor = float(stdtrit(MAD_EFFICIENCY * (values.size - 1), 1 - target_rate))
-    source = (
-        f"transductive, from these {values.size} photos: median + {factor:.2f} MAD (as a standard deviation) of their "
-        f"scores as {scale.name}; false alarms about {target_rate:.1%} if most photos are good and good scores "
-        "normally distributed"
-    )
-    value = _just_above(float(scale.back(middle + factor * spread)))
-    if spread <= ROUNDING * max(abs(middle), LEAST_PROBABILITY):
-        why = "most photos score the same but for rounding: the model does not tell them apart"
-        return Threshold(value, source, target_rate, undecided=why)
-    return _doubted(Threshold(value, source, target_rate), probabilities)
-
-
-def check_enough_photos(count: int) -> None:
-    """Refuse to take a threshold from a handful of photos."""
-    if count < ENOUGH_PHOTOS:
-        raise TrackInputError(
-            f"expected {ENOUGH_PHOTOS} or more readable photos for threshold={FOLDER}, got {count}: so few do not show "
-            "what is usual; give REFERENCES=folder, or threshold=number"
-        )
-
-
-def _just_above(score: float) -> float:
+def just_above(score: float) -> float:
     """The next float32, so that a photo that scores exactly as a reference does is no defect."""
     return float(np.nextafter(np.float32(score), np.float32(np.inf)))

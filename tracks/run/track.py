@@ -128,15 +128,19 @@ def predict_and_score(
     for category, images in samples.items():
         if not images:
             continue
-        if not references:
+        if not references and not isinstance(model, TransductiveModel):
             kept.keep_known(category, weights_threshold(model))
-        elif lacking(store, images, category) or category not in kept:
+        elif references and (lacking(store, images, category) or category not in kept):
             with cost.fit(model):
                 fit_references(model, references[category], category, options.device)
             kept.keep_fitted(category, model, [sample.name for sample in references[category]])
         unrounded = RoundingSample()
         predicted_now = predict_category(model, images, category, store, options, cost.predicting, unrounded)
         store.keep_only(category, [(sample.name, sample.fingerprint) for sample in images])  # their order
+        if isinstance(model, TransductiveModel) and not references:
+            kept.keep_photos(
+                category, [row.image_score for row in store.rows(category)], model.scores_are_probabilities
+            )
         predicted += predicted_now
         if "shard" not in store.settings:
             tables[category] = score_category(images, category, store, cfg.image_score, cfg.workers)

@@ -8,7 +8,8 @@ from scipy import special, stats
 from models.base import Prediction
 from models.errors import ModelInputError
 from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED, NoLeaveOneOut, known_threshold, leave_one_out
-from tracks.decide.threshold_fit import fit_threshold, folder_threshold, reference_threshold
+from tracks.decide.threshold_fit import fit_threshold, reference_threshold
+from tracks.decide.threshold_folder import folder_threshold
 from tracks.errors import TrackInputError
 
 
@@ -348,7 +349,7 @@ def photos_of(rng, good, bad):
 
 
 @pytest.mark.parametrize(
-    ("bad", "rate", "recall"), [(0, (0.03, 0.055), 1), (4, (0.0, 0.04), 0.9), (12, (0.0, 0.02), 0.5)]
+    ("bad", "rate", "recall"), [(0, (0.03, 0.055), 1), (4, (0.0, 0.04), 0.9), (12, (0.0, 0.05), 0.9)]
 )
 def test_a_threshold_from_the_folder_keeps_its_rate_and_finds_a_minority_of_defects(bad, rate, recall):
     rng = np.random.default_rng(4)
@@ -362,7 +363,31 @@ def test_a_threshold_from_the_folder_keeps_its_rate_and_finds_a_minority_of_defe
     assert rate[0] <= np.mean(alarms) <= rate[1]
     assert not found or np.mean(found) >= recall
     assert "transductive" in threshold.source
-    assert "if most photos are good" in threshold.source
+    assert ("if most photos are good" in threshold.source) == (bad < 12)
+
+
+@pytest.mark.parametrize("bad", [10, 20, 30])
+@pytest.mark.parametrize("probabilities", [True, False])
+def test_two_groups_of_photos_are_told_apart_however_many_are_defects(bad, probabilities):
+    rng = np.random.default_rng(4)
+    alarms, found = [], []
+    for _ in range(100):
+        scores = photos_of(rng, 40 - bad, bad)
+        scores = scores if probabilities else scores / (1 - scores)
+        threshold = folder_threshold(scores, 0.05, probabilities)
+        called = scores >= threshold.value
+        alarms.append(called[: 40 - bad].mean())
+        found.append(called[40 - bad :].mean())
+    assert np.mean(alarms) <= 0.055
+    assert np.mean(found) >= 0.97
+    assert f"the lower {40 - bad} of two groups" in threshold.source
+
+
+@pytest.mark.parametrize("draw", [gaussian, skewed, usual])
+def test_photos_of_one_kind_are_seldom_taken_for_two_groups(draw):
+    rng = np.random.default_rng(3)
+    sources = [folder_threshold(draw(rng, 50)).source for _ in range(200)]
+    assert sum("two groups" in source for source in sources) <= 4
 
 
 def test_a_threshold_from_a_handful_of_photos_is_refused():

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -13,8 +14,11 @@ from tests.support.fakes import FakeDataset, FromTheMean
 from tests.tracks.run.test_runner import config, store_in
 from tests.tracks.test_predict import a_folder_of, save_photo, settings, table
 from tracks import api
+from tracks.decide.decision import KeptThresholds
+from tracks.decide.threshold_folder import folder_threshold
 from tracks.predict import predict
 from tracks.run.runner import NATIVE, RunnerOptions, predict_category, score_images
+from tracks.run.store import PredictionStore
 from tracks.run.track import drop_what_is_outdated, run_track
 
 OPTIONS = RunnerOptions(resolution=NATIVE, batch_size=4)
@@ -73,6 +77,21 @@ def test_a_run_is_labelled_and_its_numbers_are_those_of_the_whole_test_set(tmp_p
     expected = expected_of(FakeDataset().test("nut")).image_scores.tolist()
     rows = (tmp_path / "outputs/zero_shot/latest/predictions/nut.jsonl").read_text().splitlines()
     assert [json.loads(row)["image_score"] for row in rows] == pytest.approx(expected)
+
+
+def test_a_run_takes_its_threshold_from_the_test_images_and_says_so(tmp_path):
+    results = run_track(config(tmp_path, model=MODEL, false_alarm_rate=0.1), "zero_shot")
+    decision = results["decision"]
+    assert decision["target_rate"] == 0.1
+    assert "all test images" in decision["image_score"]
+    rows = PredictionStore(results["folder"]).rows("nut")
+    expected = folder_threshold([row.image_score for row in rows], 0.1)
+    assert decision["categories"]["nut"]["threshold"] == expected.value
+    assert "transductive, from these 10 photos" in decision["categories"]["nut"]["source"]
+    kept = KeptThresholds(Path(results["folder"]), 0.01)
+    assert kept.threshold("nut") == folder_threshold([row.image_score for row in rows], 0.01)
+    kept.keep_photos("nut", [0.1] * 9, False)
+    assert "expected 10 or more" in str(kept.threshold("nut"))
 
 
 def test_references_come_before_the_test_set_on_the_few_shot_track(tmp_path):

@@ -1,0 +1,88 @@
+"""A threshold from the photos to be judged themselves, where nothing else gives one: transductive."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.special import stdtrit
+
+from tracks.decide.threshold import ENOUGH_PHOTOS, ROUNDING, Threshold
+from tracks.decide.threshold_fit import (
+    LEAST_PROBABILITY,
+    MAD_EFFICIENCY,
+    MAD_PER_DEVIATION,
+    doubted,
+    inside,
+    just_above,
+    scale_of,
+)
+from tracks.errors import TrackInputError
+
+FOLDER = "folder"
+"""What a user sets as threshold to have it taken from the photos themselves."""
+LEAST_FOR_GROUPS, LEAST_IN_GROUP, LEAST_UPPER_SHARE = 30, 5, 0.2
+"""Two groups are sought among so many photos, the lower one of so many; a smaller upper one moves no median."""
+LEAST_GAIN, LEAST_APART = 0.25, 3.5
+"""How much better two groups describe a score (log likelihood) and how far apart they lie, in standard deviations.
+
+Among 50 draws of one normal, uniform, exponential or Student's t distribution 4 % at most look like two groups."""
+
+
+def folder_threshold(scores: Sequence[float], target_rate: float = 0.05, probabilities: bool = False) -> Threshold:
+    """A threshold from the photos to be judged themselves: transductive, and right only where most of them are good, or
+    where the scores of good ones and of defects are two groups well apart, however many are defects.
+
+    The median + c * MAD, which a minority of defects moves little, of the lower group or of all; c is Student's, with
+    the degrees of freedom that a MAD is worth.
+
+    Raises:
+        TrackInputError: fewer than 10 scores.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    check_enough_photos(values.size)
+    scale = scale_of(values, probabilities)
+    fitted = scale.to(inside(values, scale))
+    usual = _lower_group(fitted)
+    middle = float(np.median(usual))
+    spread = float(np.median(np.abs(usual - middle))) / MAD_PER_DEVIATION
+    factor = float(stdtrit(MAD_EFFICIENCY * (usual.size - 1), 1 - target_rate))
+    parted = usual.size < values.size
+    of = f"the lower {usual.size} of two groups that the scores form" if parted else "their scores"
+    source = (
+        f"transductive, from these {values.size} photos: median + {factor:.2f} MAD (as a standard deviation) of {of}, "
+        f"as {scale.name}; false alarms about {target_rate:.1%} if {'these' if parted else 'most'} photos are good and "
+        "good scores normally distributed"
+    )
+    value = just_above(float(scale.back(middle + factor * spread)))
+    if spread <= ROUNDING * max(abs(middle), LEAST_PROBABILITY):
+        why = "most photos score the same but for rounding: the model does not tell them apart"
+        return Threshold(value, source, target_rate, undecided=why)
+    return doubted(Threshold(value, source, target_rate), probabilities)
+
+
+def _lower_group(values: np.ndarray) -> np.ndarray:
+    """The lower of two groups well apart if the values (N,) form such, the upper one no small minority; else all.
+
+    They part where two normal distributions describe them best, each value by its own group alone.
+    """
+    ordered = np.sort(values)
+    below = np.arange(LEAST_IN_GROUP, ordered.size - math.ceil(LEAST_UPPER_SHARE * ordered.size) + 1)
+    if ordered.size < LEAST_FOR_GROUPS or not np.ptp(ordered):
+        return values
+    halves = [(ordered[:count], ordered[count:]) for count in below]
+    means, spreads = (np.array([[of(half) for half in pair] for pair in halves]) for of in (np.mean, np.std))
+    spreads = np.maximum(spreads, ROUNDING * ordered.std())
+    shares = np.stack([below, ordered.size - below], axis=1) / ordered.size
+    gains = np.log(ordered.std()) - (shares * np.log(spreads / shares)).sum(axis=1)
+    best = int(np.argmax(gains))
+    apart = float(np.diff(means[best])[0]) / math.sqrt(np.mean(spreads[best] ** 2))
+    return ordered[: below[best]] if gains[best] >= LEAST_GAIN and apart >= LEAST_APART else values
+
+
+def check_enough_photos(count: int) -> None:
+    """Refuse to take a threshold from a handful of photos."""
+    if count < ENOUGH_PHOTOS:
+        raise TrackInputError(
+            f"expected {ENOUGH_PHOTOS} or more readable photos for threshold={FOLDER}, got {count}: so few do not show "
+            "what is usual; give REFERENCES=folder, or threshold=number"
+        )
