@@ -14,6 +14,8 @@ NUM_PATTERNS = 1 << 16
 LARGEST = float(np.finfo(np.float16).max)
 PIXELS_OF_A_KIND = 500
 """So many defect and so many normal pixels of an image are looked at, spread over all of them."""
+MOST_PIXELS = 1_000_000
+"""Of all images together: what is sorted in the end stays small however many images there are."""
 LARGEST_CHANGE = 0.001
 """A change of AUROC or AP beyond this is said: it shows in a table."""
 
@@ -130,7 +132,7 @@ def in_value_order(counts: np.ndarray) -> np.ndarray:
 class RoundingSample:
     """Some pixels of a category as they were before rounding, to tell what it costs their ranking.
 
-    Up to 12 kB for an anomalous image, 6 for a normal one.
+    Up to 12 kB for an anomalous image, 6 for a normal one, 12 MB in all: of more pixels every second one stays.
 
     Args:
         pixels: to begin with, as `pixels()` returns them.
@@ -138,6 +140,7 @@ class RoundingSample:
 
     def __init__(self, pixels: Pixels | None = None) -> None:
         self._parts = [] if pixels is None else [pixels]
+        self._count = 0 if pixels is None else pixels[0].size
 
     def add(self, anomaly_map: np.ndarray, mask: np.ndarray | None) -> None:
         """Take pixels of a map (H, W) before rounding and its bool mask; float16 maps and unknown masks have none."""
@@ -146,10 +149,20 @@ class RoundingSample:
         normal, defect = (_spread(np.flatnonzero(pixels)) for pixels in (~mask, mask))
         weights = np.repeat([-normal[1], defect[1]], [normal[0].size, defect[0].size])
         self._parts.append((anomaly_map.ravel()[np.concatenate([normal[0], defect[0]])], weights))
+        self._count += weights.size
+        self._thin()
 
     def merge(self, other: "RoundingSample") -> None:
-        """Add the pixels of `other`; the order does not matter."""
+        """Add the pixels of `other`; the order does not matter unless there are more than `MOST_PIXELS`."""
         self._parts += other._parts
+        self._count += other._count
+        self._thin()
+
+    def _thin(self) -> None:
+        if self._count > MOST_PIXELS:
+            values, weights = self.pixels()
+            self._parts = [(values[::2], 2 * weights[::2])]
+            self._count = self._parts[0][1].size
 
     def pixels(self) -> Pixels:
         """Values (N,) and weights (N,) int64: how many pixels each stands for, negative if they are normal."""

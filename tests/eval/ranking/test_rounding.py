@@ -69,6 +69,24 @@ def test_a_sample_keeps_the_share_of_the_defects() -> None:
     assert values[weights < 0].mean() == pytest.approx(maps[~masks].mean(), abs=0.02)
 
 
+def test_of_many_images_a_sample_keeps_a_part_that_tells_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps, masks = planted()
+    whole, thinned, parts = RoundingSample(), RoundingSample(), [RoundingSample(), RoundingSample()]
+    for anomaly_map, mask in zip(maps + 100, masks, strict=True):
+        whole.add(anomaly_map, mask)
+    monkeypatch.setattr("eval.ranking.histogram.MOST_PIXELS", 4000)
+    for number, (anomaly_map, mask) in enumerate(zip(maps + 100, masks, strict=True)):
+        thinned.add(anomaly_map, mask)
+        parts[number % 2].add(anomaly_map, mask)
+    parts[0].merge(parts[1])
+    for sample in (thinned, parts[0]):
+        values, weights = sample.pixels()
+        assert values.size <= 4000 < whole.pixels()[0].size
+        assert np.abs(weights).sum() == pytest.approx(np.abs(whole.pixels()[1]).sum(), rel=0.01)
+        assert sample.change() == pytest.approx(whole.change(), abs=0.02)
+    assert abs(whole.change()["auroc_seg"]) > 1e-4
+
+
 @pytest.mark.parametrize(
     "maps",
     [
