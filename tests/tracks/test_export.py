@@ -72,6 +72,18 @@ def test_other_runtimes_say_the_same(kind, model, products, tmp_path):
     assert found.is_rounding
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float16", "int8_weights", "int8"])
+@pytest.mark.parametrize("model", ["padim", "clip_adapter"])
+def test_lower_precisions_say_what_they_lose(precision, model, products, tmp_path):
+    for package in (*ONNX["openvino"], "nncf"):
+        pytest.importorskip(package)
+    lower = {"product": products[model], "format": "openvino", "precision": precision, "out": str(tmp_path / "out")}
+    found = export(composed("export", lower))
+    assert 0 < found.scores < 1
+    assert found.maps > 0
+
+
 def test_changed_files_weights_and_settings_are_refused(exported, products, tmp_path):
     def refused(said, **settings):
         with pytest.raises(TrackInputError, match=said):

@@ -91,18 +91,19 @@ def _write_openvino(onnx: Path, state: State, precision: str, calibration: Seque
     known = {name for each in model.inputs for name in each.names}
     if precision.startswith("int8"):
         nncf = _extra("nncf")
+        # The network alone: comparisons with references, and what is made of them, keep their digits.
+        kept = nncf.IgnoredScope(
+            types=["MatMul", "Multiply", "Add", "Subtract", "Divide", "Interpolate"], validate=False
+        )
         if precision == "int8_weights":
-            model = nncf.compress_weights(model)
+            model = nncf.compress_weights(model, ignored_scope=kept)
         else:
             given = {name: tensor.numpy() for name, tensor in state.items() if name in known}
             model = nncf.quantize(
                 model,
                 nncf.Dataset(list(calibration), lambda image: {"images": image[None].numpy(), **given}),
                 subset_size=len(calibration),
-                # The network alone: comparisons with references, and what is made of them, keep their digits.
-                ignored_scope=nncf.IgnoredScope(
-                    types=["MatMul", "Multiply", "Add", "Subtract", "Divide", "Interpolate"]
-                ),
+                ignored_scope=kept,
             )
     openvino.save_model(model, onnx.with_suffix(".xml"), compress_to_fp16=precision == "float16")
 
