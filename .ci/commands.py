@@ -198,6 +198,8 @@ def main() -> int:
     for name in ("photos", "good_parts"):
         (machine.clone / name).symlink_to(machine.work / name)
     for each in shown:
+        if each.text.startswith("vandkit submit"):  # of a model that bounds its maps
+            machine.run("prepared", f"vandkit few-shot {DRAWN}")
         if each not in by_make:
             machine.show(each)
     for each in by_make:

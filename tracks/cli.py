@@ -26,6 +26,8 @@ HYDRA = {
 """Hydra's own flags, and how many words each takes."""
 SETTING = re.compile(r"[~+]*[\w@/.]+=")
 NUMBER = re.compile(r"-[\d.]")
+KEY = re.compile(r"--?[^\W\d]{2}")
+"""`--key`, and `-key` of those who type that."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +147,8 @@ def as_settings(words: Sequence[str], door: Door) -> list[str]:
         flag = word.split("=")[0]
         if flag in HYDRA:
             settings += [word, *(left.pop(0) for _ in range(HYDRA[flag] if flag == word else 0) if left)]
-        elif word.startswith("--") and len(word) > 2:
-            key, equals, value = word[2:].partition("=")
+        elif KEY.match(word):
+            key, equals, value = word.lstrip("-").partition("=")
             if not equals:
                 value = left.pop(0) if left and _is_value(left[0]) else "true"
             settings.append(_plain(key.replace("-", "_"), value, door))

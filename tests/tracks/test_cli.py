@@ -74,6 +74,7 @@ def test_the_help_explains_the_arguments_of_the_model_that_is_named():
         ("few-shot", ["--overlays", "-1"], ["overlays=-1"]),
         ("predict", ["photos", "--references", "good parts", "--category", "steel bracket, big"],
          ["references='good parts'", "category='steel bracket, big'", "images='photos'"]),
+        ("predict", ["photos", "-references", "good"], ["references='good'", "images='photos'"]),
         ("predict", ["a.png", "b [1].png"], ["images=['a.png','b [1].png']"]),
         ("predict", ["photos", "--prompt", "scratch, dent"], ["prompts.defects=['scratch','dent']", "images='photos'"]),
         ("compare-runs", ["one", "it's"], ["a='one'", r"b='it\'s'"]),

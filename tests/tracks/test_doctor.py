@@ -514,5 +514,5 @@ def test_the_exit_code_tells(tmp_path, monkeypatch, capsys):
     assert "error: expected the data set's folder" in error
     code, _, error = run(monkeypatch, capsys, "data=mvtec")
     assert code == 2
-    assert "name it with ROOT=folder" in error
+    assert "name it with root=folder" in error
     assert run(monkeypatch, capsys)[0] == 0

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import select
 import sys
 from collections.abc import Callable, Iterator
@@ -28,6 +29,11 @@ EXIT_BAD_INPUT = 2
 EXIT_NO_READER = 128 + 13
 """What a shell shows for a program that ends because nobody reads its output any more (SIGPIPE)."""
 TRACEBACK_VARIABLE = "VANDKIT_TRACEBACK"
+VARIABLE = re.compile(
+    r"(?<![\w/])(ARGS|OUT|ROOT|DATA|MODELS?|WEIGHTS|SHOTS|RUN|A|B|IMAGES|REFERENCES|CATEGORY|PROMPT)="
+)
+"""Those of the Makefile that messages name."""
+QUOTED = re.compile(r'\bARGS="((?:[^"\\]|\\.)*)"')
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -94,8 +100,16 @@ def reports_errors(task: Callable[..., Any]) -> Callable[..., Any]:
 
 def stop(message: str) -> NoReturn:
     """Print one paragraph on stderr and leave with exit code 2."""
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {message if os.environ.get('MAKELEVEL') else without_make(message)}", file=sys.stderr)
     sys.exit(EXIT_BAD_INPUT)
+
+
+def without_make(message: str) -> str:
+    """A message that names make's targets and variables, in the words of `vandkit` itself."""
+    message = message.replace("make submission", "vandkit submit").replace("make weights WEIGHTS=", "vandkit weights ")
+    message = re.sub(r"\bmake (?=[a-z-]+(`| [A-Z]+=))", "vandkit ", message)
+    message = QUOTED.sub(lambda found: found[1].replace('\\"', '"'), message)
+    return VARIABLE.sub(lambda found: "" if found[0] == "ARGS=" else found[0].lower(), message)
 
 
 def explain(error: BaseException, config_name: str = "") -> str | None:

@@ -52,7 +52,6 @@ ONE_PATH = (
     "out",
     "outputs",
     "root",
-    "images",
     "references",
     "product",
     "add",

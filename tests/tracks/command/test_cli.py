@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 import tracks.few_shot
+import tracks.predict
 import tracks.score
 import tracks.zero_shot
 from models.errors import ModelInputError
-from tracks.command.cli import explain, reports_errors, run_main
+from tracks.command.cli import explain, reports_errors, run_main, stop
 from tracks.command.settings import _check_kind
 from tracks.errors import TrackInputError
 
@@ -109,6 +110,25 @@ def test_too_little_memory_and_a_name_that_cannot_be_written_are_explained():
 
 
 @pytest.mark.parametrize(
+    ("by_make", "by_vandkit"),
+    [
+        ("run `make few-shot MODEL=musc`, or", "run `vandkit few-shot model=musc`, or"),
+        ("`make weights WEIGHTS=sam_vit_h` fetches it", "`vandkit weights sam_vit_h` fetches it"),
+        ("`make predict` wrote it; use ARGS=batch_size=1", "`vandkit predict` wrote it; use batch_size=1"),
+        ("for example `make submission RUN=a ARGS='run=[b,c]'`", "for example `vandkit submit run=a 'run=[b,c]'`"),
+        ('quotes of its own: ARGS="\'key=\\"a, b\\"\'"', "quotes of its own: 'key=\"a, b\"'"),
+        ("what you make of /a/OUT=3, PYTHONUTF8=1", "what you make of /a/OUT=3, PYTHONUTF8=1"),
+    ],
+)
+def test_errors_speak_of_make_where_make_was_asked(monkeypatch, capsys, by_make, by_vandkit):
+    for level, said in (("1", by_make), ("", by_vandkit)):
+        monkeypatch.setenv("MAKELEVEL", level)
+        with pytest.raises(SystemExit):
+            stop(by_make)
+        assert capsys.readouterr().err == f"error: {said}\n"
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (["model=clip_adaptor"], "got 'clip_adaptor'; did you mean clip_adapter?"),
@@ -130,7 +150,7 @@ def test_too_little_memory_and_a_name_that_cannot_be_written_are_explained():
         (["false_alarm_rate=nan"], "expected false_alarm_rate to be a number, got nan"),
         (["categories=[a"], "got 'categories=[a', which cannot be read"),
         (["photos/good"], "expected settings as key=value, got 'photos/good'"),
-        (["data=mvtec", "model=constant", "weights=none"], "a value for data.root, got none; give it with ROOT="),
+        (["data=mvtec", "model=constant", "weights=none"], "a value for data.root, got none; give it with root="),
     ],
 )  # fmt: skip
 def test_settings_that_nothing_reads_are_refused_in_our_words(words, said, monkeypatch, capsys):
@@ -156,6 +176,7 @@ def test_settings_that_nothing_reads_are_refused_in_our_words(words, said, monke
         (tracks.few_shot, ["shots=many"], "shots"),
         (tracks.few_shot, ["shots=500", "categories=[marble]"], "500"),
         (tracks.score, ["run=/nowhere"], "/nowhere"),
+        (tracks.predict, ["images=['one photo.jpg',/nowhere/at/all.jpg]"], "one photo.jpg"),
     ],
 )
 def test_bad_input_gets_one_paragraph(command, words, said, monkeypatch, capsys, tmp_path):
