@@ -51,6 +51,7 @@ INSTEAD = {
     "python -m venv": f"{sys.executable} -m venv",
     "trials=20": "trials=3",
     "--photos 2000": "--photos 60",
+    "--rounds 5": "--rounds 1",
     "/data/": "{work}/data/",
     "ROOT=folder": "ROOT={work}/data/mvtec",
     "FOLDER": "outputs/predict/latest",
