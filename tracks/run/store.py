@@ -262,5 +262,5 @@ def refuse_other_run(folder: Path, found: dict[str, Any], wanted: dict[str, Any]
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
+    text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
