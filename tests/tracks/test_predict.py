@@ -215,6 +215,15 @@ def test_one_unreadable_photo_costs_no_other(tmp_path, photos, model, batch_size
     assert "5 photos: 1 DEFECT, 2 OK, 0 undecided, 2 unreadable" in printed
 
 
+def test_a_picture_of_a_pixel_gets_no_verdict(tmp_path, photos, model):
+    PIL.Image.new("RGB", (300, 1)).save(photos / "dot.png")
+    predict(settings(tmp_path))
+    row = table(tmp_path / "out")["dot.png"]
+    assert (row["verdict"], row["score"]) == ("unreadable", "")
+    assert "got " in row["note"]
+    assert "dot.png of 300 x 1" in row["note"]
+
+
 def test_only_unreadable_photos_are_an_error(tmp_path, model):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/a.png").write_bytes(b"nothing")

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from PIL.Image import Image
+
 from tracks.command.names import unknown
 from tracks.datasets.files import FileSample, category_name, existing_folder, natural_key
 from tracks.datasets.formats import endings, is_image, passed_over
@@ -21,6 +23,23 @@ log = logging.getLogger(__name__)
 
 REFERENCE_PREFIX = "references/"
 """Stands before the names of reference images, so that they never equal a photo's."""
+
+LEAST_SIDE = 4
+"""A picture with fewer pixels along a side shows nothing: no verdict rests on it."""
+
+
+class Photo(FileSample):
+    """An image file that may be judged."""
+
+    def load_image(self) -> Image:
+        """The picture in RGB; TrackInputError names a file that does not decode, or hardly has a pixel."""
+        image = super().load_image()
+        if min(image.size) < LEAST_SIDE:
+            raise TrackInputError(
+                f"expected a photo of {LEAST_SIDE} or more pixels along each side, got {self.path} of {image.width} x "
+                f"{image.height}; take it away, or copy the file again from its source"
+            )
+        return image
 
 
 class Photos:
@@ -112,7 +131,7 @@ class Photos:
             if is_video(path):
                 samples += frames_of(path, name, category, self._every, self._frames)
             else:
-                samples.append(FileSample(name, category, label, kind, path))
+                samples.append(Photo(name, category, label, kind, path))
         return samples
 
 
