@@ -17,6 +17,7 @@ from models.clip_adapter.model import ClipAdapter
 from models.errors import ModelInputError
 from models.frozen import one_graph
 from models.gaussians import Gaussians
+from models.neighbourhoods import Neighbourhoods
 
 EXPORTED = {ClipAdapter: "clip_adapter", PatchCore: "patchcore", PaDiM: "padim"}
 """The models that can be written as one graph, and the names of their configurations."""
@@ -95,6 +96,8 @@ def state_of(model: AnomalyModel, category: str) -> State:
         state |= {f"bank{i}.tokens": bank.tokens for i, bank in enumerate(fitted.memory.banks)}
     if fitted.gaussians is not None:
         state |= {f"gaussians.{name}": tensor for name, tensor in fitted.gaussians.stage_tensors().items()}
+    if fitted.neighbourhoods is not None:
+        state |= {f"neighbourhoods.{name}": tensor for name, tensor in fitted.neighbourhoods.tensors().items()}
     for view, known_references in enumerate(fitted.references):
         if known_references is not None:
             state |= {f"view{view}.{n}.tokens": tokens for n, tokens in enumerate(known_references.tokens)}
@@ -122,6 +125,9 @@ def _clip_adapter(model: ClipAdapter, category: str, images: Tensor, state: Stat
         gaussians = fitted.gaussians.by_stage(below(state, "gaussians."))
         evidence.gaussian_maps = gaussians.maps(views[0])
         evidence.gaussian_shares = model._shares([gaussians]).expand(images.shape[0])
+    if fitted is not None and (learnt := fitted.neighbourhoods) is not None:
+        known = Neighbourhoods.of_tensors(below(state, "neighbourhoods."), learnt.positions, learnt.size)
+        evidence.neighbourhood_maps = known.maps(views[0])
     return model._prediction(evidence, typical_max)
 
 

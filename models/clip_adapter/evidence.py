@@ -9,8 +9,10 @@ from torch import Tensor
 
 from models.base import State
 from models.clip_adapter.context_adapter import References
+from models.features import ImageFeatures
 from models.gaussians import PatchGaussians
 from models.nearest import CategoryMemory
+from models.neighbourhoods import Neighbourhoods
 
 
 @dataclass
@@ -19,7 +21,8 @@ class Evidence:
 
     `text_scores` (B,) in [0, 1]; `adapter_maps` (B, S, S) in [0, number of the adapter's maps]; `learned_scores` (B,)
     in [0, 1] of an adapter that gives them; `memory_maps` (B, S, S) >= 0, or None without references; `gaussian_maps`
-    (B, S, S) in [0, 1] and what share of the map they have, `gaussian_shares` (B,), or None without Gaussians.
+    (B, S, S) in [0, 1] and what share of the map they have, `gaussian_shares` (B,), or None without Gaussians;
+    `neighbourhood_maps` (B, S, S) in [0, 1], or None.
     """
 
     text_scores: Tensor
@@ -28,6 +31,7 @@ class Evidence:
     memory_maps: Tensor | None = None
     gaussian_maps: Tensor | None = None
     gaussian_shares: Tensor | None = None
+    neighbourhood_maps: Tensor | None = None
 
 
 @dataclass
@@ -35,12 +39,13 @@ class FittedCategory:
     """What was learnt of a category: its banks, the references' own leave-one-out evidence and map maximum.
 
     `references` is what an adapter that compares with references keeps of them, as they are and flipped; there are no
-    banks, and no `gaussians`, where they have no weight. The evidence, which scoring other images does not need, is not
-    in a file: it is None until it is asked for.
+    banks, no `gaussians` and no `neighbourhoods` where they have no weight. The evidence, which scoring other images
+    does not need, is not in a file: it is None until it is asked for.
     """
 
     memory: CategoryMemory | None
     gaussians: PatchGaussians | None
+    neighbourhoods: Neighbourhoods | None
     references: list[References | None]
     evidence: Evidence | None
     typical_max: Tensor | None
@@ -55,6 +60,8 @@ class FittedCategory:
                 state[f"bank{i}.images"] = torch.tensor(bank.images)
         if self.gaussians is not None:
             state |= {f"gaussians.{name}": tensor for name, tensor in self.gaussians.tensors().items()}
+        if self.neighbourhoods is not None:
+            state |= {f"neighbourhoods.{name}": tensor for name, tensor in self.neighbourhoods.tensors().items()}
         for view, known in enumerate(self.references):
             if known is not None:
                 state |= {f"view{view}.tokens{n}": tokens for n, tokens in enumerate(known.tokens)}
@@ -68,6 +75,8 @@ class FittedCategory:
             self.typical_max = self.typical_max.to(device)
         if self.gaussians is not None:
             self.gaussians.to(device)
+        if self.neighbourhoods is not None:
+            self.neighbourhoods.to(device)
         for name, tensor in vars(self.evidence).items() if self.evidence else ():
             setattr(self.evidence, name, None if tensor is None else tensor.to(device))
         self.references = [known if known is None else known.to(device) for known in self.references]
@@ -93,3 +102,13 @@ def together(parts: Sequence[Evidence], positions: Sequence[int]) -> Evidence:
         values = [getattr(part, field.name) for part in parts]
         joined[field.name] = None if any(value is None for value in values) else torch.cat(values)[order]
     return Evidence(**joined)
+
+
+def maps_of(known: Sequence[PatchGaussians | Neighbourhoods], features: ImageFeatures) -> Tensor:
+    """The maps (B, S, S) of B images, each by what was learnt of its own category."""
+    parts, order = [], []
+    for each in dict.fromkeys(known):  # images that share references together
+        members = [i for i, other in enumerate(known) if other is each]
+        parts.append(each.maps(features[members]))
+        order += members
+    return torch.cat(parts)[torch.tensor(order).argsort()]

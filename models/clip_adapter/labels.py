@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 from models.clip_adapter.context_adapter import ContextAdapter
 from models.gaussians import EXPONENT, PARTS
+from models.neighbourhoods import EVERY
+from models.neighbourhoods import EXPONENT as NEIGHBOURHOOD_EXPONENT
 
 if TYPE_CHECKING:
     from models.clip_adapter.model import ClipAdapter
@@ -15,7 +17,7 @@ def labels(model: "ClipAdapter") -> dict[str, str | int | float | bool]:
     zero_shot = (
         "learnt from the highest patches of the map and the text logit" if context else "text probability (Eq. 1)"
     )
-    share, k = model.memory_score_weight, model.calibration_exponent
+    share = model.memory_score_weight
     few_shot_map, few_shot_score = "zero-shot map", "the same"
     if context:
         zero_shot = "learnt from the highest patches of the map and the text logit"
@@ -31,7 +33,16 @@ def labels(model: "ClipAdapter") -> dict[str, str | int | float | bool]:
             "most the references' alignment, d the Mahalanobis distance to their tokens of the same patch, stages "
             f"{' '.join(map(str, model.gaussian_stages))}, mu from references left out, at most {PARTS} times"
         )
+    if model.neighbourhood_weight:
+        less = ", less as far as the Gaussians have theirs" if model.gaussian_weight else ""
+        k = NEIGHBOURHOOD_EXPONENT
+        few_shot_map += (
+            f"; d^{k:g} / (d^{k:g} + mu^{k:g}) has a share of {model.neighbourhood_weight:g}{less}, d 1 - cosine to "
+            f"the nearest neighbourhood of the references (of several one in {EVERY} along each side), stages "
+            f"{' '.join(map(str, model.neighbourhood_stages))}, mu from references left out"
+        )
     if share:
+        k = model.calibration_exponent
         few_shot_score = (
             f"{1 - share:g} zero-shot + {share:g} m^{k:g} / (m^{k:g} + mu^{k:g}), m the maximum of the "
             f"{model.memory_score_map} map"

@@ -7,8 +7,9 @@ Workshop Challenge Tracks 1&2 (arXiv 2305.17382). Maps are the published ones. D
 * The few-shot image score needs no test set: the memory part is calibrated on the references alone. The scalars
   `text_score` and `map_max` let the published test-set scaling be applied outside.
 * An adapter may read all stages and the references together and give the image score as well (`ContextAdapter`).
-* Options, off by default: a Gaussian for every patch of the references (`gaussian_weight`), a choice of memory stages
-  and weight, defects named in words, clean category names.
+* Options, off by default: a Gaussian for every patch of the references (`gaussian_weight`), a bank of their small
+  neighbourhoods (`neighbourhood_weight`), a choice of memory stages and weight, defects named in words, clean category
+  names.
 """
 
 import logging
@@ -26,7 +27,7 @@ from models.clip.text import PromptEnsemble
 from models.clip_adapter.adapter import Adapter, stage_probabilities
 from models.clip_adapter.checkpoint import check_adapter_fits
 from models.clip_adapter.context_adapter import ContextAdapter, References, difference_of
-from models.clip_adapter.evidence import Evidence, FittedCategory, averaged, together
+from models.clip_adapter.evidence import Evidence, FittedCategory, averaged, maps_of, together
 from models.clip_adapter.labels import labels
 from models.clip_adapter.turns import turned, turning_gain
 from models.errors import checked
@@ -35,6 +36,7 @@ from models.gaussians import GaussiansByStage, PatchGaussians
 from models.images import check_batch
 from models.maps import hill, interpolated
 from models.nearest import MAX_ELEMENTS, CategoryMemory, MemoryBank
+from models.neighbourhoods import Neighbourhoods
 from models.references import AT_ONCE, MAX_REFERENCES, ManyReferences, cut, progress
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,9 @@ class ClipAdapter(AnomalyModel):
         gaussian_weight: largest share of the map that `PatchGaussians` have; a category's is at most the alignment of
             its references.
         gaussian_stages: stages whose tokens they read; all of the backbone's by default.
+        neighbourhood_weight: largest share of the map that `Neighbourhoods` have; the more of `gaussian_weight` a
+            category's Gaussians have, the less.
+        neighbourhood_stages: stages whose tokens they read; all of the backbone's by default.
         memory_score_weight: share of the calibrated map maximum in the few-shot image score.
         memory_score_map: which map's maximum m is calibrated: "combined", as published, or "memory" alone.
         calibration_exponent: k of m^k / (m^k + mu^k), mu being the references' typical leave-one-out maximum.
@@ -75,6 +80,8 @@ class ClipAdapter(AnomalyModel):
         memory_weight: float = 1.0,
         gaussian_weight: float = 0.0,
         gaussian_stages: Sequence[int] | None = None,
+        neighbourhood_weight: float = 0.0,
+        neighbourhood_stages: Sequence[int] | None = None,
         memory_score_weight: float = 0.5,
         memory_score_map: Literal["combined", "memory"] = "combined",
         calibration_exponent: float = 4.0,
@@ -94,7 +101,10 @@ class ClipAdapter(AnomalyModel):
         self.preprocess = backbone.preprocess
         self.memory_stages = self._checked_stages("memory_stages", memory_stages)
         self.gaussian_stages = self._checked_stages("gaussian_stages", gaussian_stages)
+        self.neighbourhood_stages = tuple(sorted(self._checked_stages("neighbourhood_stages", neighbourhood_stages)))
         self.gaussian_weight = checked("gaussian_weight", gaussian_weight, 0 <= gaussian_weight <= 1, "between 0 and 1")
+        share = 0 <= neighbourhood_weight <= 1
+        self.neighbourhood_weight = checked("neighbourhood_weight", neighbourhood_weight, share, "between 0 and 1")
         self.memory_weight = checked("memory_weight", memory_weight, memory_weight >= 0, "at least 0")
         share = 0 <= memory_score_weight <= 1
         self.memory_score_weight = checked("memory_score_weight", memory_score_weight, share, "between 0 and 1")
@@ -135,9 +145,12 @@ class ClipAdapter(AnomalyModel):
         if gaussians is not None:
             evidence.gaussian_maps = gaussians.left_out
             evidence.gaussian_shares = self._shares([gaussians] * len(references))
+        neighbourhoods = self._learn_neighbourhoods(views[0]) if self.neighbourhood_weight else None
+        if neighbourhoods is not None:
+            evidence.neighbourhood_maps = neighbourhoods.left_out
         if memory is not None:
             typical_max = self._score_maxima(evidence).mean()
-        self._fitted[category] = FittedCategory(memory, gaussians, kept, evidence, typical_max)
+        self._fitted[category] = FittedCategory(memory, gaussians, neighbourhoods, kept, evidence, typical_max)
 
     @torch.no_grad()
     def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
@@ -170,7 +183,7 @@ class ClipAdapter(AnomalyModel):
         return self._many.with_others(self, category, left_out)
 
     def state(self, category: str) -> State:
-        """The banks, the Gaussians and the tokens that the adapter compares with."""
+        """The banks, the Gaussians, the neighbourhoods and the tokens that the adapter compares with."""
         return self._fitted_category(category).tensors()
 
     def load_state(self, state: State, category: str, references: Images) -> None:
@@ -179,12 +192,16 @@ class ClipAdapter(AnomalyModel):
         self._loaded[category] = references
         state = {name: tensor.to(self.device) for name, tensor in state.items()}
         memory = self._remembered(state) if "typical_max" in state else None
-        gaussians = None
+        gaussians = neighbourhoods = None
         if known := below(state, "gaussians."):
             positions = self._positions(self.gaussian_stages)
             gaussians = PatchGaussians.of_tensors(known, positions, self.backbone.image_size)
+        if known := below(state, "neighbourhoods."):
+            positions = self._positions(self.neighbourhood_stages)
+            neighbourhoods = Neighbourhoods.of_tensors(known, positions, self.backbone.image_size, self.max_elements)
         kept = [self._compared(below(state, f"view{view}.")) for view in range(1 + self.flipped)]
-        self._fitted[category] = FittedCategory(memory, gaussians, kept, None, state.get("typical_max"))
+        typical_max = state.get("typical_max")
+        self._fitted[category] = FittedCategory(memory, gaussians, neighbourhoods, kept, None, typical_max)
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
@@ -317,6 +334,10 @@ class ClipAdapter(AnomalyModel):
             flipped = views[1] if self.flipped else self.backbone.encode_image(references.flip(-1))
         return PatchGaussians(views[0], positions, self.backbone.image_size, flipped)
 
+    def _learn_neighbourhoods(self, features: ImageFeatures) -> Neighbourhoods:
+        positions, size = self._positions(self.neighbourhood_stages), self.backbone.image_size
+        return Neighbourhoods(features, positions, size, own_window=self.own_window, max_elements=self.max_elements)
+
     def _shares(self, gaussians: Sequence[PatchGaussians | GaussiansByStage]) -> Tensor:
         """What share of each image's map its category's Gaussians have, (B,)."""
         return torch.stack([each.alignment.clamp(max=self.gaussian_weight) for each in gaussians])
@@ -324,14 +345,14 @@ class ClipAdapter(AnomalyModel):
     def _with_memory(
         self, evidence: Evidence, features: ImageFeatures, fitted: Sequence[FittedCategory]
     ) -> tuple[Evidence, Tensor | None]:
-        """Each image against the banks and Gaussians of its own category, and what maximum is typical there."""
+        """Each image against what its own category's references left, and what maximum is typical there."""
         gaussians = [known.gaussians for known in fitted if known.gaussians is not None]
         if gaussians:
-            evidence.gaussian_maps = torch.empty_like(evidence.adapter_maps)
-            for each in dict.fromkeys(gaussians):  # images that share references together
-                members = [i for i, known in enumerate(gaussians) if known is each]
-                evidence.gaussian_maps[members] = each.maps(features[members])
+            evidence.gaussian_maps = maps_of(gaussians, features)
             evidence.gaussian_shares = self._shares(gaussians)
+        neighbourhoods = [known.neighbourhoods for known in fitted if known.neighbourhoods is not None]
+        if neighbourhoods:
+            evidence.neighbourhood_maps = maps_of(neighbourhoods, features)
         maps, typical = [], []
         for i, known in enumerate(fitted):
             if known.memory is None or known.typical_max is None:
@@ -354,9 +375,13 @@ class ClipAdapter(AnomalyModel):
         if evidence.memory_maps is not None:
             maps = maps + self.memory_weight * evidence.memory_maps
             highest += self.memory_weight * len(self.memory_stages)
-        if evidence.gaussian_maps is None or evidence.gaussian_shares is None:
-            return maps
-        return torch.lerp(maps, highest * evidence.gaussian_maps, evidence.gaussian_shares[:, None, None])
+        share = maps.new_full(maps.shape[:1], self.neighbourhood_weight)
+        if evidence.gaussian_maps is not None and evidence.gaussian_shares is not None:
+            maps = torch.lerp(maps, highest * evidence.gaussian_maps, evidence.gaussian_shares[:, None, None])
+            share = share * (1 - evidence.gaussian_shares / self.gaussian_weight)
+        if evidence.neighbourhood_maps is not None:
+            maps = torch.lerp(maps, highest * evidence.neighbourhood_maps, share[:, None, None])
+        return maps
 
     def _score_maxima(self, evidence: Evidence) -> Tensor:
         """The m of each image, (B,)."""

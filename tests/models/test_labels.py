@@ -83,12 +83,14 @@ TURNED = {
     "random": Turned(Random, {}, {"seed": 1, "map_size": 32}),
     "clip_adapter": Turned(
         ClipAdapter,
-        {"backbone": VIT, "adapter": adapter_of(VIT), "prompts": PROMPTS, "gaussian_weight": 0.5},
+        {"backbone": VIT, "adapter": adapter_of(VIT), "prompts": PROMPTS, "gaussian_weight": 0.5,
+            "neighbourhood_weight": 0.5},
         {
             "backbone": OTHER, "adapter": ContextAdapter(VIT.stage_widths, VIT.embed_dim, hidden=8), "prompts": WORDS,
             "memory_stages": [2, 4], "memory_weight": 0.5, "gaussian_weight": 0.25, "gaussian_stages": [1, 2],
             "memory_score_weight": 0.25, "memory_score_map": "memory", "calibration_exponent": 3.0, "flipped": True,
-            "turns": 0.25, "own_window": 0.3, "max_references": 3,
+            "turns": 0.25, "own_window": 0.3, "max_references": 3, "neighbourhood_weight": 0.25,
+            "neighbourhood_stages": [1, 2],
         },
     ),
     "clip_adapter, the shipped way": Turned(
@@ -97,11 +99,12 @@ TURNED = {
             "backbone": RESNET, "adapter": ContextAdapter(RESNET.stage_widths, RESNET.embed_dim, hidden=8),
             "prompts": PROMPTS, "memory_weight": 0.0, "memory_score_map": "memory",
             "gaussian_weight": 0.6, "gaussian_stages": [1, 2], "memory_score_weight": 0.3,
+            "neighbourhood_weight": 0.4, "neighbourhood_stages": [1, 2],
         },
         {
             "adapter": adapter_of(RESNET), "memory_stages": [1], "memory_weight": 1.0, "memory_score_map": "combined",
             "memory_score_weight": 0.25, "calibration_exponent": 3.0, "gaussian_weight": 0.25, "gaussian_stages": [1],
-            "flipped": True, "turns": 0.25,
+            "flipped": True, "turns": 0.25, "neighbourhood_weight": 0.25, "neighbourhood_stages": [1],
         },
     ),
     "winclip": Turned(

@@ -21,7 +21,8 @@ def small_context():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         adapter = ContextAdapter(backbone.stage_widths, backbone.embed_dim).eval()
-    return ClipAdapter(backbone, adapter, PROMPTS, memory_weight=0, gaussian_weight=0.5, flipped=True).eval()
+    options = {"memory_weight": 0, "gaussian_weight": 0.5, "neighbourhood_weight": 0.5, "flipped": True}
+    return ClipAdapter(backbone, adapter, PROMPTS, **options).eval()
 
 
 MODELS = {
