@@ -1,4 +1,4 @@
-"""`predict` on more and more photos: seconds, photos a second and peak memory, of one process and with Ray.
+"""`predict` on more and more photos: seconds, processor seconds and peak memory, of one process and with Ray.
 
     python -m benchmarks.many_photos --photos 1000,10000,100000 --engines ray model=random maps=none batch_size=32
     python -m benchmarks.many_photos --photos 300 --side 900 --engines local,ray maps=none
@@ -14,7 +14,6 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +33,8 @@ class Watched:
     """What was seen of a command while it ran."""
 
     seconds: float = 0.0
+    processor_seconds: dict[int, float] = field(default_factory=dict)
+    """Of each process."""
     peaks_mb: dict[str, float] = field(default_factory=dict)
     """Of the command ("driver") and of each kind of process below it."""
 
@@ -62,8 +63,7 @@ def watched(photos: Path, out: Path, engine: str, words: list[str]) -> Watched:
             [sys.executable, "-m", "tracks.cli", "predict", *settings, *words], cwd=ROOT, stdout=log, stderr=log
         )
         while running.poll() is None:
-            for kind, peak in peaks(running):
-                found.peaks_mb[kind] = max(peak, found.peaks_mb.get(kind, 0.0))
+            look(running, found)
             time.sleep(LOOK_SECONDS)
     found.seconds = time.monotonic() - began
     if running.returncode:
@@ -71,13 +71,15 @@ def watched(photos: Path, out: Path, engine: str, words: list[str]) -> Watched:
     return found
 
 
-def peaks(running: psutil.Popen) -> Iterator[tuple[str, float]]:
-    """The kind and the memory in MB of the process and of those below it."""
+def look(running: psutil.Popen, found: Watched) -> None:
+    """Note the memory and the processor time of the process and of those below it."""
     for process in [running, *running.children(recursive=True)]:
         try:
             title = "driver" if process is running else kind_of(" ".join(process.cmdline()))
             pages = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
-            yield title, int(pages.split("Anonymous:")[1].split()[0]) / 1024
+            memory, times = int(pages.split("Anonymous:")[1].split()[0]) / 1024, process.cpu_times()
+            found.peaks_mb[title] = max(memory, found.peaks_mb.get(title, 0.0))
+            found.processor_seconds[process.pid] = times.user + times.system
         except (psutil.Error, OSError, IndexError):
             continue  # it has just ended
 
@@ -127,9 +129,8 @@ def main() -> None:
             for engine in given.engines.split(","):
                 found = watched(place / "photos", place / engine, engine, words)
                 listed = ", ".join(f"{kind} {peak:.0f}" for kind, peak in sorted(found.peaks_mb.items()))
-                print(
-                    f"{count} photos, {engine}: {found.seconds:.1f} s, {count / found.seconds:.2f} photos/s", flush=True
-                )
+                processor = sum(found.processor_seconds.values())
+                print(f"{count} photos, {engine}: {found.seconds:.1f} s, {processor:.1f} of processors", flush=True)
                 print(f"    peak MB: {listed}", flush=True)
 
 

@@ -27,10 +27,12 @@ from tracks.run.loading import as_batch
 if TYPE_CHECKING:
     from tracks.run.runner import Loaded, RunnerOptions
 
-ACTOR_CORES = 0.4
+ACTOR_CORES = 0.2
 """Reserved of a core for all actors that hold the model, so that some is left for decoding however many they are. They
 compute with all the threads they are given; Ray only counts."""
-DECODER_CORES = 0.5
+DECODER_CORES = 0.8
+BATCHES_IN_TASK, TASKS = 8, 64
+"""A task takes so many batches, since each costs Ray some 0.1 s of processor time, once there are so many tasks."""
 CONNECT_SECONDS = 10
 
 Row = dict[str, Any]
@@ -56,8 +58,9 @@ def predicted_on_ray(
     accelerators = {"num_gpus": 1} if options.device.startswith("cuda") else {}
     threads = max(1, torch.get_num_threads() // number)
     whole = ray.put(model)
+    blocks = max(len(batches) // BATCHES_IN_TASK, min(len(batches), TASKS))
     batches_of_rows = ray.data.from_items(
-        [{"samples": ray.cloudpickle.dumps(list(batch))} for batch in batches], override_num_blocks=len(batches)
+        [{"samples": ray.cloudpickle.dumps(list(batch))} for batch in batches], override_num_blocks=blocks
     )
     loaded = batches_of_rows.map(_Decoder(model, options), num_cpus=DECODER_CORES)
     scored = loaded.map_batches(

@@ -43,6 +43,7 @@ class SlowModel(BrightnessModel):
 def ray():
     ray = pytest.importorskip("ray")
     pytest.importorskip("ray.data")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # of clusters that tests start too
     yield ray
     ray.shutdown()
 
