@@ -53,8 +53,9 @@ def found(model, samples, **options) -> list[Scored | None]:
     return [scored for _, scored in score_images(model, samples, "bolt", RunnerOptions(**options))]
 
 
-@pytest.mark.parametrize("actors", [None, 2])
-def test_numbers_and_their_order_are_those_of_one_process(actors):
+@pytest.mark.parametrize(("actors", "tasks"), [(None, 64), (2, 2)])
+def test_numbers_and_their_order_are_those_of_one_process(actors, tasks, monkeypatch):
+    monkeypatch.setattr("tracks.run.on_ray.TASKS", tasks)  # of eight batches: one or four a task
     model, samples = BrightnessModel(), FakeDataset(30).test("bolt")
     model.levels["bolt"] = 0.25
     samples[5] = Broken(*vars(samples[5]).values())
