@@ -154,6 +154,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (a few minutes, once)"
 	@test -x $(RUN_PY) || $(PYTHON) -m venv $(VENV)
 	@$(RUN_PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,sweep]'
+	@rm -rf $(VENV)/lib/python*/site-packages/eval # compiled loops that an earlier `pip install .` left would hide this folder's
 	@touch $(READY)
 
 clean: ## Delete all run folders.

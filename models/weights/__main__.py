@@ -1,4 +1,4 @@
-"""`python -m models.weights` (make weights): list weight files, fetch one, several or a group, check what is here."""
+"""`vandkit weights` (make weights): list weight files, fetch one, several or a group, check what is here."""
 
 import argparse
 import os
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> list[str]:
     """What the arguments ask for; a line for each file that is missing, damaged or not to be had."""
-    parser = argparse.ArgumentParser(prog="python -m models.weights", description=__doc__)
+    parser = argparse.ArgumentParser(prog="vandkit weights", description=__doc__)
     parser.add_argument("names", nargs="*", help="files or groups to fetch, for example official")
     parser.add_argument("--list", action="store_true", help="list all files and what state they are in (the default)")
     parser.add_argument("--check", action="store_true", help="fetch nothing; hash anew, say what is missing or damaged")

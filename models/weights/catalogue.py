@@ -1,6 +1,6 @@
 """Weight files by name: what they are, where they lie, that they are as recorded, and what fetches the missing ones.
 
-`python -m models.weights` (make weights) lists, fetches, checks and records them.
+`vandkit weights` (make weights) lists, fetches, checks and records them.
 """
 
 import logging
@@ -176,7 +176,7 @@ def verify(entry: WeightFile, path: Path, again: bool = False) -> None:
     if not expected.digest and entry.file:
         raise ModelInputError(
             f"expected a sha256 for {entry.name!r} in {CATALOGUE}, found none, so {path} cannot be verified; record "
-            f"it with `python -m models.weights --record {entry.name}`, or name the file by its path"
+            f"it with `vandkit weights --record {entry.name}`, or name the file by its path"
         )
     if not expected.digest:
         expected = trust(entry.name, path)
@@ -282,7 +282,7 @@ def _remedy(entry: WeightFile, wrong: Path | None = None) -> str:
         return f"{again}fetch it with `make weights WEIGHTS={entry.name}` (from {entry.url})"
     return (
         f"it ships with the project: restore it with `git checkout -- {entry.path}`, or after retraining record it "
-        f"with `python -m models.weights --record {entry.name}`"
+        f"with `vandkit weights --record {entry.name}`"
     )
 
 
