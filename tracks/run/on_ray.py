@@ -8,7 +8,6 @@ the number of images.
 
 import logging
 import os
-import pickle
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -36,7 +35,7 @@ BATCHES_IN_TASK, TASKS = 8, 64
 CONNECT_SECONDS = 10
 
 Row = dict[str, Any]
-"""Of a data set of Ray: one batch, pickled, since Ray would make a table of anything else."""
+"""Of a data set of Ray: one batch, pickled; Ray would make a table of anything else."""
 
 
 def predicted_on_ray(
@@ -73,7 +72,7 @@ def predicted_on_ray(
         **accelerators,
     )
     for row in scored.iter_rows():
-        images, met, found = pickle.loads(row["scored"])
+        images, met, found = ray.cloudpickle.loads(row["scored"])
         for kind, path in met:
             notice(kind, path)
         if isinstance(found, Exception):
@@ -127,7 +126,7 @@ class _Decoder:
 
         torch.set_num_threads(1)
         try:
-            made: Any = [load(self._preprocess, sample, self._options) for sample in pickle.loads(row["samples"])]
+            made: Any = [load(self._preprocess, sample, self._options) for sample in cloudpickle.loads(row["samples"])]
         except (TrackInputError, ModelInputError) as error:
             made = error
         return {"loaded": cloudpickle.dumps((made, met_notices()))}
@@ -146,7 +145,7 @@ class _Predictor:
     def __call__(self, rows: Row) -> Row:
         from ray import cloudpickle
 
-        made, met = pickle.loads(rows["loaded"][0])
+        made, met = cloudpickle.loads(rows["loaded"][0])
         return {"scored": [cloudpickle.dumps(self._scored(made, met))]}
 
     def _scored(self, made: Any, met: Any) -> tuple[Any, Any, Any]:
