@@ -154,7 +154,8 @@ $(READY): pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (a few minutes, once)"
 	@test -x $(RUN_PY) || $(PYTHON) -m venv $(VENV)
 	@$(RUN_PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,sweep]'
-	@rm -rf $(VENV)/lib/python*/site-packages/eval # compiled loops that an earlier `pip install .` left would hide this folder's
+	@# Compiled loops that an earlier `pip install .` left there would hide this folder's package.
+	@for left in $(VENV)/lib/python*/site-packages/eval; do test -n "$$(find $$left -name '*.py' 2>&1)" || rm -rf $$left; done
 	@touch $(READY)
 
 clean: ## Delete all run folders.
