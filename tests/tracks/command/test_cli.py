@@ -224,7 +224,7 @@ def test_a_run_names_all_weights_that_are_missing_and_their_group(monkeypatch, c
     monkeypatch.setattr(sys, "argv", ["zero_shot", *words])
     message = said_by(lambda: run_main(tracks.zero_shot.main), capsys)
     assert "openai_vitl14_336, april_gan_visa" in message
-    assert "`make weights WEIGHTS=april_gan` fetches them" in message
+    assert "`vandkit weights april_gan` fetches them" in message
     assert not (tmp_path / "outputs").exists()
 
 

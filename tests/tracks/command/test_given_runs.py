@@ -50,7 +50,7 @@ def test_what_is_no_run_is_refused_with_what_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("module", [tracks.score, tracks.report, tracks.submit], ids=lambda module: module.__name__)
-@pytest.mark.parametrize(("run", "said"), [("", "for example RUN="), ("photos", "`make predict` wrote it")])
+@pytest.mark.parametrize(("run", "said"), [("", "for example run="), ("photos", "`vandkit predict` wrote it")])
 def test_every_command_on_a_run_says_so(module, run, said, tmp_path, monkeypatch, capsys):
     made(tmp_path / "photos", track="predict", category="a")
     monkeypatch.setenv("RUN", str(tmp_path / run) if run else "")
