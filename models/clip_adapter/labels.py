@@ -20,7 +20,6 @@ def labels(model: "ClipAdapter") -> dict[str, str | int | float | bool]:
     share = model.memory_score_weight
     few_shot_map, few_shot_score = "zero-shot map", "the same"
     if context:
-        zero_shot = "learnt from the highest patches of the map and the text logit"
         few_shot_map = "the adapter's map, which has compared with the references"
     memory = (
         f"sum of 1 - cosine to the nearest reference token (Eq. 4), stages {' '.join(map(str, model.memory_stages))}"
