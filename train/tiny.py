@@ -45,6 +45,9 @@ def train_tiny(cfg: DictConfig) -> TinyClip:
     work = Path(cfg.work)
     work.mkdir(parents=True, exist_ok=True)
     config = json.loads(Path(cfg.config).read_text())
+    model = TinyClip(config, list(cfg.stages), frozen=not cfg.tower_share)
+    if cfg.imagenet:
+        load_tower(model.trunk)
     plan = CorpusPlan(cfg.variants, cfg.invented, cfg.scenes, cfg.picture_size, cfg.seed)
     corpus = build_corpus(plan, work / "corpus", cfg.render_workers)
     sampler = CaptionSampler(
@@ -52,9 +55,6 @@ def train_tiny(cfg: DictConfig) -> TinyClip:
         config["text_cfg"]["context_length"],
     )  # fmt: skip
     photos = read_photos(Path(cfg.photos), cfg.picture_size) if cfg.photos else None
-    model = TinyClip(config, list(cfg.stages), frozen=not cfg.tower_share)
-    if cfg.imagenet:
-        load_tower(model.trunk)
     words = Words.draw(sampler, [*plan.categories, "scene"], cfg.seed)
     return fit(model.to(device), corpus, photos, words, cfg, digest_of(cfg), device).eval().cpu()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -46,6 +47,7 @@ class TinyClip(nn.Module):
             values = torch.tensor(config["preprocess_cfg"][name]).view(1, 3, 1, 1)
             self.register_buffer(name, values, persistent=False)
         trunk: Any = self.trunk.requires_grad_(not frozen)
+        keep_depthwise_whole(trunk)
         widths = [trunk.feature_info[stage]["num_chs"] for stage in stages]
         self.adapter = ContextAdapter(widths, config["embed_dim"])
         self.train()
@@ -108,6 +110,31 @@ class Output:
     image_logits: Tensor
     map_logits: Tensor
     score: Tensor
+
+
+class _Whole(nn.Conv2d):
+    """A convolution that a CPU does in float32 under autocast too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As its parent; the result is of float32 on a CPU."""
+        if x.device.type != "cpu":
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float())
+
+
+class _WholeSame(_Whole, Conv2dSame):
+    """The same with TensorFlow's padding."""
+
+
+def keep_depthwise_whole(net: nn.Module) -> None:
+    """Let CPUs do a net's depthwise convolutions in float32, in place: their gradients take thrice as long in bfloat16.
+
+    A training step of 36 pictures then takes 4.6 s of the processor instead of 6.3.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d) and module.groups > 1:
+            module.__class__ = _WholeSame if isinstance(module, Conv2dSame) else _Whole
 
 
 def load_tower(trunk: nn.Module) -> None:
