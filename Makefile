@@ -94,7 +94,7 @@ compare: $(READY) ## Print the papers' comparison: all MODELS (or a,b) on the sa
 train: $(READY) ## Train adapters on one data set for use on another (DATA=mvtec ROOT=folder TARGET=visa; PROCESSES=4 for 4 GPUs).
 	@$(if $(PROCESSES),$(TORCHRUN) -m train.adapter,$(VANDKIT) train) $(SETTINGS) $(if $(TARGET),target=$(TARGET)) $(ARGS)
 
-tiny: $(READY) ## Train the small weights that ship again, from nothing (two to three hours on 2 CPU cores).
+tiny: $(READY) ## Train the small weights that ship again, from nothing (about two hours on 2 CPU cores).
 	@$(RUN_PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[tiny]'
 	@$(RUN_PY) -m train.tiny $(ARGS) && $(RUN_PY) -m train.card
 
