@@ -136,19 +136,21 @@ def _failed(wanted: Wanted, failure: Failure, what: str) -> DownloadError:
     return DownloadError(failure, f"expected {what}; {REMEDIES[failure]}, {wanted.by_hand}")
 
 
-def _from_address(address: str, wanted: Wanted) -> None:
-    """Bring the whole file from one address, and put it in its place if it is the recorded one."""
+def _from_address(address: str, wanted: Wanted, again: bool = True) -> None:
+    """Bring the whole file from one address, and put it in its place if it is the recorded one.
+
+    Wrong content that came in pieces is asked for once more: a host that ignores ranges sends a piece twice.
+    """
     part = _part(wanted.path)
     if not wanted.expected.digest:
         part.unlink(missing_ok=True)  # nothing tells whether two pieces belong together
-    resumed = part.is_file()
-    _fetch(address, wanted)
+    resumed = _fetch(address, wanted)
     if wrong := wanted.expected.difference(part):
         with part.open("rb") as file:
             page = "; what came is a web page" if file.read(256).lstrip().lower().startswith(WEB_PAGES) else ""
         part.unlink()
-        if resumed:
-            return _from_address(address, wanted)
+        if resumed and again:
+            return _from_address(address, wanted, again=False)
         what = f"expected {wrong[0]}, got {wrong[1]}{page}; deleted"
         raise DownloadError(Failure.WRONG_CONTENT, f"{address}: {Failure.WRONG_CONTENT}, {what}")
     part.replace(wanted.path)
@@ -157,23 +159,28 @@ def _from_address(address: str, wanted: Wanted) -> None:
     return None
 
 
-def _fetch(address: str, wanted: Wanted) -> None:
-    """The whole file, not checked yet; a connection that breaks off is taken up again as long as it brings anything."""
+def _fetch(address: str, wanted: Wanted) -> bool:
+    """The whole file, not checked yet; a connection that breaks off is taken up again as long as it brings anything.
+
+    Returns whether it came in pieces, of this call or of an earlier one.
+    """
     headers = {"Accept-Encoding": "identity"}
     if HUB_FILE.fullmatch(address):
         headers |= build_hf_headers()  # who has logged in may have accepted a licence
         address = address.replace(HUB, os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUB, 1)
-    tries = TRIES
+    tries, resumed = TRIES, arrived_bytes(wanted.path) > 0
     while wanted.expected.size is None or arrived_bytes(wanted.path) < wanted.expected.size:
         held = arrived_bytes(wanted.path)
         try:
             with _part(wanted.path).open("ab") as file:
                 http_get(address, file, resume_size=file.tell(), headers=headers)
-            return
+            return resumed
         except WebError as error:
+            resumed = resumed or arrived_bytes(wanted.path) > 0
             tries = TRIES if arrived_bytes(wanted.path) > held else tries - 1
             if type(error).__name__ not in BROKEN_OFF or not tries:
                 raise
+    return resumed
 
 
 @contextmanager

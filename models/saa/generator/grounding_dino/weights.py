@@ -245,6 +245,8 @@ def _quiet_package() -> Iterator[None]:
         for message, category in (
             ("Importing from timm.models.layers is deprecated", FutureWarning),
             ("torch.meshgrid: in an upcoming release", UserWarning),
+            ("invalid escape sequence", DeprecationWarning),
+            ("invalid escape sequence", SyntaxWarning),  # Python 3.12 and later
         ):
             warnings.filterwarnings("ignore", message=message, category=category)
         yield
