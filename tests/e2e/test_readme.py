@@ -1,4 +1,4 @@
-"""What the README shows runs: its Python, and every make command it names (as far as make itself goes)."""
+"""What the README shows runs: its Python, the scorer's page, and every make command it names (as far as make goes)."""
 
 import os
 import re
@@ -15,7 +15,7 @@ TARGETS = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULT
 pytestmark = pytest.mark.e2e
 
 
-PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PROGRAMS = re.findall(r"```python\n(.*?)```", README + (ROOT / "docs/scorer.md").read_text(), re.DOTALL)
 CHECKS = [
     "assert scored[0].anomaly_map.shape == (300, 200) and len(scored) == 3",
     "import sys; assert set(scorer.compute().recall_by_type) == {'scratch'} and 'torch' not in sys.modules",
