@@ -40,7 +40,7 @@ def write_folder(folder: Path, count: int) -> Path:
             (folder / file).hardlink_to(picture)
         files = {"map_file": f"maps/{number}.tiff", "overlay_file": thumb, "thumb_file": thumb}
         verdicts.append(Verdict(name, THRESHOLD.verdict(score), float(score), **files))
-    return write_page(folder, f"{count} parts", verdicts, THRESHOLD, {})
+    return write_page(folder, f"{count} parts", verdicts, THRESHOLD, [None] * count)
 
 
 def measured(page: Any, folder: Path) -> None:

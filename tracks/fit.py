@@ -118,7 +118,7 @@ def learnt(cfg: DictConfig, model: AnomalyModel, known: Product | None, device: 
     )  # fmt: skip
 
 
-def photos_in(cfg: DictConfig, folder: str | Path, category: str) -> list[FileSample]:
+def photos_in(cfg: DictConfig, folder: str | Path, category: str) -> Sequence[FileSample]:
     """All photos of a folder."""
     return Photos(folder, category, cfg.recursive, bit_depth=cfg.bit_depth).test(category)
 

@@ -25,7 +25,7 @@ from tracks.decide.product import AskedOfProduct, read_product
 from tracks.decide.settings import adopt, check_settings, describe, output_folder, recorded, region_of
 from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED, Threshold
 from tracks.decide.threshold_folder import FOLDER, check_enough_photos, folder_threshold
-from tracks.decide.verdict import CSV_FILE, JSON_FILE, UNREADABLE, Verdict, as_csv, as_json_lines
+from tracks.decide.verdict import CSV_FILE, JSON_FILE, UNREADABLE, Verdict, write_csv, write_json_lines
 from tracks.errors import TrackInputError
 from tracks.run.build import build_model, chosen_tracker, engine, pick_device
 from tracks.run.log_file import kept_log, log_into, note
@@ -126,10 +126,9 @@ def write_tables(
     folder: Path, title: str, samples: Sequence[FileSample], verdicts: Sequence[Verdict], threshold: Threshold
 ) -> None:
     """Write predictions.csv, predictions.jsonl and the page."""
-    write_atomically(folder / CSV_FILE, as_csv(verdicts, threshold))
-    write_atomically(folder / JSON_FILE, as_json_lines(verdicts, threshold))
-    files = {sample.name: sample.path for sample in samples}
-    write_page(folder, title, verdicts, threshold, files)
+    write_csv(folder / CSV_FILE, verdicts, threshold)
+    write_json_lines(folder / JSON_FILE, verdicts, threshold)
+    write_page(folder, title, verdicts, threshold, (sample.path for sample in samples))
 
 
 def tell(tracker: Tracker, cfg: DictConfig, folder: Path, verdicts: Sequence[Verdict], threshold: Threshold) -> None:
@@ -192,7 +191,7 @@ def settle(
     verdicts = [verdict.by(settled) for verdict in verdicts]
     if settled != threshold:
         announce(settled, folder)
-        write_atomically(folder / CSV_FILE, as_csv(verdicts, settled))
+        write_csv(folder / CSV_FILE, verdicts, settled)
     return settled, verdicts
 
 

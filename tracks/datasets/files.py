@@ -90,12 +90,18 @@ def _once(paths: Iterable[Path]) -> list[Path]:
 
     Spelling is the case of letters and the form in which Unicode writes accents.
     """
-    kept: dict[str, list[Path]] = {}
+    paths, kept = list(paths), dict[str, list[Path]]()
+    if len({_spelled(path) for path in paths}) == len(paths):
+        return paths
     for path in paths:
-        alike = kept.setdefault(unicodedata.normalize("NFC", path.name).casefold(), [])
+        alike = kept.setdefault(_spelled(path), [])
         if not any(filecmp.cmp(path, other, shallow=False) for other in alike):
             alike.append(path)
     return [path for alike in kept.values() for path in alike]
+
+
+def _spelled(path: Path) -> str:
+    return unicodedata.normalize("NFC", path.name).casefold()
 
 
 def list_folders(folder: Path) -> list[Path]:
@@ -123,10 +129,18 @@ def _keys(path: Path) -> set[str]:
     return set(content) if isinstance(content, dict) else set()
 
 
-def natural_key(path: Path) -> tuple[list[tuple[bool, int, str]], str]:
-    """Sorts paths by name with numbers by value and before letters; equal ones ("1" and "01") by spelling."""
-    parts = re.findall(r"[0-9]+|[^0-9]+", str(path))
-    return [(False, int(part), "") if part[0] in "0123456789" else (True, 0, part) for part in parts], str(path)
+def natural_key(path: Path) -> tuple[str, str]:
+    """Sorts paths by name with numbers by value and before letters; equal ones ("1" and "01") by spelling.
+
+    A number is written as a zero character, which no name holds, its number of digits, and these: a text of 0.1 KB in
+    place of a list of parts, of which a million would take a GB.
+    """
+    return re.sub("[0-9]+", _by_value, str(path)), str(path)
+
+
+def _by_value(number: re.Match[str]) -> str:
+    digits = number[0].lstrip("0")
+    return f"\0{chr(len(digits))}{digits}"
 
 
 def existing_folder(kind: str, folder: str | Path) -> Path:

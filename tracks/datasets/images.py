@@ -1,8 +1,9 @@
 """Pictures from files, as a person sees them: rotation, palette, transparency, 16 bits, CMYK."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from tracks.errors import TrackInputError
 
 log = logging.getLogger(__name__)
 
+AT_ONCE = 1000
+"""So many files wait to be looked into; a pool of threads keeps 2 KB for each."""
 GUESSED_DEPTHS = (8, 12, 16)
 """Depths among which the largest value of a 16-bit file decides; see `read_image`."""
 
@@ -90,14 +93,16 @@ def _scaled(values: np.ndarray, bit_depth: int | None, path: Path) -> np.ndarray
     return scaled.astype(np.uint8)
 
 
-def common_bit_depth(paths: Sequence[Path]) -> int | None:
+def common_bit_depth(paths: Iterable[Path]) -> int | None:
     """The depth that all files of more than eight bits fit into, by their largest value; None if there are none.
 
     Floats from 0 to 1 have no depth; files that cannot be read do not count.
     """
-    with ThreadPoolExecutor() as pool:
-        values = pool.map(_largest_value, paths)
-        largest = max(tqdm(values, "bit depth", len(paths), leave=False, delay=2), default=0.0)
+    waiting, largest = iter(paths), 0.0
+    with ThreadPoolExecutor() as pool, tqdm(desc="bit depth", unit="image", leave=False, delay=2) as bar:
+        while some := list(islice(waiting, AT_ONCE)):
+            largest = max(largest, *pool.map(_largest_value, some))
+            bar.update(len(some))
     if not largest:
         return None
     depth, needed = guessed_depth(largest), int(largest).bit_length()

@@ -5,7 +5,9 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+from typing import overload
 
 from PIL.Image import Image
 
@@ -40,6 +42,35 @@ class Photo(FileSample):
                 f"{image.height}; take it away, or copy the file again from its source"
             )
         return image
+
+
+class Listed(Sequence[FileSample]):
+    """Photos by names and paths alone, 0.2 KB each: a sample is made when it is asked for and then forgotten."""
+
+    def __init__(
+        self, names: Sequence[str], paths: Sequence[str], category: str, label: int | None, kind: str,
+        bit_depth: int | None = None,
+    ) -> None:  # fmt: skip
+        self._names, self._paths, self._same = names, paths, (category, label, kind)
+        self._bit_depth = bit_depth
+
+    def __len__(self) -> int:
+        """How many photos there are."""
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, index: int) -> Photo: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Listed": ...
+    def __getitem__(self, index: int | slice) -> "Photo | Listed":
+        """One photo, or a list of some."""
+        if isinstance(index, slice):
+            return Listed(self._names[index], self._paths[index], *self._same, self._bit_depth)
+        return Photo(self._names[index], *self._same, Path(self._paths[index]), bit_depth=self._bit_depth)
+
+    def read_by(self, bit_depth: int | None) -> "Listed":
+        """The same photos, read by a depth."""
+        return Listed(self._names, self._paths, *self._same, bit_depth)
 
 
 class Photos:
@@ -78,31 +109,32 @@ class Photos:
         good = None if references is None else existing_folder("the folder of references", references)
         skipped = [Path(path).expanduser() for path in exclude] + ([good] if good else [])
         self._test = self._list(given_paths(root), "", None, skipped)
-        self._train = self._list([good], REFERENCE_PREFIX, 0, []) if good else []
-        depth = bit_depth or common_bit_depth(
-            [each.path for each in self._train + self._test if not (is_video(each.path) or address_of(each.path))]
-        )
-        self._test = [replace(sample, bit_depth=depth) for sample in self._test]
-        self._train = [replace(sample, bit_depth=depth) for sample in distinct(self._train)]
+        self._train: Sequence[FileSample] = self._list([good], REFERENCE_PREFIX, 0, []) if good else []
+        paths = (each.path for each in chain(self._train, self._test))
+        depth = bit_depth or common_bit_depth(path for path in paths if not (is_video(path) or address_of(path)))
+        self._test = _read_by(depth, self._test)
+        self._train = _read_by(depth, distinct(self._train))
         warn_of_judged_references(self._train, self._test)
 
-    def train(self, category: str) -> list[FileSample]:
+    def train(self, category: str) -> Sequence[FileSample]:
         """The photos of good parts; TrackInputError if no folder of them was given."""
         self._check(category)
         if not self._train:
             raise TrackInputError("expected a folder of photos of good parts, got none; name one as REFERENCES=folder")
-        return list(self._train)
+        return self._train
 
-    def test(self, category: str) -> list[FileSample]:
+    def test(self, category: str) -> Sequence[FileSample]:
         """All photos, folder by folder, in natural order."""
         self._check(category)
-        return list(self._test)
+        return self._test
 
     def _check(self, category: str) -> None:
         if category not in self.categories:
             raise unknown("category", category, self.categories)
 
-    def _list(self, given: Sequence[Path], prefix: str, label: int | None, skipped: Sequence[Path]) -> list[FileSample]:
+    def _list(
+        self, given: Sequence[Path], prefix: str, label: int | None, skipped: Sequence[Path]
+    ) -> Sequence[FileSample]:
         if address := address_of(given[0]):
             if len(given) > 1:
                 raise TrackInputError(f"expected one address alone, got {_listed(given)}; judge them one after another")
@@ -112,7 +144,8 @@ class Photos:
         for path in (match for each in given for match in _matches(each)):
             if path.is_dir():
                 paths += find_images(path, self._recursive, skipped)
-                others += [file for place in walk(path, self._recursive, skipped) for file in files_in(place)]
+                places = walk(path, self._recursive, skipped)
+                others += [file for place in places for file in files_in(place) if not is_image(file)]
             else:
                 (paths if is_image(path) or is_video(path) else others).append(path)
         folder, said = common_folder(given), passed_over(others)
@@ -125,14 +158,23 @@ class Photos:
         if said:
             log.warning("passed over in %s: %s", folder, said)
         kind = "" if label is None else "good"
-        named = {prefix + Path(os.path.relpath(path, folder)).as_posix(): path for path in paths}  # each once
-        category, samples = self.categories[0], list[FileSample]()
-        for name, path in named.items():
-            if is_video(path):
-                samples += frames_of(path, name, category, self._every, self._frames)
-            else:
-                samples.append(Photo(name, category, label, kind, path))
-        return samples
+        clips = any(map(is_video, paths))
+        named = {prefix + Path(os.path.relpath(path, folder)).as_posix(): str(path) for path in paths}  # each once
+        category = self.categories[0]
+        photos = Listed(list(named), list(named.values()), category, label, kind)
+        if not clips:
+            return photos
+        frames = (
+            frames_of(photo.path, photo.name, category, self._every, self._frames) if is_video(photo.path) else [photo]
+            for photo in photos
+        )
+        return list(chain.from_iterable(frames))
+
+
+def _read_by(bit_depth: int | None, samples: Sequence[FileSample]) -> Sequence[FileSample]:
+    if isinstance(samples, Listed):
+        return samples.read_by(bit_depth)
+    return [replace(sample, bit_depth=bit_depth) for sample in samples]
 
 
 def given_paths(given: str | Path | Sequence[str | Path]) -> list[Path]:

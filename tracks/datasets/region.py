@@ -96,10 +96,10 @@ class CroppedSample(FileSample):
         return picture.crop(self.region.pixels(picture.size))
 
 
-def cropped(samples: Sequence[FileSample], region: Region | None) -> list[FileSample]:
+def cropped(samples: Sequence[FileSample], region: Region | None) -> Sequence[FileSample]:
     """The photos, seen through the region if there is one."""
     if region is None:
-        return list(samples)
+        return samples
     known = [field.name for field in fields(FileSample)]
     return [
         CroppedSample(**{name: getattr(sample, name) for name in known}, whole=sample, region=region)

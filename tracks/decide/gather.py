@@ -31,6 +31,7 @@ def gather(kept: Kept, shards: Sequence[Path], samples: Sequence[FileSample]) ->
                 if row.map_file:
                     link_or_copy(below(folder, row.map_file), below(kept.folder, row.map_file))
                 kept.keep(row)
+                kept.scores[row.name] = row
     if shards:
         left = len(kept.lacking(samples))
         print(f"{len(shards)} shards gathered: {len(samples) - left} of {len(samples)} photos are scored", flush=True)

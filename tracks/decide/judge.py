@@ -55,11 +55,11 @@ class Judge:
         with (self.folder / CSV_FILE).open("wb", buffering=0) as file:
             self._add_row(file, COLUMNS, BYTE_ORDER_MARK)
             for sample in samples:
-                row = self.kept.scores.get(sample.name) or self._score(sample, *next(scored))
+                row = self.kept.scores.pop(sample.name, None) or self._score(sample, *next(scored))
                 if row.score is None:
-                    verdict = Verdict(row.name, UNREADABLE, note=row.note)
+                    verdict = Verdict(sample.name, UNREADABLE, note=row.note)
                 else:
-                    verdict = Verdict(row.name, UNDECIDED, row.score, row.map_file, milliseconds=row.milliseconds)
+                    verdict = Verdict(sample.name, UNDECIDED, row.score, row.map_file, milliseconds=row.milliseconds)
                     verdict = verdict.by(threshold)
                 self._add_row(file, cells(verdict, threshold))
                 if not self.quiet:
@@ -157,12 +157,12 @@ class Judge:
         """How often the maps have each value."""
         pixels, has_references = ValueCounts(), bool(facts.pixels.by_value()[1].any())
         pixels.merge(facts.pixels)
-        stated = {verdict.name: verdict.by(facts.weights_threshold).verdict for verdict in verdicts}
-        if GOOD not in stated.values():
-            stated = {verdict.name: verdict.verdict for verdict in verdicts}
-        for verdict in verdicts:
+        good = [verdict.by(facts.weights_threshold).verdict == GOOD for verdict in verdicts]
+        if not any(good):
+            good = [verdict.verdict == GOOD for verdict in verdicts]
+        for verdict, is_good in zip(verdicts, good, strict=True):
             if verdict.map_file:
-                count_map(pixels, self._read_map(verdict), stated[verdict.name] == GOOD and not has_references)
+                count_map(pixels, self._read_map(verdict), is_good and not has_references)
         return pixels
 
     def _add_row(self, file: RawIOBase, cells: Iterable[str], before: bytes = b"") -> None:

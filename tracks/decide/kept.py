@@ -12,7 +12,8 @@ None of it depends on the threshold.
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import numpy as np
 
 from eval.ranking.histogram import ValueCounts
 from models.base import INDUCTIVE, AnomalyModel
-from models.disk import append_line, write_atomically
+from models.disk import append_line, replaced, write_atomically
 from tracks.command.paths import below
 from tracks.datasets.files import FileSample
 from tracks.datasets.region import Region
@@ -91,7 +92,7 @@ def facts_of(model: AnomalyModel, category: str, references: Sequence[str], regi
     return Facts(probabilities, bound, stated.value, stated.source, scores, whose, refused, model.setting, pixels)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Score:
     """What is known of one photo: without a `score` it could not be read, and `note` says why.
 
@@ -108,7 +109,10 @@ class Score:
 
 
 class Kept:
-    """The kept part of an output folder; what was computed on another `basis` is deleted, all of it if `fresh`."""
+    """The kept part of an output folder; what was computed on another `basis` is deleted, all of it if `fresh`.
+
+    `scores` are those of earlier runs, by name; what is kept while this one judges is on disk alone.
+    """
 
     def __init__(self, folder: Path, basis: Mapping[str, Any], maps: str, fresh: bool = False):
         self.folder, self.maps, self._kept = folder, maps, folder / FOLDER_NAME
@@ -120,7 +124,7 @@ class Kept:
         if fresh or changed or not found:
             self._clear()
         self.scores = {row.name: row for row in rows_of(self._kept / "scores.jsonl", Score)}
-        self._drawn = {row["name"]: row for row in rows_of(self._kept / "drawn.jsonl", dict)}
+        self._drawn = {row["name"]: _line(row) for row in rows_of(self._kept / "drawn.jsonl", dict)}
 
     def facts(self) -> Facts | None:
         """What a model said on this basis before, if it did."""
@@ -155,29 +159,31 @@ class Kept:
                 self._delete_files(row)
                 self.scores[row.name] = replace(row, map_file="", maps=NO_MAPS)
         if (self._kept / "scores.jsonl").is_file():
-            _write_rows(self._kept / "scores.jsonl", map(asdict, self.scores.values()))
-            _write_rows(self._kept / "drawn.jsonl", self._drawn.values())
+            _write_lines(self._kept / "scores.jsonl", (_line(asdict(row)) for row in self.scores.values()))
+            _write_lines(self._kept / "drawn.jsonl", self._drawn.values())
 
     def keep(self, row: Score) -> None:
-        """Add the score of a photo."""
-        self.scores[row.name] = row
+        """Add the score of a photo to the file."""
         append_line(self._kept / "scores.jsonl", _line(asdict(row)))
 
     def drawn(self, name: str, looks: Sequence[Any]) -> dict[str, Any] | None:
-        """The "files" of a photo's overlay and thumbnails, and its "regions", if it was drawn so and they are there."""
-        row = self._drawn.get(name)
+        """The "files" of a photo's overlay and thumbnails, and its "regions", if it was drawn so and they are there.
+
+        To be asked once: it is forgotten then.
+        """
+        line = self._drawn.pop(name, None)
+        row = None if line is None else json.loads(line)
         if row is None or row["looks"] != list(looks) or "regions" not in row:
             return None
         return row if all(below(self.folder, file).is_file() for file in row["files"]) else None
 
     def keep_drawn(self, row: Mapping[str, Any]) -> None:
         """Say that the overlay of a photo is drawn: its "name", how it "looks", its "files" and "regions"."""
-        self._drawn[row["name"]] = dict(row)
         append_line(self._kept / "drawn.jsonl", _line(row))
 
     def _delete_files(self, row: Score) -> None:
         """Delete the map, the overlay and the thumbnails of a photo, as far as it has any."""
-        for file in [row.map_file, *self._drawn.pop(row.name, {"files": []})["files"]]:
+        for file in [row.map_file, *json.loads(self._drawn.pop(row.name, b'{"files": []}'))["files"]]:
             if file:
                 below(self.folder, file).unlink(missing_ok=True)
 
@@ -216,20 +222,20 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
 
 
-def rows_of(path: Path, kind: type) -> list[Any]:
-    """The rows of a file; a line that a kill cut short is left out."""
-    rows = []
-    for line in path.read_bytes().splitlines() if path.is_file() else ():
-        try:
-            rows.append(kind(**json.loads(line)))
-        except (ValueError, TypeError):
-            continue
-    return rows
+def rows_of(path: Path, kind: type) -> Iterator[Any]:
+    """The rows of a file, one after another; a line that a kill cut short is left out."""
+    if not path.is_file():
+        return
+    with path.open("rb") as lines:
+        for line in lines:
+            with suppress(ValueError, TypeError):
+                yield kind(**json.loads(line))
 
 
 def _line(row: Mapping[str, Any]) -> bytes:
     return json.dumps(row).encode() + b"\n"
 
 
-def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    write_atomically(path, b"".join(map(_line, rows)))
+def _write_lines(path: Path, lines: Iterable[bytes]) -> None:
+    with replaced(path) as part, part.open("wb") as file:
+        file.writelines(lines)

@@ -2,14 +2,14 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from markupsafe import Markup
 
-from models.disk import write_atomically
+from models.disk import replaced
 from tracks.decide.judge import plain_file
 from tracks.decide.threshold import Threshold
 from tracks.decide.verdict import Verdict
@@ -18,27 +18,41 @@ PAGE_FILE = "index.html"
 
 
 def write_page(
-    folder: Path, title: str, verdicts: Sequence[Verdict], threshold: Threshold, photos: Mapping[str, Path]
+    folder: Path, title: str, verdicts: Iterable[Verdict], threshold: Threshold, photos: Iterable[Path | None]
 ) -> Path:
-    """Write index.html into the folder of a finished `predict`.
+    """Write index.html into the folder of a finished `predict`, one photo after another.
 
     Args:
         folder: where overlays/ and thumbs/ are.
         title: what the page is headed with.
         verdicts: of all photos.
         threshold: by which they were given.
-        photos: the files of the photos by name; the page links to them where they are.
+        photos: the files of the photos, in the same order; the page links to them where they are.
     """
-    rows = [_row(verdict, folder, photos.get(verdict.name)) for verdict in verdicts]
-    data = {"threshold": threshold.value, "highest_normal": threshold.highest_normal, "photos": rows}
+    rows = (_row(verdict, folder, photo) for verdict, photo in zip(verdicts, photos, strict=True))
+    data: dict[str, Any] = {"threshold": threshold.value, "highest_normal": threshold.highest_normal, "photos": []}
     rule = " ".join([f"Threshold {threshold.value:.4f}: {threshold.source}.", *threshold.remarks])
     from jinja2 import Environment, PackageLoader, select_autoescape  # not before the first photo is judged
 
     pages = Environment(loader=PackageLoader("tracks.decide", "."), autoescape=select_autoescape())
-    text = pages.get_template("page.html").render(title=_printable(title), rule=_printable(rule), data=_in_script(data))
+    text = pages.get_template("page.html").stream(
+        title=_printable(title), rule=_printable(rule), data=_with_photos(data, rows)
+    )
     path = folder / PAGE_FILE
-    write_atomically(path, text.encode())
+    with replaced(path) as part:
+        text.dump(str(part), "utf-8")
     return path
+
+
+def _with_photos(data: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> Iterator[Markup]:
+    """The data as JSON in parts, the photos at the end of it one by one."""
+    start, end = _in_script(data).rsplit("]", 1)
+    yield start
+    comma = Markup()
+    for row in rows:
+        yield comma + _in_script(row)
+        comma = Markup(",")
+    yield "]" + end
 
 
 def _row(verdict: Verdict, folder: Path, photo: Path | None) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from models.disk import replaced
 from tracks.decide.threshold import UNDECIDED, Threshold
 
 UNREADABLE = "unreadable"
@@ -19,7 +21,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """By which Excel knows UTF-8."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What is said of one photo; the files are relative to the output folder, `score` is None if unreadable.
 
@@ -49,15 +51,18 @@ class Verdict:
         """The same photo judged by a threshold; undecided without one."""
         if self.score is None:
             return self
-        if threshold is None:
-            return replace(self, verdict=UNDECIDED, note=PENDING)
-        note = UNSURE if threshold.is_unsure(self.score) and not threshold.undecided else ""
-        return replace(self, verdict=threshold.verdict(self.score), note=note)
+        verdict, note = UNDECIDED, PENDING
+        if threshold is not None:
+            verdict = threshold.verdict(self.score)
+            note = UNSURE if threshold.is_unsure(self.score) and not threshold.undecided else ""
+        return self if (verdict, note) == (self.verdict, self.note) else replace(self, verdict=verdict, note=note)
 
 
-def as_csv(verdicts: Sequence[Verdict], threshold: Threshold) -> bytes:
-    """The whole content of predictions.csv."""
-    return BYTE_ORDER_MARK + csv_line(COLUMNS) + b"".join(csv_line(cells(verdict, threshold)) for verdict in verdicts)
+def write_csv(path: Path, verdicts: Iterable[Verdict], threshold: Threshold) -> None:
+    """Write predictions.csv, row by row."""
+    with replaced(path) as part, part.open("wb") as file:
+        file.write(BYTE_ORDER_MARK + csv_line(COLUMNS))
+        file.writelines(csv_line(cells(verdict, threshold)) for verdict in verdicts)
 
 
 def csv_line(cells: Iterable[str]) -> bytes:
@@ -75,9 +80,10 @@ def cells(verdict: Verdict, threshold: Threshold | None) -> list[str]:
     return [verdict.name, score, verdict.verdict, value, verdict.map_file, verdict.overlay_file, verdict.note, time]
 
 
-def as_json_lines(verdicts: Iterable[Verdict], threshold: Threshold) -> bytes:
-    """The whole content of predictions.jsonl: an object a photo; names that are no valid Unicode as escapes."""
-    return b"".join(json.dumps(_said(verdict, threshold)).encode() + b"\n" for verdict in verdicts)
+def write_json_lines(path: Path, verdicts: Iterable[Verdict], threshold: Threshold) -> None:
+    """Write predictions.jsonl: an object a photo, a line each; names that are no valid Unicode as escapes."""
+    with replaced(path) as part, part.open("wb") as file:
+        file.writelines(json.dumps(_said(verdict, threshold)).encode() + b"\n" for verdict in verdicts)
 
 
 def _said(verdict: Verdict, threshold: Threshold) -> dict[str, Any]:

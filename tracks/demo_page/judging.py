@@ -17,7 +17,7 @@ from tracks.decide.judge import count_map, thumbnail
 from tracks.decide.kept import Facts, facts_of
 from tracks.decide.settings import DEFAULT_CATEGORY
 from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED, Threshold
-from tracks.decide.verdict import CSV_FILE, UNREADABLE, Verdict, as_csv
+from tracks.decide.verdict import CSV_FILE, UNREADABLE, Verdict, write_csv
 from tracks.demo_page.loaded import Models, taught
 from tracks.demo_page.uploads import Limits, check_counts, read, readable, refusal, uploads
 from tracks.errors import TrackInputError
@@ -161,7 +161,7 @@ def summary(judged: Judged) -> str:
 def listed(judged: Judged) -> Path:
     """The verdicts as a CSV file, as `predict` writes it."""
     path = judged.folder / CSV_FILE
-    path.write_bytes(as_csv(judged.verdicts, judged.threshold))
+    write_csv(path, judged.verdicts, judged.threshold)
     return path
 
 

@@ -96,6 +96,8 @@ def distinct(references: Sequence[AnySample]) -> list[AnySample]:
 
 def warn_of_judged_references(references: Sequence[Sample], judged: Sequence[Sample]) -> None:
     """Say which images to be judged are copies of references: any model finds those normal."""
+    if not references:
+        return
     known = {_digest(sample): sample for sample in references}
     sizes = {_size(sample) for sample in references}
     copies = [sample for sample in judged if _size(sample) in sizes and _digest(sample) in known]

@@ -1,6 +1,7 @@
 import inspect
 import os
 import pickle
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tracks.datasets.files import FileSample, list_images, natural_key
 from tracks.datasets.mtd import MTD, UNMARKED
 from tracks.datasets.mvtec import MVTec
 from tracks.datasets.notices import counted_notices
-from tracks.datasets.photos import Photos
+from tracks.datasets.photos import Listed, Photos
 from tracks.datasets.sample import Dataset, Sample
 from tracks.errors import TrackInputError
 
@@ -477,13 +478,27 @@ def test_photos_and_references_have_one_bit_depth(
     PIL.Image.new("F", (8, 6), 0.5).save(tmp_path / "all/unit.tif")
     (tmp_path / "all/broken.png").write_bytes(b"x")
     photos = Photos(tmp_path / "all", references=tmp_path / "all/good")
-    samples = {sample.path.name: sample for sample in photos.train("object") + photos.test("object")}
+    samples = {sample.path.name: sample for sample in [*photos.train("object"), *photos.test("object")]}
     del samples["broken.png"]
     found = {name: sample.load_image().getpixel((0, 0))[0] for name, sample in samples.items()}  # type: ignore[index]
     assert {found.pop("eight bits.png"), found.pop("unit.tif")} == {77, 128}
     assert set(found.values()) == {level}
     assert [f"bit_depth={bits}" in caplog.text for bits in (12, 14, 16)] == [False, brightest > 4095, False]
     assert Photos(tmp_path / "all", bit_depth=16).test("object")[0].bit_depth == 16
+
+
+def test_photos_are_made_when_they_are_asked_for(photos: Path) -> None:
+    listed = Photos(photos, bit_depth=12).test("object")
+    assert list(listed[1:3]) == list(listed)[1:3]
+    last = listed[::-1][0]
+    assert (last.path, last.bit_depth) == (photos / listed[-1].name, 12)
+    tracemalloc.start()
+    many = Listed([f"{n:07d}.jpg" for n in range(1000)], [f"/photos/{n:07d}.jpg" for n in range(1000)], "nut", None, "")
+    assert sum(len(many[first : first + 8]) for first in range(0, 1000, 8)) == 1000
+    assert {each.label for each in many} == {None}
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 1000 * 250, "a name and a path of 70 bytes each, and room for both in a list"
 
 
 def test_images_of_a_track_with_different_bit_depths_are_said(tree: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -33,7 +33,7 @@ def data_of(page: Path) -> dict:
 
 
 def test_the_page_holds_every_photo_and_finds_their_files(tmp_path):
-    photos = {verdict.name: tmp_path.parent / "photos" / verdict.name for verdict in VERDICTS}
+    photos = [tmp_path.parent / "photos" / verdict.name for verdict in VERDICTS]
     data = data_of(write_page(tmp_path, "<i>nut</i>", VERDICTS, THRESHOLD, photos))
     assert (data["threshold"], data["highest_normal"]) == (0.8, 0.6)
     assert [(photo["score"], photo["verdict"]) for photo in data["photos"]] == [
@@ -59,7 +59,7 @@ def test_a_thumbnail_keeps_the_ratio_and_is_never_enlarged():
      ("#threshold=0.1", ["all 4", "DEFECT 3", "unreadable 1"])],
 )  # fmt: skip
 def test_another_threshold_recounts_in_the_browser(tmp_path, hash_, counts):
-    page = write_page(tmp_path, "nut", VERDICTS, THRESHOLD, {})
+    page = write_page(tmp_path, "nut", VERDICTS, THRESHOLD, [None] * len(VERDICTS))
     command = [BROWSER, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", page.as_uri() + hash_]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     group = re.search(r'<div class="row" id="filters".*?</div>', done.stdout, re.DOTALL)[0]
