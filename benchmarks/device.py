@@ -1,9 +1,12 @@
 """Images a second and memory of both model families, for growing batches, until the device is full.
 
     python -m benchmarks.device --device cuda [--only clip] [--batches 1 16 64 256] [--out FILE]
+    python -m benchmarks.device --device cpu --only "ViT-L/14-336 518 px bfloat16" --batches 1 --compare
 
 Architectures are the published ones with random weights (they detect nothing), and the small weights that ship. Images
-are noise, preprocessed beforehand and on the processor: a batch's way to the device counts, decoding does not.
+are noise, preprocessed beforehand and on the processor: a batch's way to the device counts, decoding does not. With
+`--compare` lower precisions stand beside float32: how much faster in processor time, one batch after the other in one
+process, and how far scores and maps (between 0 and 1) of the first batch are from float32's.
 """
 
 import argparse
@@ -23,7 +26,7 @@ from torch import Tensor
 
 import tracks.command.config  # noqa: F401  (registers the schema)
 from benchmarks.machine import ROOT, machine, write_results
-from models.base import AnomalyModel
+from models.base import AnomalyModel, Prediction
 from tracks.run.build import pick_device
 from tracks.run.cost import Stopwatch, held_bytes
 from tracks.run.loading import as_batch
@@ -53,6 +56,8 @@ CASES = (
         for each in PRECISIONS
     ),
     Case("clip ViT-L/14-336 518 px bfloat16, 4-shot", "clip_adapter", "random_vitl14_336", LARGE, "bfloat16", 4),
+    Case("clip shipped bfloat16, zero-shot", "clip_adapter", "tiny", SMALL, "bfloat16"),
+    Case("clip shipped bfloat16, 4-shot", "clip_adapter", "tiny", SMALL, "bfloat16", 4),
     Case("saa_plus shipped, 1000 x 750, zero-shot", "saa_plus", "tiny", BY_IMAGE),
     *(
         Case(f"saa_plus official, 1000 x 750 {each}, zero-shot", "saa_plus", "saa_random", BY_IMAGE, each)
@@ -96,19 +101,48 @@ def _built(model: str, weights: str) -> AnomalyModel:
     return instantiate(cfg.model).eval()
 
 
-def measured(case: Case, device: torch.device, seconds: float, batches: tuple[int, ...]) -> Iterator[Measured]:
-    """A row for each batch size, until one does not fit."""
+def prepared(case: Case, device: torch.device, precision: str) -> tuple[AnomalyModel, float]:
+    """The model in a precision, having learnt the references in it; and the seconds of that."""
     model = _built(case.model, case.weights).to(device)
     for part in model.modules():
         if hasattr(part, "precision"):
-            part.precision = case.precision
+            part.precision = precision
     fitting = Stopwatch(device)
+    if case.shots:
+        with torch.inference_mode(), fitting:
+            model.fit(as_batch(pictures(model, case.shots, 1), str(device)), CATEGORY)
+    return model, fitting.seconds
+
+
+def compared(case: Case, device: torch.device, batch: int, rounds: int = 3) -> str:
+    """How a batch in the precision of a case differs from float32: seconds of processor time each, scores, maps."""
+    said: dict[str, tuple[float, Prediction]] = {}
+    for precision in ("float32", case.precision):
+        model, _ = prepared(case, device, precision)
+        images, categories = as_batch(pictures(model, batch), str(device)), [CATEGORY] * batch
+        times = []
+        with torch.inference_mode():
+            model.predict(images, categories)
+            for _ in range(rounds):
+                began = time.process_time()
+                prediction = model.predict(images, categories)
+                times.append(time.process_time() - began)
+        said[precision] = min(times), prediction
+    (whole, exact), (less, found) = said["float32"], said[case.precision]
+    scores = float((found.image_scores - exact.image_scores).abs().max())
+    maps = (found.anomaly_maps - exact.anomaly_maps).abs()
+    return (
+        f"beside float32: {less:.2f} in place of {whole:.2f} s of processor time (x {whole / less:.2f}); "
+        f"scores differ by {scores:.1e}, maps by {float(maps.max()):.1e} (on average {float(maps.mean()):.1e})"
+    )
+
+
+def measured(case: Case, device: torch.device, seconds: float, batches: tuple[int, ...]) -> Iterator[Measured]:
+    """A row for each batch size, until one does not fit."""
+    model, fit_seconds = prepared(case, device, case.precision)
     with torch.inference_mode():
-        if case.shots:
-            with fitting:
-                model.fit(as_batch(pictures(model, case.shots, 1), str(device)), CATEGORY)
         for batch in batches:
-            row = Measured(case.name, batch, bank_mb=held_bytes(model) / 2**20, fit_seconds=fitting.seconds)
+            row = Measured(case.name, batch, bank_mb=held_bytes(model) / 2**20, fit_seconds=fit_seconds)
             try:
                 _predict(model, row, device, seconds)
             except torch.OutOfMemoryError:
@@ -143,6 +177,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", help="images in a batch, in place of each case's own")
     parser.add_argument("--seconds", type=float, default=1.5, help="for each row, besides the model's making")
     parser.add_argument("--limit", type=float, default=math.inf, help="seconds after which no case is begun")
+    parser.add_argument("--compare", action="store_true", help="lower precisions beside float32, by the smallest batch")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
     cases = [case for case in CASES if options.only in case.name]
@@ -156,7 +191,11 @@ def main() -> None:
         if time.perf_counter() - began > options.limit:
             print(f"| {case.name} | not begun: over {options.limit:g} s |", flush=True)
             continue
-        for row in measured(case, device, options.seconds, tuple(options.batches or case.batches)):
+        batches = tuple(options.batches or case.batches)
+        if options.compare and case.precision != "float32":
+            print(f"| {case.name} | {batches[0]} | {compared(case, device, batches[0])} |", flush=True)
+            continue
+        for row in measured(case, device, options.seconds, batches):
             rows.append(row)
             print(row, flush=True)
     write_results(options.out, {"device": name, "rows": [asdict(row) for row in rows]})

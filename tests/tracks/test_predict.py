@@ -673,6 +673,7 @@ def test_a_folder_called_outputs_is_judged_and_one_with_a_run_of_ours_is_not(tmp
         ({"images": "*.nothing"}, "found none that fits"),
         ({"references": "/no/such/folder"}, "/no"),
         ({"batch_size": 0}, "batch_size and workers >= 1"),
+        ({"actors": 0}, "actors >= 1"),
         ({"device": "cuda:99"}, "expected a device"),
         ({"false_alarm_rate": 2}, "between 0 and 1"),
         ({"false_alarm_rate": float("nan"), "references": None}, "between 0 and 1"),

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from tracks.command.names import listed
 from tracks.datasets.files import is_run_folder, list_folders, list_images, natural_key, unique_stems
-from tracks.datasets.formats import IMAGE_SUFFIXES, passed_over
+from tracks.datasets.formats import IMAGE_SUFFIXES, is_image, passed_over
 from tracks.datasets.notices import leave_out, refuse
 from tracks.errors import TrackInputError
 
@@ -62,7 +62,7 @@ class LeftOut:
 
     def look_at(self, folders: Iterable[Path]) -> None:
         """Note the files of these folders that are no images."""
-        self.files += [path for folder in folders if folder.is_dir() for path in files_in(folder)]
+        self.files += [path for folder in folders if folder.is_dir() for path in other_files_in(folder)]
 
     def add(self, what: str, paths: Iterable[Path]) -> None:
         """Note files or folders; `what` says in the plural what they are: "masks without an image"."""
@@ -121,9 +121,9 @@ def walk(folder: Path, recursive: bool = True, skipped: Sequence[Path] = ()) -> 
         waiting = links
 
 
-def files_in(folder: Path) -> list[Path]:
-    """What lies directly in a folder and is no folder."""
-    return [path for path in folder.iterdir() if not path.is_dir()]
+def other_files_in(folder: Path) -> list[Path]:
+    """What lies directly in a folder and is neither an image nor a folder."""
+    return [path for path in folder.iterdir() if not is_image(path) and not path.is_dir()]
 
 
 def _is_open(folder: Path) -> bool:

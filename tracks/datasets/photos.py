@@ -15,7 +15,7 @@ from tracks.command.names import unknown
 from tracks.datasets.files import FileSample, category_name, existing_folder, natural_key
 from tracks.datasets.formats import endings, is_image, passed_over
 from tracks.datasets.images import common_bit_depth
-from tracks.datasets.layout import files_in, find_images, walk
+from tracks.datasets.layout import find_images, other_files_in, walk
 from tracks.datasets.remote import address_of, remote_photos
 from tracks.datasets.video import frames_of, is_video
 from tracks.errors import TrackInputError
@@ -145,7 +145,7 @@ class Photos:
             if path.is_dir():
                 paths += find_images(path, self._recursive, skipped)
                 places = walk(path, self._recursive, skipped)
-                others += [file for place in places for file in files_in(place) if not is_image(file)]
+                others += [file for place in places for file in other_files_in(place)]
             else:
                 (paths if is_image(path) or is_video(path) else others).append(path)
         folder, said = common_folder(given), passed_over(others)

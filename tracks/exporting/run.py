@@ -13,7 +13,9 @@ import hashlib
 import json
 import math
 import os
+import struct
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +30,8 @@ import PIL.ImageOps
 FORMAT = "vandkit export 1"
 DEPTHS = (8, 12, 16)
 LEAST = 1e-6
+LEAST_SIDE = 4
+UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, zlib.error, PIL.Image.DecompressionBombError)
 
 Photo = str | Path | PIL.Image.Image
 Arrays = dict[str, np.ndarray]
@@ -211,7 +215,11 @@ def cores() -> int:
 
 def opened(photo: Photo, bit_depth: int | None) -> PIL.Image.Image:
     """A photo in RGB: upright, transparency on white, more than eight bits scaled down to eight."""
+    if not isinstance(photo, PIL.Image.Image) and Path(photo).is_dir():
+        raise ValueError("expected a photo, got a folder: name its files, as folder/*.png")
     image = photo if isinstance(photo, PIL.Image.Image) else PIL.ImageOps.exif_transpose(PIL.Image.open(photo))
+    if min(image.size) < LEAST_SIDE:
+        raise ValueError(f"expected {LEAST_SIDE} or more pixels along each side, got {image.width} x {image.height}")
     if image.mode.startswith("I"):
         values = np.asarray(image)
         depth = bit_depth or next((each for each in DEPTHS if values.max() < 2**each), 16)
@@ -311,6 +319,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     given = parser.parse_args()
     try:
+        if given.threads < 0:
+            raise ValueError(f"expected --threads to be 0, one for each core, or a number of them, got {given.threads}")
+        if given.maps:
+            given.maps.mkdir(parents=True, exist_ok=True)
         runner = Runner(given.folder, given.threshold, given.threads)
     except (OSError, ValueError, KeyError, ImportError) as error:
         sys.exit(f"error: {error}")
@@ -318,13 +330,12 @@ def main() -> None:
     for number, photo in enumerate(given.photos):
         try:
             judged = runner.judge(photo)
-        except (OSError, ValueError, SyntaxError) as error:
+        except UNREADABLE as error:
             unread += 1
             print(json.dumps({"file": photo, "score": None, "verdict": "unreadable", "note": str(error)}), flush=True)
             continue
         row = {"file": photo, "score": judged.score, "verdict": judged.verdict, "threshold": runner.threshold["value"]}
         if given.maps:
-            given.maps.mkdir(parents=True, exist_ok=True)
             row["map"] = str(given.maps / f"{number:06d}-{Path(photo).stem}.npy")
             np.save(row["map"], judged.anomaly_map)
         print(json.dumps(row), flush=True)

@@ -16,7 +16,8 @@ from models.vector_adapter.model import VectorAdapter
 from models.weights.catalogue import refuse_missing
 from tracks.command.names import unknown
 from tracks.errors import TrackInputError
-from tracks.run.runner import ENGINES, LOCAL
+from tracks.run.on_ray import check_installed
+from tracks.run.runner import ENGINES, LOCAL, RAY
 from tracks.run.shard import read_shard
 from tracks.run.trackers import Tracker
 
@@ -29,8 +30,10 @@ def check_run_settings(cfg: DictConfig) -> None:
         raise TrackInputError(f"expected batch_size and workers >= 1, got {cfg.batch_size} and {cfg.workers}")
     if cfg.get("engine", LOCAL) not in ENGINES:
         raise unknown("engine", cfg.engine, ENGINES)
+    if cfg.get("engine") == RAY:
+        check_installed()
     read_shard(cfg.get("shard"))
-    if (cfg.get("actors") or 1) < 1:
+    if cfg.get("actors") is not None and cfg.actors < 1:
         raise TrackInputError(f"expected actors >= 1, or null, got {cfg.actors}")
 
 

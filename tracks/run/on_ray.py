@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -86,13 +87,10 @@ def start(address: str | None) -> Any:
     Raises:
         TrackInputError: it is not installed, or nobody answers there.
     """
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise TrackInputError(
-            'expected Ray for engine=ray, got none installed; `pip install "vandkit[ray]"`, or leave the engine out'
-        ) from error
+    check_installed()
+    import ray
+    import ray.data
+
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: beside other programs workers would starve
     if not ray.is_initialized():
@@ -103,6 +101,14 @@ def start(address: str | None) -> Any:
             reason = str(error).strip().partition("\n")[0]
             raise TrackInputError(f"expected a running Ray cluster at {address!r}, got: {reason}") from error
     return ray
+
+
+def check_installed() -> None:
+    """Raise a TrackInputError where there is no Ray; cheap enough to ask before anything is done."""
+    if find_spec("ray") is None:
+        raise TrackInputError(
+            'expected Ray for engine=ray, got none installed; `pip install "vandkit[ray]"`, or leave the engine out'
+        )
 
 
 def _reach(address: str | None) -> None:

@@ -15,6 +15,7 @@ import io
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -37,7 +38,7 @@ PRECISIONS: dict[str, type[np.floating]] = {"float16": np.float16, "float32": np
 """What `map_precision` may be: how maps are stored, and so scored."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """What is known of one scored image; `height` and `width` are those of its map in pixels."""
 
@@ -105,8 +106,9 @@ class PredictionStore:
         path = self._rows_file(category)
         if not path.is_file():
             return []
-        rows = [row for line in path.read_bytes().splitlines() if (row := _parse_row(line)) is not None]
-        return list({row.name: row for row in rows}.values())
+        with path.open("rb") as lines:
+            rows = filter(None, map(_parse_row, lines))
+            return list({row.name: row for row in rows}.values())
 
     def keep_only(self, category: str, images: Iterable[tuple[str, str]]) -> bool:
         """Drop every row of a category but those of `images`, (name, fingerprint), and put these into their order.
@@ -231,8 +233,10 @@ def _line(row: Row) -> bytes:
 
 def _parse_row(line: bytes) -> Row | None:
     try:
-        return Row(**json.loads(line))
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError):
+        known = json.loads(line)
+        known |= {key: sys.intern(known[key]) for key in ("category", "defect_type")}  # one text for all rows
+        return Row(**known)
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError):
         return None
 
 

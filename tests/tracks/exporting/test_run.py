@@ -71,3 +71,11 @@ def test_verdicts_are_the_thresholds(highest, why):
     runner.threshold = {"value": 0.5, "highest_normal": highest, "undecided": why}
     for score in (0.1, 0.3, 0.4, 0.5, 0.55, 0.6, 0.9):
         assert runner.verdict(score) == threshold.verdict(score)
+
+
+def test_a_folder_and_a_single_pixel_are_no_photos(tmp_path):
+    PIL.Image.new("RGB", (1, 1)).save(tmp_path / "one.png")
+    with pytest.raises(ValueError, match="got a folder: name its files"):
+        run.opened(tmp_path, None)
+    with pytest.raises(ValueError, match="got 1 x 1"):
+        run.opened(tmp_path / "one.png", None)
