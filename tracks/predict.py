@@ -100,7 +100,7 @@ def predict(cfg: DictConfig) -> list[Verdict]:
         verdicts = list(judge.judge(samples, threshold, asked.scored(samples, kept)))
         if shard is None:
             threshold, verdicts = settle(cfg, facts, threshold, verdicts, folder)
-            verdicts = judge.write_overlays(samples, verdicts, facts)
+            judge.write_overlays(samples, verdicts, facts)
             title = f"{category}: {common_folder(given_paths(settings['images'])).name}"
             write_tables(folder, title, samples, verdicts, threshold)
             link_latest(Path(cfg.outputs) / "predict", folder)

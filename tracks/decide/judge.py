@@ -66,23 +66,19 @@ class Judge:
                     tqdm.write(str(verdict))
                 yield verdict
 
-    def write_overlays(self, samples: Sequence[FileSample], verdicts: Sequence[Verdict], facts: Facts) -> list[Verdict]:
+    def write_overlays(self, samples: Sequence[FileSample], verdicts: list[Verdict], facts: Facts) -> None:
         """Draw the overlays once all maps are known, on one scale; defects are outlined.
 
         Without references photos that are OK by the weights' threshold stand in for them on the scale, which another
-        threshold so leaves as it is; where none is, those judged OK. What was drawn alike before stays. Returns the
-        verdicts, those without an overlay saying so.
+        threshold so leaves as it is; where none is, those judged OK. What was drawn alike before stays. Verdicts are
+        replaced in the list by ones that name their files.
         """
         scale = category_scale(self._pixels(verdicts, facts), facts.map_bound)
-        drawn = []
-        bar = tqdm(zip(samples, verdicts, strict=True), "overlays", len(verdicts), unit="image")
-        for sample, verdict in bar:
-            if verdict.map_file:
-                verdict = self._with_overlay(sample, verdict, scale)
-            elif self.kept.maps == NO_MAPS and verdict.score is not None:
-                verdict = self._with_photo(sample, verdict)
-            drawn.append(verdict)
-        return drawn
+        for number, sample in enumerate(tqdm(samples, "overlays", len(verdicts), unit="image")):
+            if verdicts[number].map_file:
+                verdicts[number] = self._with_overlay(sample, verdicts[number], scale)
+            elif self.kept.maps == NO_MAPS and verdicts[number].score is not None:
+                verdicts[number] = self._with_photo(sample, verdicts[number])
 
     def _score(self, sample: FileSample, loaded: Loaded, scored: Scored | None) -> Score:
         """The score of a photo, its map written; kept unless that failed, so that the next run makes up for it."""

@@ -60,7 +60,7 @@ def predicted_on_ray(
     whole = ray.put(model)
     blocks = max(len(batches) // BATCHES_IN_TASK, min(len(batches), TASKS))
     batches_of_rows = ray.data.from_items(
-        [{"samples": ray.cloudpickle.dumps(list(batch))} for batch in batches], override_num_blocks=blocks
+        [{"samples": ray.cloudpickle.dumps(batch)} for batch in batches], override_num_blocks=blocks
     )
     loaded = batches_of_rows.map(_Decoder(model, options), num_cpus=DECODER_CORES)
     scored = loaded.map_batches(
