@@ -50,7 +50,7 @@ LEFT_OUT = {
 INSTEAD = {
     "python -m venv": f"{sys.executable} -m venv",
     "trials=20": "trials=3",
-    "--photos 2000": "--photos 60",
+    "killed --photos 10000": "killed --photos 60",
     "--photos 400 --workers 10": "--photos 60 --workers 2",
     "--photos 1000,10000,100000": "--photos 60",
     "--rounds 5": "--rounds 1",

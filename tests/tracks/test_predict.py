@@ -721,7 +721,7 @@ def test_the_threshold_of_the_weights_is_used_and_announced_as_never_checked_on_
     assert table(tmp_path / "out")["good.png"]["verdict"] == "OK"
     printed = capsys.readouterr().out
     assert printed.count("from the weights, learnt on renderings: at most 10%") == 2, "before the rows and after them"
-    assert printed.count("never checked on photographs of yours; give REFERENCES") == 2
+    assert printed.count("never checked on photographs of yours; give references") == 2
     assert "learnt on renderings" in json.loads((tmp_path / "out/threshold.json").read_text())["source"]
 
 

@@ -9,6 +9,7 @@ import select
 import sys
 from collections.abc import Callable, Iterator
 from functools import wraps
+from importlib.util import find_spec
 from typing import Any, NoReturn
 
 import hydra
@@ -121,12 +122,25 @@ def explain(error: BaseException, config_name: str = "") -> str | None:
     for link in _causes(error):
         if isinstance(link, USER_ERRORS):
             return str(link)
+        if message := _not_found(link):
+            return message
         if isinstance(link, HydraException | OmegaConfBaseException):
             if not isinstance(link, InstantiationException) and (message := explain_settings(link, config_name)):
                 return message
         elif message := _of_system(link):
             return message
     return None
+
+
+def _not_found(error: BaseException) -> str | None:
+    """The paragraph for a class of the user's own whose module is not on the path."""
+    found = re.match(r"Error locating target '((\w+)\.[^']*)'", str(error))
+    if not found or not isinstance(error, InstantiationException) or find_spec(found[2]):
+        return None
+    return (
+        f"expected {found[1]} in a module {found[2]}, found none; name the folder that holds it: PYTHONPATH=folder "
+        "before the command (Windows: `set PYTHONPATH=folder` first)"
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

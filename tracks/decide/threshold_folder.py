@@ -84,5 +84,5 @@ def check_enough_photos(count: int) -> None:
     if count < ENOUGH_PHOTOS:
         raise TrackInputError(
             f"expected {ENOUGH_PHOTOS} or more readable photos for threshold={FOLDER}, got {count}: so few do not show "
-            "what is usual; give REFERENCES=folder, or threshold=number"
+            "what is usual; give references=folder, or threshold=number"
         )

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 
 import tracks.few_shot
 import tracks.predict
@@ -100,6 +102,15 @@ def test_whatever_a_path_raises_is_explained(number, said):
 def test_an_error_of_the_system_without_a_path_is_a_fault_but_for_a_full_disk():
     assert explain(OSError(errno.EINVAL, "Invalid argument")) is None
     assert "room on the disk for the output" in explain(OSError(errno.ENOSPC, "No space left on device"))
+
+
+def test_a_class_whose_module_is_not_on_the_path_is_named():
+    with pytest.raises(InstantiationException) as caught:
+        instantiate({"_target_": "my_idea.MyIdea"})
+    assert "PYTHONPATH=folder" in explain(caught.value)
+    with pytest.raises(InstantiationException) as caught:
+        instantiate({"_target_": "models.base.NoSuchModel"})
+    assert explain(caught.value) is None
 
 
 def test_too_little_memory_and_a_name_that_cannot_be_written_are_explained():

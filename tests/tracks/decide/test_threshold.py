@@ -406,7 +406,7 @@ def test_a_threshold_learnt_on_renderings_says_so():
         0.4, "at most 10% of the good images of the synthetic validation categories exceed it"
     ).source
     assert "learnt on renderings" in source
-    assert "never checked on photographs of yours; give REFERENCES" in source
+    assert "never checked on photographs of yours; give references" in source
     assert "renderings" not in known_threshold(0.4, "F1-max on mvtec").source
 
 
