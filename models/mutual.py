@@ -9,7 +9,6 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -30,7 +29,7 @@ class Scratch:
     """
 
     def __init__(self, memory_mb: float):
-        self._left = memory_mb * MEGABYTE
+        self._all = self._left = memory_mb * MEGABYTE
         self._folder: Path | None = None
         self._files = 0
 
@@ -53,6 +52,15 @@ class Scratch:
         name = str(self._folder / f"{self._files}.bin")
         return torch.from_file(name, shared=True, size=math.prod(shape), dtype=dtype).view(shape)
 
+    def rows(self, count: int, *shape: int) -> Tensor:
+        """A float32 tensor in memory: of `count` rows of this shape as many as fit into what is left, or into a quarter
+        of the whole, and one at least.
+        """
+        fit = int(max(self._left, self._all / 4) / (4 * math.prod(shape)))
+        rows = max(1, min(count, fit))
+        self._left = max(0, self._left - 4 * rows * math.prod(shape))
+        return torch.empty(rows, *shape)
+
 
 def mutual_scores(
     patches: Tensor, share: float, *, scratch: Tensor, device: torch.device, max_elements: int = MAX_ELEMENTS
@@ -60,35 +68,47 @@ def mutual_scores(
     """How unlike the patches (N, L, C), of length 1, are to those of the other images: (N, L) float64.
 
     Of a patch's N - 1 Euclidean distances, each to the nearest patch of one other image, the mean of the lowest `share`
-    (at least one). A product of two images' patches gives the nearest in both directions, so that each pair is
-    multiplied once. `scratch` (N, N, L) float32 is written over; no matrix on `device` has more than `max_elements`
-    elements, or one image's patches by another's.
+    (at least one). `scratch` (R, N, L) float32 is written over, with the distances of R images at a time. A product of
+    two images' patches gives the nearest in both directions: with R = N each pair is multiplied once, with fewer up to
+    twice. No matrix on `device` has more than `max_elements` elements, or one image's patches by another's.
     """
     count, num_patches = patches.shape[:2]
     centre = patches.mean(dim=(0, 1), dtype=torch.float32).to(device)
-    blocks = partial(_block, patches, centre)
-    step = max(1, math.isqrt(held(max_elements, device)) // num_patches)
-    for top in range(0, count, step):
-        rows = slice(top, top + step)
-        queries, lengths = blocks(rows)
-        for left in range(top, count, step):
+    lowest = max(1, int((count - 1) * share))
+    step = min(len(scratch), max(1, math.isqrt(held(max_elements, device)) // num_patches))
+    at_once = count if len(scratch) == count else len(scratch) // step * step
+    scores = torch.empty(count, num_patches, dtype=torch.float64)
+    for first in range(0, count, at_once):
+        own = range(first, min(first + at_once, count))
+        _fill(scratch, patches, centre, own, step)
+        for row, image in enumerate(own):
+            scratch[row, image] = torch.inf
+            scores[image] = scratch[row].topk(lowest, dim=0, largest=False).values.double().mean(dim=0)
+    return scores
+
+
+def _fill(scratch: Tensor, patches: Tensor, centre: Tensor, own: range, step: int) -> None:
+    """The distances of each patch of the images `own` to the nearest of every image, (len(own), N, L), in blocks."""
+    count, num_patches = patches.shape[:2]
+    for top in range(own.start, own.stop, step):
+        rows = slice(top, min(top + step, own.stop))
+        queries, lengths = _block(patches, centre, rows)
+        here = slice(rows.start - own.start, rows.stop - own.start)
+        for left in range(0, count, step):
+            if own.start <= left < top:
+                continue  # its mirror image has been written
             columns = slice(left, left + step)
-            others, their_lengths = (queries, lengths) if left == top else blocks(columns)
+            others, their_lengths = (queries, lengths) if left == top else _block(patches, centre, columns)
             squared = (
                 torch.addmm(their_lengths, queries, others.T, alpha=-2)
                 if queries.dtype == torch.float32
                 else (their_lengths - 2 * (queries @ others.T).float())
             )
             squared = squared.add_(lengths[:, None]).view(-1, num_patches, len(others) // num_patches, num_patches)
-            scratch[rows, columns] = _root(squared.amin(dim=3)).transpose(1, 2)
-            if left > top:
-                scratch[columns, rows] = _root(squared.amin(dim=1)).movedim(0, 1)
-    lowest = max(1, int((count - 1) * share))
-    scores = torch.empty(count, num_patches, dtype=torch.float64)
-    for image in range(count):
-        scratch[image, image] = torch.inf
-        scores[image] = scratch[image].topk(lowest, dim=0, largest=False).values.double().mean(dim=0)
-    return scores
+            scratch[here, columns] = _root(squared.amin(dim=3)).transpose(1, 2)
+            if top < left < own.stop:
+                there = slice(left - own.start, left - own.start + squared.shape[2])
+                scratch[there, rows] = _root(squared.amin(dim=1)).movedim(0, 1)
 
 
 def _block(patches: Tensor, centre: Tensor, images: slice) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,8 @@ class MuSc(TransductiveModel):
         subsets: random parts of the test set of which each is scored by itself; RsCIN is over all of them.
         seed: what they are drawn by.
         match_precision: in which patches are kept and multiplied: float32, or bfloat16 or float16, in half the room.
-        memory_mb: what is kept of the images beyond so much memory lies in temporary files.
+        memory_mb: what is kept of the images beyond so much memory lies in temporary files; distances between images
+            are computed for as many of them at a time as fit beside it, or into a quarter of it.
         max_elements: largest matrix of cosines held at a time.
     """
 
@@ -135,8 +136,8 @@ class MuSc(TransductiveModel):
         count, longest = len(kept[0]), max(each.shape[1] for each in kept)
         parts = self._subsets(count)
         largest = max(map(len, parts))
-        minima = scratch.empty(largest * largest * longest)
         matched = scratch.empty(largest * max(each[0].numel() for each in kept), dtype=self._type)
+        minima = scratch.rows(largest, largest * longest)
         grades = [torch.zeros(each.shape[:2], dtype=torch.float64) for each in kept]
         steps = [(rows, stage, degree) for rows in parts for stage in range(len(kept)) for degree in self.degrees]
         for rows, stage, degree in progress(steps, f"{category}: mutual scoring"):
@@ -145,7 +146,8 @@ class MuSc(TransductiveModel):
             for few in torch.arange(size).split(8):
                 tokens = kept[stage][rows[few]].to(self.device).float()
                 patches[few] = aggregated(tokens, grids[stage], degree).to(self._type).cpu()
-            room = minima[: size * size * length].view(size, size, length)
+            at_once = min(size, minima.numel() // (size * length))
+            room = minima.view(-1)[: at_once * size * length].view(at_once, size, length)
             scores = mutual_scores(
                 patches, self.share, scratch=room, device=self.device, max_elements=self.max_elements
             )

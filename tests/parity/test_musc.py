@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from models.baselines.musc import MuSc
 from models.contract import together
+from models.mutual import Scratch, mutual_scores
 from tests.support.clip_stand_ins import small_backbone
 
 COUNT = 11
@@ -77,6 +78,28 @@ def test_maps_and_scores_are_those_of_the_recipe(images, neighbours):
     expected = shared(highest, features.embedding.double(), neighbours) if neighbours else highest
     assert_close(found.image_scores, expected.float(), rtol=0, atol=1e-4)
     assert maps.std() > 1e-3
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 7, 10])
+@pytest.mark.parametrize("max_elements", [1, 6 * 6 * 4, 10**8])
+def test_some_rows_of_distances_at_a_time_give_the_numbers_of_all(rows, max_elements):
+    generator = torch.Generator().manual_seed(0)
+    patches = F.normalize(torch.randn(COUNT, 6, 8, generator=generator, dtype=torch.float64), dim=-1)
+    expected = scored(list(patches))
+    for size in (rows, COUNT):
+        scratch = torch.full((size, COUNT, 6), torch.nan)
+        found = mutual_scores(
+            patches.float(), 0.3, scratch=scratch, device=torch.device("cpu"), max_elements=max_elements
+        )
+        assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_distances_take_what_is_left_of_the_memory_or_a_quarter_of_it():
+    with Scratch(1) as scratch:
+        assert scratch.rows(5, 1024).shape == (5, 1024)
+        assert scratch.rows(1000, 1024).shape == (251, 1024)  # 1 MB holds 256 rows of 4 kB
+        assert scratch.rows(1000, 1024).shape == (64, 1024)
+        assert scratch.rows(1000, 1024, 1024).shape == (1, 1024, 1024)
 
 
 @pytest.mark.parametrize("memory_mb", [0, 100])
