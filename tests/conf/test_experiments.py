@@ -40,6 +40,7 @@ SET_UPS = {
     "anomaly_dino": (
         "model=anomaly_dino",
         "weights=dinov2_vits14",
+        "draw=slices",
         "resolution=native",
         "model.side=448",
         "model.rotations=agnostic",

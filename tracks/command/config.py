@@ -67,8 +67,9 @@ class TrackConfig(RunConfig):
     seed: int = MISSING
     """Draws the references."""
     draw: str = MISSING
-    """How the seed draws them: "by_name", each category by itself, or "shuffled", as SubspaceAD's code,
-    by the categories of the run; a complete run's references.json is the list for a run of some of them."""
+    """How the seed draws them: "by_name", each category by itself; "slices", as AnomalyDINO's code, the first K by name
+    for seed 0, the next for 1; or "shuffled", as SubspaceAD's code, by the categories of the run; a complete run's
+    references.json is the list for a run of some of them."""
     run: int = MISSING
     """Which run of a selected_samples_per_run.txt."""
     categories: list[str] = MISSING

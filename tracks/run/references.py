@@ -16,9 +16,10 @@ AnySample = TypeVar("AnySample", bound=Sample)
 
 log = logging.getLogger(__name__)
 
-BY_NAME, SHUFFLED = "by_name", "shuffled"
-DRAWS = (BY_NAME, SHUFFLED)
-"""How references are drawn by seed where no list names them: by the digest of names, or as SubspaceAD's code."""
+BY_NAME, SHUFFLED, SLICES = "by_name", "shuffled", "slices"
+DRAWS = (BY_NAME, SHUFFLED, SLICES)
+"""How references are drawn by seed where no list names them: by the digest of names, as SubspaceAD's code, as
+AnomalyDINO's."""
 
 
 def resolve(
@@ -75,11 +76,27 @@ def choose_shuffled(dataset: Dataset, shots: int, seed: int) -> dict[str, list[S
     _check_shots(shots)
     generator, chosen = random.Random(seed), {}
     for category in sorted(dataset.categories):
-        samples = sorted(dataset.train(category), key=lambda sample: PurePosixPath(sample.name).name)
+        samples = sorted(dataset.train(category), key=_file_name)
         _check_enough(samples, shots, category)
         generator.shuffle(samples)
         chosen[category] = samples[:shots]
     return chosen
+
+
+def choose_slice(dataset: Dataset, category: str, shots: int, seed: int) -> list[Sample]:
+    """The seed-th K of a category's samples in the order of their names, as AnomalyDINO's code takes them.
+
+    Raises:
+        TrackInputError: shots that are no number from 0 on; fewer samples than (seed + 1) K.
+    """
+    _check_shots(shots)
+    samples, needed = dataset.train(category), (seed + 1) * shots
+    if seed < 0 or needed > len(samples):
+        raise TrackInputError(
+            f"expected a seed from 0 on and at least {needed} normal images of {category} for draw={SLICES} with seed "
+            f"{seed} and {shots} shots, got {len(samples)}; choose another seed or fewer shots"
+        )
+    return sorted(samples, key=_file_name)[seed * shots : (seed + 1) * shots]
 
 
 def distinct(references: Sequence[AnySample]) -> list[AnySample]:
@@ -106,6 +123,10 @@ def warn_of_judged_references(references: Sequence[Sample], judged: Sequence[Sam
             "of %d images to judge %d are references too (the first: %s is %s): their scores say nothing about others",
             len(judged), len(copies), copies[0].name, known[_digest(copies[0])].name,
         )  # fmt: skip
+
+
+def _file_name(sample: Sample) -> str:
+    return PurePosixPath(sample.name).name
 
 
 def _check_shots(shots: object) -> None:

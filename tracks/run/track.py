@@ -27,7 +27,16 @@ from tracks.run.fingerprint import code_digest, device_name, settings_digest, ve
 from tracks.run.log_file import kept_log, log_into, note
 from tracks.run.overlay import draw_overlays
 from tracks.run.reference_lists import write_manifest
-from tracks.run.references import DRAWS, SHUFFLED, choose_shuffled, distinct, resolve, warn_of_judged_references
+from tracks.run.references import (
+    DRAWS,
+    SHUFFLED,
+    SLICES,
+    choose_shuffled,
+    choose_slice,
+    distinct,
+    resolve,
+    warn_of_judged_references,
+)
 from tracks.run.resize import MAP_RULE, MASK_RULES
 from tracks.run.results import known_of_run, report, summarise, write_results
 from tracks.run.run_folder import link_latest, run_folder, working_in
@@ -184,6 +193,8 @@ def choose_references(cfg: DictConfig, dataset: Dataset, categories: Sequence[st
     if cfg.draw == SHUFFLED and cfg.references is None:
         shuffled = choose_shuffled(dataset, cfg.shots, cfg.seed)
         return {name: shuffled[name] for name in categories}
+    if cfg.draw == SLICES and cfg.references is None:
+        return {name: choose_slice(dataset, name, cfg.shots, cfg.seed) for name in categories}
     return {name: resolve(dataset, name, cfg.shots, cfg.seed, cfg.references, cfg.run) for name in categories}
 
 

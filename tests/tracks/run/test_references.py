@@ -16,7 +16,7 @@ from tracks.datasets.photos import Photos
 from tracks.datasets.synthetic import Synthetic
 from tracks.errors import TrackInputError
 from tracks.run.reference_lists import read_manifest, read_selected_samples, write_manifest
-from tracks.run.references import choose, choose_shuffled, distinct, resolve, warn_of_judged_references
+from tracks.run.references import choose, choose_shuffled, choose_slice, distinct, resolve, warn_of_judged_references
 
 LINES = "0-1: 003\n0-2: 003 011\n1-2: 005 000\r\n\n2-10: 000 001 002 003 004 005 006 007 008 009\n"
 
@@ -329,3 +329,14 @@ def test_the_shuffled_draw_is_subspace_ads_and_depends_on_the_categories_before(
     assert stems(choose_shuffled(MVTec(tmp_path), 2, 42)["nut"]) == expected["nut"][:2]
     with pytest.raises(TrackInputError, match="at least 10 normal images of nut"):
         choose_shuffled(MVTec(tmp_path), 10, 42)
+
+
+def test_slices_are_anomaly_dinos_and_seeds_share_none(tmp_path: Path) -> None:
+    for number in range(7):
+        save_image(tmp_path / "nut" / "train" / "good" / f"{number:03d}.png")
+        save_image(tmp_path / "nut" / "test" / "good" / f"{number:03d}.png")
+    data = MVTec(tmp_path)
+    drawn = [stems(choose_slice(data, "nut", 2, seed)) for seed in range(3)]
+    assert drawn == [["000", "001"], ["002", "003"], ["004", "005"]]
+    with pytest.raises(TrackInputError, match=r"at least 8 normal images of nut .* seed 3"):
+        choose_slice(data, "nut", 2, 3)
