@@ -55,7 +55,8 @@ SET_UPS = {
 ON_DATA = {
     "april_gan_mvtec": ("weights.adapter.path=april_gan_visa", "weights.adapter.trained_on=[visa]"),
     "april_gan_visa": ("weights.adapter.path=april_gan_mvtec", "weights.adapter.trained_on=[mvtec]"),
-    "musc_visa": ("model.neighbours=[1,8,9]",),
+    "musc_mvtec": ("mask_resize=full",),
+    "musc_visa": ("mask_resize=any", "model.neighbours=[1,8,9]"),
     "anomaly_dino_visa": ("model.masking=always",),
     "ksdd2": ("data.split=swapped",),
     "mtd": ("data.mask_above=0", "data.unmarked=normal"),

@@ -79,7 +79,8 @@ class TrackConfig(RunConfig):
     map_precision: str = MISSING
     """How maps are stored and scored: "float16", or "float32" in twice the room, without any rounding."""
     mask_resize: str = MISSING
-    """How masks are brought to `resolution`: "bilinear" (at least half covered), or "nearest" as OpenCV does it."""
+    """How masks are brought to `resolution`: "bilinear" (at least half covered), "full" (wholly), "any" (at all), or
+    "nearest" as OpenCV does it."""
     image_score: str = MISSING
     """"model", or "legacy_minmax": APRIL-GAN's transductive score, for reproduction only."""
     maximise: str = MISSING

@@ -10,6 +10,8 @@ from models.images import nearest_rows
 MASK_RULES = {
     "bilinear": "bilinear with antialias, >= half covered; never emptied",
     "nearest": "nearest, as OpenCV's INTER_NEAREST; never emptied",
+    "full": "bilinear with antialias, wholly covered; never emptied",
+    "any": "bilinear with antialias, covered at all",
 }
 """What `mask_resize` may be, and the label of each."""
 MAP_RULE = "bilinear"
@@ -25,6 +27,7 @@ def resize_map(anomaly_map: Tensor, size: tuple[int, int], dtype: type[np.floati
 def resize_mask(mask: np.ndarray, size: tuple[int, int], rule: str = "bilinear") -> np.ndarray:
     """(H, W) bool to `size` (height, width): "bilinear", where a pixel at least half covered is defect, or "nearest".
 
+    Of MuSc's code "full", where it must be wholly covered (MVTec AD), and "any", where a little is enough (VisA).
     A mask whose defects are all too thin for that keeps the pixels that they cover most, so that
     an anomalous image never loses its defect.
     """
@@ -36,5 +39,5 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int], rule: str = "bilinear")
             return picked
     image = PIL.Image.fromarray(mask.astype(np.uint8) * 255)
     share = np.asarray(image.resize((size[1], size[0]), PIL.Image.Resampling.BILINEAR))
-    resized = share >= 128
+    resized = share >= {"full": 255, "any": 1}.get(rule, 128)
     return resized if resized.any() else share == share.max()

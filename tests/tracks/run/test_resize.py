@@ -1,5 +1,6 @@
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -12,6 +13,17 @@ def test_a_mask_keeps_pixels_that_are_at_least_half_covered():
     expected = np.zeros((4, 4), dtype=bool)
     expected[:, :2] = True
     np.testing.assert_array_equal(resize_mask(mask, (4, 4)), expected)
+
+
+def test_muscs_code_counts_pixels_wholly_covered_or_covered_at_all():
+    mask = np.zeros((9, 9), dtype=bool)
+    mask[2:7, 2:8] = True
+    grey = PIL.Image.fromarray(np.uint8(255 * mask)).resize((6, 6), PIL.Image.Resampling.BILINEAR)
+    scaled = torch.from_numpy(np.asarray(grey) / 255.0)
+    np.testing.assert_array_equal(resize_mask(mask, (6, 6), "full"), scaled.int().bool())
+    np.testing.assert_array_equal(resize_mask(mask, (6, 6), "any"), scaled > 0)
+    counts = [int(resize_mask(mask, (6, 6), rule).sum()) for rule in ("full", "bilinear", "any")]
+    assert counts == sorted(set(counts))
 
 
 def test_a_thin_defect_never_vanishes():
