@@ -69,7 +69,7 @@ def sheet(columns: Sequence[tuple[str, Sequence[PIL.Image.Image]]], wide: int) -
     """Captions, and the pictures of each below."""
     cell = SIDE + GAP
     drawn = PIL.Image.new("RGB", (wide * cell + GAP, CAPTION + len(SHOWN) * cell + GAP), BACK)
-    draw, font = PIL.ImageDraw.Draw(drawn), PIL.ImageFont.load_default(size=12)
+    draw, font = PIL.ImageDraw.Draw(drawn), PIL.ImageFont.load_default(size=11)
     for column, (caption, pictures) in enumerate(columns):
         left = GAP + column * cell
         draw.text((left + SIDE // 2, CAPTION // 2), caption, fill=INK, font=font, anchor="mm")
