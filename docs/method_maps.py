@@ -37,7 +37,7 @@ INK, BACK = (30, 34, 38), (255, 255, 255)
 def heat(anomaly_map: np.ndarray) -> PIL.Image.Image:
     """A map in colours, from its median to its maximum."""
     low, high = float(np.median(anomaly_map)), float(anomaly_map.max())
-    shares = np.clip((anomaly_map - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
+    shares = np.clip((anomaly_map - low) / max(high - low, 1e-30), 0, 1)
     return PIL.Image.fromarray(np.uint8(255 * colormaps["turbo"](shares)[..., :3]))
 
 
