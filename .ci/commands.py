@@ -57,6 +57,7 @@ INSTEAD = {
     "/data/": "{work}/data/",
     "ROOT=folder": "ROOT={work}/data/mvtec",
     "FOLDER": "outputs/predict/latest",
+    "predict one product=...": "predict photos product=bracket.safetensors",
     "product=file add=folder": "product=bracket.safetensors add=more_good_parts",
     "vandkit[": ".[",
     "vandkit COMMAND": "vandkit few-shot",
@@ -203,6 +204,9 @@ def main() -> int:
     for each in shown:
         if each.text.startswith("vandkit submit"):  # of a model that bounds its maps
             machine.run("prepared", f"vandkit few-shot {DRAWN}")
+        if each.text.startswith("vandkit compare-runs"):
+            machine.run("prepared", f"vandkit zero-shot out=outputs/run_a {DRAWN}")
+            machine.run("prepared", f"vandkit zero-shot out=outputs/run_b model=musc {DRAWN}")
         if each not in by_make:
             machine.show(each)
     for each in by_make:

@@ -70,7 +70,7 @@ DOORS = {
         "tracks.compare", "run many models on the same images, the papers' figures beside them", "compare", aliases=DATA
     ),
     "compare-runs": Door(
-        "tracks.compare_runs", "compare two finished runs: is one better, beyond noise?", "compare_runs", ("a", "b")
+        "tracks.compare_runs", "say which of two finished runs is better, beyond noise", "compare_runs", ("a", "b")
     ),
     "reproduce": Door(
         "tracks.reproduce", "print a published table, ours and the difference", "reproduce", ("table",), DATA
