@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import asdict
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -282,7 +283,7 @@ def test_maps_of_unlike_sizes_are_not_passed_over(tmp_path):
     row = store.rows("bolt")[0]
     path = store.folder / "predictions" / "bolt.jsonl"
     line = json.dumps(
-        {**row.__dict__, "name": "other.png", "height": 8, "width": 9, "map_file": "predictions/bolt/o.tiff"}
+        {**asdict(row), "name": "other.png", "height": 8, "width": 9, "map_file": "predictions/bolt/o.tiff"}
     )
     path.write_text(path.read_text() + line + "\n")
     tifffile.imwrite(store.folder / "predictions/bolt/o.tiff", np.zeros((8, 9), dtype=np.float16))
