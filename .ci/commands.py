@@ -26,13 +26,13 @@ BLOCK_OR_INLINE = re.compile(r"^```(.*?)^```|`([^`]+)`", re.DOTALL | re.MULTILIN
 COMMAND = re.compile(r"(PYTHONPATH=\S+ )?(\.venv/bin/)?(vandkit|python|pip|make|pipx|uv) ")
 MADE_ALONE = re.compile("make (help|docs|demo|tiny)")
 """Commands of two words that are meant to be run where a sentence names them; the others are only spoken of."""
-INSIDE = re.compile(r"make|pip |uv |\.venv/|\S*python\S* -m (venv|benchmarks|models)")
+INSIDE = re.compile(r"make|pip |uv |\.venv/|\S*python\S* -m (venv|benchmarks|models|docs)")
 """What is run in the clone."""
 DEMO_ADDRESS = "http://127.0.0.1:7860"
 
 LEFT_OUT = {
     r"(make|vandkit) data ": "downloads gigabytes of images",
-    r"make weights WEIGHTS|vandkit weights \w|models\.weights --check": "downloads gigabytes of weights",
+    r"make weights WEIGHTS|vandkit weights \w|weights --check": "downloads gigabytes of weights",
     r"saa_official|openai_vitl14_336|dinov[23]_vit|experiment=|course=|april_gan/9": "needs weights not shipped",
     r"format=(mvtec_ad2|kaputt2|csig)": "takes runs on that challenge's photos",
     r"make test": "the tests themselves",
@@ -42,7 +42,7 @@ LEFT_OUT = {
     r"s3://": "needs a bucket",
     r"0\.0\.0\.0": "opens this machine to its network",
     r"benchmarks\.(export|saa_parts)": "large networks, for hours",
-    r"benchmarks\.many_photos": "1,000 photos; needs psutil, which is for development",
+    r"benchmarks\.(many_photos|predict_killed)": "thousands of photos; need psutil, which is for development",
     r"^pipx ": "`uv tool install .` by another installer",
     r"gradio_client": "asked of the page while `vandkit demo` runs",
 }
@@ -50,12 +50,10 @@ LEFT_OUT = {
 INSTEAD = {
     "python -m venv": f"{sys.executable} -m venv",
     "trials=20": "trials=3",
-    "killed --photos 10000": "killed --photos 60",
-    "--photos 400 --workers 10": "--photos 60 --workers 2",
-    "--photos 1000,10000,100000": "--photos 60",
     "--rounds 5": "--rounds 1",
     "/data/": "{work}/data/",
     "ROOT=folder": "ROOT={work}/data/mvtec",
+    "data.root=folder": "data.root={work}/data/mvtec",
     "FOLDER": "outputs/predict/latest",
     "predict one product=...": "predict photos product=bracket.safetensors",
     "product=file add=folder": "product=bracket.safetensors add=more_good_parts",
