@@ -144,8 +144,8 @@ class Machine:
             self.run(shown.page, shown.for_here(self.work))
 
     def run(self, page: str, command: str) -> None:
-        """Run a command of bash, unless it was run before."""
-        if command in self.done:
+        """Run a command of bash, unless it was run before and prepares nothing for the next."""
+        if command in self.done and page != "prepared":  # a later run has become the latest
             return
         self.done.add(command)
         began, log = time.monotonic(), self.logs / f"{len(self.done):03}.txt"
