@@ -5,6 +5,7 @@
     vandkit predict photos --references good_parts --category "steel bracket"
 """
 
+import gc
 import os
 import re
 import runpy
@@ -113,6 +114,8 @@ def enter(name: str, words: Sequence[str]) -> None:
         show(explained(name, door.what, door.config, door.takes, door.aliases, words))
         return
     sys.argv[1:] = as_settings(words, door) if door.config else list(words)
+    if door.config:
+        gc.disable()  # while modules are imported, which make next to no garbage; `run_main` enables it
     runpy.run_module(door.module, run_name="__main__", alter_sys=True)
 
 

@@ -68,8 +68,12 @@ class WeightFile:
 
 def catalogue() -> dict[str, WeightFile]:
     """All entries by name."""
-    entries = yaml.safe_load(CATALOGUE.read_text(encoding="utf-8")) or {}
-    return {name: _entry(name, fields) for name, fields in entries.items()}
+    return dict(_entries(CATALOGUE.read_text(encoding="utf-8")))
+
+
+@cache
+def _entries(text: str) -> dict[str, WeightFile]:
+    return {name: _entry(name, fields) for name, fields in (yaml.safe_load(text) or {}).items()}
 
 
 def _entry(name: str, fields: dict[str, Any]) -> WeightFile:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import logging
 import os
 import re
@@ -57,6 +58,8 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
 def run_main(hydra_main: Callable[[], Any]) -> None:
     """Run a function made by `command`: bad settings end in one paragraph and exit code 2."""
     begun()
+    gc.freeze()  # what was imported stays
+    gc.enable()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     print_any_name()
     sys.argv[1:] = [keep_text(argument) for argument in sys.argv[1:]]

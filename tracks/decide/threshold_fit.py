@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import expit, logit, stdtr, stdtrit
+import scipy  # whose `special` is imported where it is first asked for
 
 from models.base import Prediction
 from tracks.decide.threshold import ROUNDING, Threshold
@@ -113,7 +113,7 @@ def owners(prediction: Prediction) -> list[int]:
 def scale_of(scores: np.ndarray, probabilities: bool) -> Scale:
     """The scale on which such scores of good images scatter about normally."""
     if probabilities:
-        return Scale("log odds", logit, expit, USUAL_LOG_ODDS)
+        return Scale("log odds", scipy.special.logit, scipy.special.expit, USUAL_LOG_ODDS)
     if (scores > 0).all():
         return Scale("logarithms", np.log, np.exp, USUAL_LOGARITHMS)
     usual = USUAL_LOGARITHMS * abs(float(scores[0])) if scores.size == 1 else None  # of the only number that there is
@@ -122,7 +122,7 @@ def scale_of(scores: np.ndarray, probabilities: bool) -> Scale:
 
 def inside(scores: np.ndarray, scale: Scale) -> np.ndarray:
     """The scores where the scale has a finite value for each."""
-    return np.clip(scores, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY) if scale.to is logit else scores
+    return np.clip(scores, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY) if scale.to is scipy.special.logit else scores
 
 
 def _moderated(variance: float, freedom: float, scale: Scale) -> tuple[float, float]:
@@ -146,7 +146,7 @@ def _odd(fitted: Sequence[np.ndarray], scale: Scale) -> list[int]:
     spread, freedom = _moderated(mad**2, means.size - 1, scale)
     if not spread:
         return []
-    odd = np.flatnonzero(stdtr(freedom, (middle - means) / spread) < ODD_CHANCE / means.size)
+    odd = np.flatnonzero(scipy.special.stdtr(freedom, (middle - means) / spread) < ODD_CHANCE / means.size)
     return [] if odd.size > max(1, ODD_SHARE * means.size) else odd.tolist()
 
 
@@ -174,7 +174,8 @@ def _predicted(fitted: Sequence[np.ndarray], own: np.ndarray, scale: Scale, targ
     count, scores = means.size, sum(of_one.size for of_one in fitted)
     variance, freedom = _total_variance(fitted, means)
     spread, freedom = _moderated(variance, freedom, scale)
-    factor = float(stdtrit(freedom, 1 - target_rate)) * math.sqrt(1 + 1 / count)  # the mean is itself an estimate
+    quantile = float(scipy.special.stdtrit(freedom, 1 - target_rate))
+    factor = quantile * math.sqrt(1 + 1 / count)  # the mean is itself an estimate
     highest = float(own.max())
     value = max(float(scale.back(means.mean() + factor * spread)), highest)
     of_views = f" ({scores} scores)" if scores > count else ""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import stdtrit
+import scipy
 
 from tracks.decide.threshold import ENOUGH_PHOTOS, ROUNDING, Threshold
 from tracks.decide.threshold_fit import (
@@ -45,7 +45,7 @@ def folder_threshold(scores: Sequence[float], target_rate: float = 0.05, probabi
     usual = _lower_group(fitted)
     middle = float(np.median(usual))
     spread = float(np.median(np.abs(usual - middle))) / MAD_PER_DEVIATION
-    factor = float(stdtrit(MAD_EFFICIENCY * (usual.size - 1), 1 - target_rate))
+    factor = float(scipy.special.stdtrit(MAD_EFFICIENCY * (usual.size - 1), 1 - target_rate))
     parted = usual.size < values.size
     of = f"the lower {usual.size} of two groups that the scores form" if parted else "their scores"
     source = (
