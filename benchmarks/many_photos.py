@@ -76,7 +76,7 @@ def look(running: psutil.Popen, found: Watched) -> None:
     for process in [running, *running.children(recursive=True)]:
         try:
             title = "driver" if process is running else kind_of(" ".join(process.cmdline()))
-            pages = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+            pages = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="utf-8")
             memory, times = int(pages.split("Anonymous:")[1].split()[0]) / 1024, process.cpu_times()
             found.peaks_mb[title] = max(memory, found.peaks_mb.get(title, 0.0))
             found.processor_seconds[process.pid] = times.user + times.system

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from models.base import TRANSDUCTIVE
+from models.base import TRANSDUCTIVE, AnomalyModel
 from models.disk import write_atomically
 from tracks.command.cli import command, run_main, stop
 from tracks.datasets.files import FileSample
@@ -19,7 +19,7 @@ from tracks.datasets.region import RULE, Region, cropped
 from tracks.decide.asked import Asked, basis
 from tracks.decide.gather import gather
 from tracks.decide.judge import Judge
-from tracks.decide.kept import FOLDER_NAME, Facts, Kept
+from tracks.decide.kept import FOLDER_NAME, Facts, Kept, facts_in
 from tracks.decide.page import PAGE_FILE, write_page
 from tracks.decide.product import AskedOfProduct, read_product
 from tracks.decide.settings import adopt, check_settings, describe, output_folder, recorded, region_of
@@ -78,6 +78,8 @@ def predict(cfg: DictConfig) -> list[Verdict]:
         asked = AskedOfProduct(product, asked.build, options)
     if not (folder / FOLDER_NAME).is_dir():
         asked.build()  # what is wrong with the model is said before anything is written
+    if cfg.threshold not in (None, FOLDER):  # and with a threshold before anything is deleted
+        own_threshold(float(cfg.threshold), facts_in(folder / FOLDER_NAME) or asked.build())
     adopt(folder, settings)
     tracker, shards = chosen_tracker(cfg), [] if cfg.fresh else shard_folders(folder, settings)
     with alone_in(folder, settings):
@@ -86,6 +88,8 @@ def predict(cfg: DictConfig) -> list[Verdict]:
         if product:
             rests_on["product"] = product.digest
         kept = Kept(folder, rests_on, cfg.maps, cfg.fresh)
+        if not kept.scores:
+            clear(folder)  # a page whose pictures are gone
         gather(kept, shards, samples)
         facts, judge = asked.facts(kept), Judge(kept, folder, cfg.quiet, region)
         if shard is not None and facts.setting == TRANSDUCTIVE:
@@ -101,7 +105,7 @@ def predict(cfg: DictConfig) -> list[Verdict]:
         if shard is None:
             threshold, verdicts = settle(cfg, facts, threshold, verdicts, folder)
             judge.write_overlays(samples, verdicts, facts)
-            title = f"{category}: {common_folder(given_paths(settings['images'])).name}"
+            title = f"{cfg.category}: " * bool(cfg.category) + common_folder(given_paths(settings["images"])).name
             write_tables(folder, title, samples, verdicts, threshold)
             link_latest(Path(cfg.outputs) / "predict", folder)
             tell(tracker, cfg, folder, verdicts, threshold)
@@ -155,7 +159,7 @@ def choose_threshold(cfg: DictConfig, facts: Facts, references: Sequence[str]) -
     if cfg.threshold == FOLDER or (cfg.threshold is None and not references and facts.setting == TRANSDUCTIVE):
         return None
     if cfg.threshold is not None:
-        return own_threshold(float(cfg.threshold), facts.scores_are_probabilities)
+        return own_threshold(float(cfg.threshold), facts)
     if not references:
         return facts.weights_threshold
     if facts.refused:
@@ -163,9 +167,9 @@ def choose_threshold(cfg: DictConfig, facts: Facts, references: Sequence[str]) -
     return facts.reference_threshold(references, cfg.false_alarm_rate)
 
 
-def own_threshold(value: float, probabilities: bool) -> Threshold:
+def own_threshold(value: float, model: Facts | AnomalyModel) -> Threshold:
     """A threshold that the user set, which scores must be able to reach."""
-    if probabilities and not 0 <= value <= 1:
+    if model.scores_are_probabilities and not 0 <= value <= 1:
         raise TrackInputError(f"expected a threshold from 0 to 1, as the model's scores are, got {value:g}")
     return Threshold(value, "as you set it")
 
@@ -210,7 +214,7 @@ def report(verdicts: Sequence[Verdict], threshold: Threshold, folder: Path) -> N
     for verdict in unreadable:
         print(f"unreadable, {verdict.note}".encode(errors="replace").decode())
     drawn = ", maps/, overlays/" if any(verdict.map_file for verdict in verdicts) else ""
-    print(f"files: {folder}: {PAGE_FILE} (open it in a browser), {CSV_FILE}, {JSON_FILE}, threshold.json{drawn}")
+    print(f"open {folder / PAGE_FILE} in a browser; beside it: {CSV_FILE}, {JSON_FILE}, threshold.json{drawn}")
 
 
 def refuse_lost_files(failures: Sequence[OSError], folder: Path) -> None:

@@ -44,7 +44,7 @@ def train_tiny(cfg: DictConfig) -> TinyClip:
         torch.set_num_threads(cfg.threads)
     work = Path(cfg.work)
     work.mkdir(parents=True, exist_ok=True)
-    config = json.loads(Path(cfg.config).read_text())
+    config = json.loads(Path(cfg.config).read_text(encoding="utf-8"))
     model = TinyClip(config, list(cfg.stages), frozen=not cfg.tower_share)
     if cfg.imagenet:
         load_tower(model.trunk)
@@ -70,7 +70,7 @@ def digest_of(cfg: DictConfig) -> str:
 def ship(model: TinyClip, cfg: DictConfig) -> None:
     """Save both towers and the adapters under cfg.out, and note their size and sha256 in the catalogue."""
     folder = Path(cfg.out)
-    config = json.loads(Path(cfg.config).read_text())
+    config = json.loads(Path(cfg.config).read_text(encoding="utf-8"))
     clip_file = folder / "tiny_clip.safetensors"
     batch = f"{cfg.looks} looks x {cfg.batch_scenes} scenes x 2 pictures"
     notes = f"{' + '.join(str(now.steps) for now in cfg.rounds)} steps of {batch}, seed {cfg.seed}"

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -599,6 +600,27 @@ def test_a_threshold_that_scores_cannot_reach_is_refused(tmp_path, photos, model
     monkeypatch.setattr(Brightness, "scores_are_probabilities", True)
     with pytest.raises(TrackInputError, match="threshold from 0 to 1"):
         predict(settings(tmp_path, threshold=40))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_threshold_that_is_refused_deletes_nothing(tmp_path, photos, model, monkeypatch):
+    monkeypatch.setattr(Brightness, "scores_are_probabilities", True)
+    predict(settings(tmp_path))
+    before = {path for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    monkeypatch.setattr("tracks.decide.asked.code_digest", lambda: "another")
+    with pytest.raises(TrackInputError, match="threshold from 0 to 1"):
+        predict(settings(tmp_path, threshold=40))
+    assert {path for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
+def test_no_page_stays_without_its_pictures(tmp_path, photos, model, monkeypatch):
+    predict(settings(tmp_path))
+    monkeypatch.setattr("tracks.decide.asked.code_digest", lambda: "another")
+    monkeypatch.setattr("tracks.decide.asked.facts_of", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        predict(settings(tmp_path))
+    assert not (tmp_path / "out/overlays").exists()
+    assert not (tmp_path / "out/index.html").exists()
 
 
 def test_what_changes_a_score_changes_the_default_folder_and_nothing_else_does(tmp_path, photos, model):

@@ -175,7 +175,7 @@ def _run_child(run: PlannedRun, log: Path) -> int:
 
 def _failed(run: PlannedRun, code: int, log: Path) -> Outcome:
     """The paragraph that the command ended with, or how it ended without one."""
-    text = log.read_text(errors="replace").replace("\r", "\n")
+    text = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
     if code == EXIT_BAD_INPUT and (said := re.findall(r"^error: (.+)$", text, re.MULTILINE)):
         return Outcome(run, error=said[-1])
     if code < 0:

@@ -247,7 +247,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         TrackInputError: it is no JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise TrackInputError(f"expected JSON in {path}, got {error}; delete the run folder and run again") from error
 

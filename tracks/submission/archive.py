@@ -54,7 +54,7 @@ def _written_before(out: Path, marker: Path) -> list[Path]:
     if not marker.is_file():
         return []
     try:
-        kind = json.loads(marker.read_text()).get(KIND, ".zip")
+        kind = json.loads(marker.read_text(encoding="utf-8")).get(KIND, ".zip")
     except (ValueError, AttributeError):
         kind = ".zip"
     return [out, beside(out, kind if kind in PACKERS else ".zip")]

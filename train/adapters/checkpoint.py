@@ -135,7 +135,7 @@ def _discard(folder: Path) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise TrackInputError(f"expected JSON in {path}, got {error}; delete the run folder and run again") from error
 

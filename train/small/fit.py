@@ -121,7 +121,7 @@ def learning_rate(step: int, cfg: Any) -> float:
 
 def append_row(path: Path, row: dict[str, float]) -> None:
     """Add a row to a CSV file, a header first where the file is new."""
-    with path.open("a", newline="") as file:
+    with path.open("a", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(row))
         if file.tell() == 0:
             writer.writeheader()

@@ -298,7 +298,7 @@ def test_a_reader_that_leaves_ends_the_command_without_a_word(lines):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_an_output_without_room_is_one_paragraph():
-    with Path("/dev/full").open("w") as full:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
         done = python(PRINT_MUCH.format(5000), stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

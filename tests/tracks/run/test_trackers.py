@@ -116,6 +116,6 @@ class Told(Tracker):
         self.path = path
 
     def write(self, record):
-        with open(self.path, "w") as file:
+        with open(self.path, "w", encoding="utf-8") as file:
             names = {key: [path.name for path in getattr(record, key)] for key in ("files", "pictures")}
             json.dump({"metrics": record.metrics, "settings": record.settings, "curves": record.curves, **names}, file)
