@@ -86,7 +86,7 @@ def look(running: psutil.Popen, found: Watched) -> None:
 
 def kind_of(command: str) -> str:
     """What a process of Ray's is there for."""
-    return "model" if "_Predictor" in command else "decoder" if "_Decoder" in command else "Ray's own"
+    return "actor" if "_Predictor" in command else "Ray's own"
 
 
 def list_only(count: int) -> None:

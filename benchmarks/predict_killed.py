@@ -28,7 +28,7 @@ from benchmarks.machine import ROOT
 SIDE = 64
 KILLS = (("scores.jsonl", 0.3), ("scores.jsonl", 0.7), ("drawn.jsonl", 0.5))
 """In which file of kept/ so large a share of the photos stands when the command is killed."""
-WORKER = ("ray::Map(_Decoder)", "ray::MapWorker(MapBatches(_Predictor))")
+WORKER = "ray::MapWorker(MapBatches(_Predictor))"
 """What Ray calls the processes that decode and predict, while they do."""
 
 

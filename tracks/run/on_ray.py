@@ -1,4 +1,4 @@
-"""Batches judged on Ray: images decoded on all cores, models in a pool of actors, one machine or a cluster.
+"""Batches judged on Ray: a pool of actors that decode images and hold the model, one machine or a cluster.
 
 Ray Data plans, retries and moves things (P. Moritz et al., arXiv 1712.05889; Ray's documentation of `map_batches`). A
 batch holds the same images as in a single process and comes back in the same order, so the numbers are the same; what
@@ -9,7 +9,6 @@ the number of images.
 import logging
 import os
 import socket
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -22,17 +21,17 @@ from models.errors import ModelInputError
 from tracks.datasets.notices import met_notices, notice
 from tracks.datasets.sample import Sample
 from tracks.errors import TrackInputError
-from tracks.run.loading import as_batch
+from tracks.run.cost import Stopwatch
 
 if TYPE_CHECKING:
     from tracks.run.runner import Loaded, RunnerOptions
 
 ACTOR_CORES = 0.2
-"""Reserved of a core for all actors that hold the model, so that some is left for decoding however many they are. They
-compute with all the threads they are given; Ray only counts."""
-DECODER_CORES = 0.8
+"""Reserved of a core for all actors, however many they are. They compute with all the threads they are given; Ray only
+counts."""
 BATCHES_IN_TASK, TASKS = 8, 64
-"""A task takes so many batches, since each costs Ray some 0.1 s of processor time, once there are so many tasks."""
+"""An actor takes so many batches at once, since each time costs Ray some 0.1 s of processor time, once there are so
+many tasks."""
 CONNECT_SECONDS = 10
 
 Row = dict[str, Any]
@@ -57,16 +56,17 @@ def predicted_on_ray(
     number = options.actors or 1
     accelerators = {"num_gpus": 1} if options.device.startswith("cuda") else {}
     threads = max(1, torch.get_num_threads() // number)
+    cores = int(ray.cluster_resources().get("CPU", 1))
+    here = replace(options, engine="local", workers=max(options.workers, cores // number))
     whole = ray.put(model)
     blocks = max(len(batches) // BATCHES_IN_TASK, min(len(batches), TASKS))
     batches_of_rows = ray.data.from_items(
         [{"samples": ray.cloudpickle.dumps(batch)} for batch in batches], override_num_blocks=blocks
     )
-    loaded = batches_of_rows.map(_Decoder(model, options), num_cpus=DECODER_CORES)
-    scored = loaded.map_batches(
+    scored = batches_of_rows.map_batches(
         _Predictor,
-        fn_constructor_args=(whole, category, options.device, threads),
-        batch_size=1,
+        fn_constructor_args=(whole, category, here, threads),
+        batch_size=None,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(size=number),
         num_cpus=round(ACTOR_CORES / number, 3),
@@ -118,53 +118,26 @@ def _reach(address: str | None) -> None:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
 
 
-class _Decoder:
-    """Reads and preprocesses the images of a batch, in a task of its own."""
-
-    def __init__(self, model: AnomalyModel, options: "RunnerOptions"):
-        self._preprocess = model.preprocess
-        self._options = options
-
-    def __call__(self, row: Row) -> Row:
-        from ray import cloudpickle
-
-        from tracks.run.runner import load
-
-        torch.set_num_threads(1)
-        try:
-            made: Any = [load(self._preprocess, sample, self._options) for sample in cloudpickle.loads(row["samples"])]
-        except (TrackInputError, ModelInputError) as error:
-            made = error
-        return {"loaded": cloudpickle.dumps((made, met_notices()))}
-
-
 class _Predictor:
-    """Holds the model, fitted as the run's own process left it."""
+    """Holds the model, fitted as the run's own process left it, and does with batches what a single process does."""
 
-    def __init__(self, model: Any, category: str, device: str, threads: int):
+    def __init__(self, model: Any, category: str, options: "RunnerOptions", threads: int):
         import ray
 
         torch.set_num_threads(threads)
-        self._model: AnomalyModel = ray.get(model).to(device).eval()
-        self._category, self._device = category, device
+        self._model: AnomalyModel = ray.get(model).to(options.device).eval()
+        self._category, self._options = category, options
 
-    def __call__(self, rows: Row) -> Row:
+    def __call__(self, rows: Row) -> Iterator[Row]:
         from ray import cloudpickle
 
-        made, met = cloudpickle.loads(rows["loaded"][0])
-        return {"scored": [cloudpickle.dumps(self._scored(made, met))]}
+        from tracks.run.runner import predicted
 
-    def _scored(self, made: Any, met: Any) -> tuple[Any, Any, Any]:
-        if isinstance(made, Exception):
-            return [], met, made
-        images = [each.image for each in made if each.image is not None]
-        started, prediction = time.perf_counter(), None
+        batches = [cloudpickle.loads(samples) for samples in rows["samples"]]
+        sent = torch.empty(0)  # in the place of pixels, one for all: torch pickles each tensor as a file
         try:
-            if images:
-                with torch.inference_mode():
-                    batch = as_batch(images, self._device)
-                    prediction = self._model.predict(batch, [self._category] * len(images)).cpu()
-        except ModelInputError as error:
-            return [], met, error
-        bare = [each if each.image is None else replace(each, image=each.image.new_empty(0)) for each in made]
-        return bare, met, (prediction, time.perf_counter() - started)
+            for images, *found in predicted(self._model, batches, self._category, self._options, Stopwatch()):
+                bare = [each if each.image is None else replace(each, image=sent) for each in images]
+                yield {"scored": [cloudpickle.dumps((bare, met_notices(), found))]}
+        except (TrackInputError, ModelInputError) as error:
+            yield {"scored": [cloudpickle.dumps(([], met_notices(), error))]}
