@@ -1,6 +1,7 @@
 """SAA's parts of transformers in published architectures with random weights, beside plain calls of transformers.
 
     python -m benchmarks.saa_parts mm_grounding_dino_tiny sam2.1_hiera_tiny sam_hq_vit_b owlv2_base_patch16
+    python -m benchmarks.saa_parts mm_grounding_dino_tiny --short-side 240 --double
 
 One image of 480 x 640 pixels. Detectors get three captions, OWLv2 three pictures, refiners twelve boxes; the plain way
 is one call of the model for each caption or picture, and one for all boxes of an encoded image. Seconds of the
@@ -34,13 +35,15 @@ def picture(height: int = 480, width: int = 640, seed: int = 0) -> Tensor:
     return (255 * F.interpolate(small, (height, width), mode="bilinear")[0]).to(torch.uint8)
 
 
-def detector(architecture: str) -> Both:
-    ours = zero_shot_detector.load_zero_shot_detector("random:0", None, architecture=architecture, threshold=0.0)
-    network: Any = ours.network
+def detector(architecture: str, short_side: int = 800, double: bool = False) -> Both:
+    ours = zero_shot_detector.load_zero_shot_detector(
+        "random:0", None, architecture=architecture, threshold=0.0, short_side=short_side
+    )
+    network: Any = ours.network.double() if double else ours.network
     ids = [torch.tensor([ours.reader.read(normalised(caption)).ids]) for caption in CAPTIONS]
 
     def plain() -> Tensor:
-        pixels = to_pixels(picture(), 800, 1333)[None]
+        pixels = to_pixels(picture(), short_side, 1333)[None].to(network.weight)
         found = [network.net(pixel_values=pixels, input_ids=each).logits[0] for each in ids]
         return torch.stack([each.amax(dim=-1).sigmoid().sort().values for each in found])
 
@@ -81,9 +84,13 @@ def query(architecture: str) -> Both:
     return found, plain
 
 
-def compared(part: str) -> str:
-    kinds = {"owlv2": query, "sam": refiner}
-    ours, plain = next((make for start, make in kinds.items() if part.startswith(start)), detector)(part)
+def compared(part: str, short_side: int = 800, double: bool = False) -> str:
+    if part.startswith("owlv2"):
+        ours, plain = query(part)
+    elif part.startswith("sam"):
+        ours, plain = refiner(part)
+    else:
+        ours, plain = detector(part, short_side, double)
     seconds, found = [], []
     with torch.no_grad():
         for call in (ours, plain):
@@ -101,11 +108,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="+", help="names of architectures")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--short-side", type=int, default=800, help="of what detectors see, in pixels")
+    parser.add_argument("--double", action="store_true", help="detectors in float64: what differs there is no rounding")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     print(machine()["processor"], f"{options.threads} thread(s)", flush=True)
     for part in options.parts:
-        print(compared(part), flush=True)
+        print(compared(part, options.short_side, options.double), flush=True)
 
 
 if __name__ == "__main__":

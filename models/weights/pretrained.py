@@ -14,17 +14,8 @@ from models.weights.catalogue import find_weights
 from models.weights.state import read_state
 
 Net = TypeVar("Net", bound=nn.Module)
-NOT_YET = {
-    "sam3": "SAM 3 needs Sam3Model of transformers 5 and an accepted licence (facebook/sam3), and is no part yet"
-}
-"""By the beginning of a name or of a config.json's model_type: what is known of models that are asked for."""
-
-
-def check_known(name: str) -> None:
-    """Refuse a model of `NOT_YET` by its name, and say what it needs."""
-    for beginning, reason in NOT_YET.items():
-        if name.startswith(beginning):
-            raise ModelInputError(f"expected a part that is supported, got {name!r}: {reason}; choose another part")
+CONTAINS = {"sam3_video": "sam3_tracker"}
+"""The model_type of a published folder, and of the part in it that is read here."""
 
 
 def load_pretrained(
@@ -69,8 +60,7 @@ def _read(build: Callable[[Any], Net], config: Any, place: Path) -> Net:
     loading = {"output_loading_info": True, "dtype": torch.float32}
     if place.is_dir():
         found = json.loads((place / "config.json").read_text(encoding="utf-8")).get("model_type")
-        check_known(str(found))
-        if found != config.model_type:
+        if CONTAINS.get(found, found) != config.model_type:
             raise ValueError(f"a config.json of model_type {found!r}, not {config.model_type!r}")
         net, report = kind.from_pretrained(place, local_files_only=True, **loading)
     else:

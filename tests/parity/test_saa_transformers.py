@@ -13,7 +13,7 @@ from models.saa.generator.image_query import ImageQueryGenerator
 from models.saa.generator.zero_shot_detector import ZeroShotDetector
 from models.saa.refiner.sam.successors import SuccessorRefiner
 from tests.support.sam_stand_ins import boxes_in, picture
-from tests.support.transformers_stand_ins import DETECTORS, small_detector, small_owlv2, small_refiner
+from tests.support.transformers_stand_ins import DETECTORS, REFINERS, small_detector, small_owlv2, small_refiner
 
 CAPTIONS = ["defect on bottle", "broken part. hole", "hole"]
 TOLERANCE = {"atol": 1e-4, "rtol": 0}
@@ -68,12 +68,18 @@ def test_sam_hq_masks_are_those_of_the_processor():
     assert_close(found, expected.float(), **TOLERANCE)
 
 
-def test_sam2_masks_are_those_of_the_processor():
-    from transformers import Sam2ImageProcessorFast, Sam2Processor  # another name in transformers 5
-
-    net, image, boxes = small_refiner("sam2"), picture(64, 64), boxes_in(64, 64, 5)
+@pytest.mark.parametrize("kind", [kind for kind in REFINERS if kind != "sam_hq"])
+def test_sam2_and_sam3_masks_are_those_of_the_processor(kind):
     size = {"height": 64, "width": 64}
-    processor = Sam2Processor(Sam2ImageProcessorFast(size=size), target_size=64)
+    if kind == "sam2":
+        from transformers import Sam2ImageProcessorFast, Sam2Processor  # another name in transformers 5
+
+        processor = Sam2Processor(Sam2ImageProcessorFast(size=size), target_size=64)
+    else:
+        from transformers import Sam3ImageProcessor, Sam3TrackerProcessor
+
+        processor = Sam3TrackerProcessor(Sam3ImageProcessor(size=size), target_size=64)
+    net, image, boxes = small_refiner(kind), picture(64, 64), boxes_in(64, 64, 5)
     inputs = processor(images=as_pil(image), input_boxes=[boxes.tolist()], return_tensors="pt")
     with torch.no_grad():
         low = net(inputs["pixel_values"], input_boxes=inputs["input_boxes"].float(), multimask_output=False).pred_masks

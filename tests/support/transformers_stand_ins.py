@@ -3,8 +3,10 @@
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import (
+    AutoModel,
     AutoModelForZeroShotObjectDetection,
     GroundingDinoConfig,
     MMGroundingDinoConfig,
@@ -12,10 +14,8 @@ from transformers import (
     Owlv2ForObjectDetection,
     Sam2Config,
     Sam2HieraDetConfig,
-    Sam2Model,
     Sam2VisionConfig,
     SamHQConfig,
-    SamHQModel,
     SwinConfig,
 )
 
@@ -24,7 +24,8 @@ from models.weights.pretrained import load_pretrained
 from tests.support.sam_stand_ins import stir
 
 DETECTORS = {"grounding_dino": GroundingDinoConfig, "mm_grounding_dino": MMGroundingDinoConfig}
-REFINERS = ("sam2", "sam_hq")
+REFINERS = ("sam2", "sam_hq", *(("sam3",) if hasattr(transformers, "Sam3TrackerModel") else ()))
+"""Those that the installed transformers has: SAM 3 comes with its version 5."""
 
 
 def detector_config(kind: str, vocabulary: int = 1200) -> Any:
@@ -50,6 +51,18 @@ def small_detector(kind: str, seed: int = 0) -> Any:
 def refiner_config(kind: str) -> Any:
     decoder = {"hidden_size": 32, "mlp_dim": 24, "num_attention_heads": 4, "iou_head_hidden_dim": 16}
     prompts = {"hidden_size": 32, "image_size": 64, "mask_input_channels": 4}
+    if kind == "sam3":
+        vit = {
+            "model_type": "sam3_vit_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "image_size": 64, "patch_size": 8, "window_size": 4, "global_attn_indexes": [1],
+            "pretrain_image_size": 32,
+        }  # fmt: skip
+        sizes = [[32, 32], [16, 16], [8, 8]]
+        vision = {"backbone_config": vit, "fpn_hidden_size": 32, "backbone_feature_sizes": sizes}
+        return transformers.Sam3TrackerConfig(
+            vision_config={"model_type": "sam3_vision_model", **vision},
+            prompt_encoder_config={**prompts, "patch_size": 8}, mask_decoder_config=decoder,
+        )  # fmt: skip
     if kind == "sam_hq":
         return SamHQConfig(
             vision_config={
@@ -72,8 +85,7 @@ def refiner_config(kind: str) -> Any:
 
 
 def small_refiner(kind: str, seed: int = 0) -> Any:
-    build: Any = {"sam2": Sam2Model, "sam_hq": SamHQModel}[kind]
-    return load_pretrained(build, refiner_config(kind), f"random:{seed}", kind, _stirred)
+    return load_pretrained(AutoModel.from_config, refiner_config(kind), f"random:{seed}", kind, _stirred)
 
 
 def owlv2_config() -> Owlv2Config:

@@ -237,7 +237,7 @@ def test_the_real_catalogue_is_whole():
         assert entry.source
         assert bool(entry.file) != bool(entry.url)
         if entry.url:
-            undigested = entry.name.startswith(("clipseg", "dinov", "siglip"))  # trusted on first use
+            undigested = entry.name.startswith(("clipseg", "dinov3", "siglip"))  # trusted on first use
             undigested |= entry.url.endswith("/resolve/main/model.safetensors")  # likewise, of transformers' parts
             assert entry.sha256 or entry.git_blob or undigested
         elif entry.path.is_file():

@@ -1,10 +1,11 @@
-"""SAM 2.1 and SAM-HQ as region refiners (SAA+ Eq. 2), by transformers' own classes.
+"""SAM 2.1, SAM-HQ and SAM 3 as region refiners (SAA+ Eq. 2), by transformers' own classes.
 
-N. Ravi et al.: SAM 2 (arXiv 2408.00714); L. Ke et al.: Segment Anything in High Quality (arXiv 2306.01567). As with SAM
-one mask per box, where its logit is above 0; the predicted quality is not used (SAM 2's decoder itself takes another of
-its masks where the one mask is unstable). SAM 2 sees the image squashed to a square, SAM-HQ its long side resized and
-padded; logits return to the image's size as in the processors' `post_process_masks`. SAM 3 is not among them: it needs
-transformers 5, and access to gated weights.
+N. Ravi et al.: SAM 2 (arXiv 2408.00714); L. Ke et al.: Segment Anything in High Quality (arXiv 2306.01567);
+N. Carion et al.: SAM 3 (arXiv 2511.16719). As with SAM one mask per box, where its logit is above 0; the predicted
+quality is not used (the decoders of SAM 2 and 3 themselves take another of their masks where the one mask is unstable).
+SAM 2 and 3 see the image squashed to a square, SAM-HQ its long side resized and padded; logits return to the image's
+size as in the processors' `post_process_masks`. Of SAM 3 the part that follows boxes is used, not its detector; it
+needs transformers 5.
 """
 
 from pathlib import Path
@@ -12,14 +13,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import Tensor, nn
-from transformers import Sam2Config, Sam2HieraDetConfig, Sam2Model, Sam2VisionConfig, SamHQConfig, SamHQModel
+from transformers import AutoModel, Sam2Config, Sam2HieraDetConfig, Sam2VisionConfig, SamHQConfig
 
-from models.errors import checked
+from models.errors import ModelInputError, checked
 from models.frozen import Frozen, autocast, check_precision
 from models.images import IMAGENET_MEAN, IMAGENET_STD, check_image, normalised
 from models.saa.refiner.sam.refiner import SamOutliner, cut_and_resized, long_side_resized, resized
-from models.weights.pretrained import check_known, load_pretrained
+from models.weights.pretrained import load_pretrained
 
 HIERA: dict[str, dict[str, Any]] = {
     "tiny": {},
@@ -43,14 +45,14 @@ VIT: dict[str, dict[str, Any]] = {
     "vit_h": {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16,
               "global_attn_indexes": [7, 15, 23, 31]},
 }  # fmt: skip
-NAMES = (*(f"sam2.1_hiera_{size}" for size in HIERA), *(f"sam_hq_{size}" for size in VIT))
+NAMES = (*(f"sam2.1_hiera_{size}" for size in HIERA), *(f"sam_hq_{size}" for size in VIT), "sam3")
 
 
 class SuccessorRefiner(Frozen):
-    """SAM 2.1 or SAM-HQ: one mask per box, the image encoded once for all its boxes.
+    """SAM 2.1, SAM-HQ or SAM 3: one mask per box, the image encoded once for all its boxes.
 
     Args:
-        net: `Sam2Model` or `SamHQModel` of transformers.
+        net: `Sam2Model`, `SamHQModel` or `Sam3TrackerModel` of transformers.
         name: of the architecture.
         weights: the label of the weights.
         precision: "float32", or "bfloat16" or "float16" for autocast in encoder and decoder.
@@ -85,7 +87,7 @@ class SuccessorRefiner(Frozen):
     @property
     def squashes(self) -> bool:
         """Whether the model sees the image squashed to a square, not padded to one."""
-        return self.net.config.model_type == "sam2"
+        return self.net.config.model_type in ("sam2", "sam3_tracker")
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
@@ -111,7 +113,9 @@ class SuccessorRefiner(Frozen):
         """The encoder's one pass over an image, resized bilinearly by PIL; by the names of the net's arguments."""
         weight = next(self.net.parameters())
         pixels = resized(image, self.input_size(image)).to(weight)
-        pixels = normalised(pixels[None], IMAGENET_MEAN, IMAGENET_STD)
+        halves = (0.5, 0.5, 0.5)
+        third = self.net.config.model_type == "sam3_tracker"
+        pixels = normalised(pixels[None], *((halves, halves) if third else (IMAGENET_MEAN, IMAGENET_STD)))
         height, width = pixels.shape[2:]
         pixels = F.pad(pixels, (0, self.image_size - width, 0, self.image_size - height))
         with autocast(self.device, self.precision):
@@ -148,10 +152,15 @@ def successor_config(name: str) -> Any:
     """The configuration of a published architecture.
 
     Raises:
-        ModelInputError: none of `NAMES`.
+        ModelInputError: none of `NAMES`; SAM 3 with a transformers before 5.
     """
-    check_known(name)
     checked("the architecture of SAM's successor", name, name in NAMES, f"one of {', '.join(NAMES)}")
+    if name == "sam3":
+        if not hasattr(transformers, "Sam3TrackerConfig"):
+            raise ModelInputError(
+                f"expected transformers 5 for SAM 3, got {transformers.__version__}; `pip install 'transformers>=5,<6'`"
+            )
+        return transformers.Sam3TrackerConfig()
     if name.startswith("sam_hq_"):
         vision = VIT[name.removeprefix("sam_hq_")]
         return SamHQConfig(vision_config=vision, mask_decoder_config={"vit_dim": vision.get("hidden_size", 768)})
@@ -163,7 +172,7 @@ def successor_config(name: str) -> Any:
 def load_successor(
     name: str, *, weights: str, precision: str = "float32", boxes_at_once: int | None = None
 ) -> SuccessorRefiner:
-    """The refiner with SAM 2.1 or SAM-HQ, on the CPU; nothing is fetched.
+    """The refiner with SAM 2.1, SAM-HQ or SAM 3, on the CPU; nothing is fetched.
 
     Args:
         name: of the architecture, one of `NAMES`.
@@ -172,11 +181,10 @@ def load_successor(
         boxes_at_once: as for `SuccessorRefiner`.
 
     Raises:
-        ModelInputError: an unknown architecture; a missing, damaged or foreign file.
+        ModelInputError: an unknown architecture; a missing, damaged or foreign file; no transformers 5 for SAM 3.
     """
     config = successor_config(name)
-    build = Sam2Model if config.model_type == "sam2" else SamHQModel
-    net = load_pretrained(build, config, weights, f"the weights of {name}", _stir)
+    net = load_pretrained(AutoModel.from_config, config, weights, f"the weights of {name}", _stir)
     return SuccessorRefiner(
         net, name=name, weights=Path(weights).name, precision=precision, boxes_at_once=boxes_at_once
     )
