@@ -1,10 +1,11 @@
-"""`python3.11 .ci/commands.py [FOLDER]`: every command of the README and of docs/, from a new virtual environment.
+"""`python3.11 .ci/commands.py [FOLDER [PATTERN]]`: every command of the README and of docs/, from a new environment.
 
 Clones this repository into FOLDER (a temporary one by default) and runs what the documents show, page by page: first
 the installation (`pip install .`, with constraints.txt), then `vandkit`, `python` and `pip` commands and the Python
 programs, in a folder elsewhere with drawn photos and data sets (stand_ins.py); last the `make` commands, in the clone.
-`LEFT_OUT` says what is not run and why, `INSTEAD` and `SMALL` what is made smaller; all that is printed. Ends with 1 if
-a command failed. No part of the tests: takes long, and disk for several environments.
+A PATTERN (of `re`) runs again, in the FOLDER of an earlier run, those whose text has it, by the documents and the code
+as they are now. `LEFT_OUT` says what is not run and why, `INSTEAD` and `SMALL` what is made smaller; all that is
+printed. Ends with 1 if a command failed. No part of the tests: takes long, and disk for several environments.
 """
 
 import os
@@ -62,7 +63,7 @@ INSTEAD = {
 }
 """Words of commands, and what is run in their place."""
 DRAWN = "data.test_normal=4 data.test_per_kind=1 categories=[marble,plaster]"
-SMALL = {"zero-shot": DRAWN, "few-shot": DRAWN, "sweep": DRAWN, "compare": "shots=[0,2] seeds=[0]"}
+SMALL = {"zero-shot": DRAWN, "few-shot": DRAWN, "sweep": DRAWN, "compare": "models=[clip_adapter,patchcore,musc] shots=[0,2] seeds=[0]"}
 """What is added to a command, to tracks where they run on the drawn data."""
 
 
@@ -120,9 +121,10 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         """Clone this repository, make the folders."""
         self.clone, self.work, self.logs = folder / "clone", folder / "elsewhere", folder / "logs"
-        self.work.mkdir(parents=True)
-        self.logs.mkdir()
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(self.clone)], check=True)
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.logs.mkdir(exist_ok=True)
+        if not self.clone.is_dir():
+            subprocess.run(["git", "clone", "--quiet", str(ROOT), str(self.clone)], check=True)
         inherited = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
         self.environment = inherited | {
             "PATH": f"{self.clone}/.venv/bin:{folder}/bin:{os.environ['PATH']}",
@@ -188,17 +190,23 @@ class Machine:
 def main() -> int:
     """Run everything; 1 if anything failed."""
     folder = Path(sys.argv[1] if sys.argv[1:] else tempfile.mkdtemp(prefix="vandkit-commands-")).resolve()
+    pattern = "".join(sys.argv[2:])
     machine = Machine(folder)
     print(f"in {folder}, logs in {machine.logs}", flush=True)
     shown = [each for page in PAGES for each in shown_by(page)]
     by_make = [each for each in shown if each.text.startswith("make ")]
-    installing = [each for each in shown_by(INSTALLATION) if INSIDE.match(each.text) and each not in by_make]
-    for each in installing:
-        machine.show(each)
-    machine.run("stand_ins.py", f"python {machine.clone}/.ci/stand_ins.py {machine.work}")
+    if pattern:
+        shown, by_make = ([each for each in some if re.search(pattern, each.text)] for some in (shown, by_make))
+        machine.run("again", f"git -C {machine.clone} pull --quiet {ROOT} HEAD")
+        machine.run("again", f"cd {machine.clone} && .venv/bin/pip install --quiet --no-deps .")
+    else:
+        for each in shown_by(INSTALLATION):
+            if INSIDE.match(each.text) and each not in by_make:
+                machine.show(each)
+        machine.run("stand_ins.py", f"python {machine.clone}/.ci/stand_ins.py {machine.work}")
+        for name in ("photos", "good_parts"):
+            (machine.clone / name).symlink_to(machine.work / name)
     write_files(machine.work)
-    for name in ("photos", "good_parts"):
-        (machine.clone / name).symlink_to(machine.work / name)
     for each in shown:
         if each.text.startswith("vandkit submit"):  # of a model that bounds its maps
             machine.run("prepared", f"vandkit few-shot {DRAWN}")
