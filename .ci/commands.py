@@ -63,7 +63,8 @@ INSTEAD = {
 }
 """Words of commands, and what is run in their place."""
 DRAWN = "data.test_normal=4 data.test_per_kind=1 categories=[marble,plaster]"
-SMALL = {"zero-shot": DRAWN, "few-shot": DRAWN, "sweep": DRAWN, "compare": "models=[clip_adapter,patchcore,musc] shots=[0,2] seeds=[0]"}
+FEW = "models=[clip_adapter,patchcore,musc] shots=[0,2] seeds=[0]"
+SMALL = {"zero-shot": DRAWN, "few-shot": DRAWN, "sweep": DRAWN, "compare": FEW}
 """What is added to a command, to tracks where they run on the drawn data."""
 
 
