@@ -8,6 +8,7 @@ the number of images.
 
 import logging
 import os
+import pickle
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -72,13 +73,13 @@ def predicted_on_ray(
         num_cpus=round(ACTOR_CORES / number, 3),
         **accelerators,
     )
-    for row in scored.iter_rows():
-        images, met, found = ray.cloudpickle.loads(row["scored"])
+    for batch, row in zip(batches, scored.iter_rows(), strict=False):  # an error takes the place of all that follow it
+        images, met, found = pickle.loads(row["scored"])
         for kind, path in met:
             notice(kind, path)
         if isinstance(found, Exception):
             raise found
-        yield images, *found
+        yield [replace(loaded, sample=sample) for loaded, sample in zip(images, batch, strict=True)], *found
 
 
 def start(address: str | None) -> Any:
@@ -134,10 +135,12 @@ class _Predictor:
         from tracks.run.runner import predicted
 
         batches = [cloudpickle.loads(samples) for samples in rows["samples"]]
-        sent = torch.empty(0)  # in the place of pixels, one for all: torch pickles each tensor as a file
+        # The run knows its samples; and torch pickles each tensor as a file, so one stands for all pixels.
+        nothing: Any = None
+        sent = torch.empty(0)
         try:
             for images, *found in predicted(self._model, batches, self._category, self._options, Stopwatch()):
-                bare = [each if each.image is None else replace(each, image=sent) for each in images]
-                yield {"scored": [cloudpickle.dumps((bare, met_notices(), found))]}
+                bare = [replace(each, sample=nothing, image=None if each.image is None else sent) for each in images]
+                yield {"scored": [pickle.dumps((bare, met_notices(), found))]}
         except (TrackInputError, ModelInputError) as error:
-            yield {"scored": [cloudpickle.dumps(([], met_notices(), error))]}
+            yield {"scored": [pickle.dumps(([], met_notices(), error))]}
