@@ -3,8 +3,8 @@
     python -m benchmarks.start --rounds 5
 
 The shortest of all rounds, each in a process of its own, on drawn photos with the weights that ship: what else the
-machine does only adds. No command can go below what the imports take, torch's and those of all that `predict` needs
-(timm, torchvision, open_clip, Hydra): they stand beside, measured in the same rounds.
+machine does only adds. No command can go below what imports take, torch's and those of the CLIP (open_clip, timm,
+torchvision): they stand beside, measured in the same rounds.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main() -> None:
             out = f"out={place}/{number}"
             found["vandkit --help"].append(seconds("-m", "tracks.cli", "--help"))
             found["import torch"].append(seconds("-c", "import torch"))
-            found["import tracks.predict"].append(seconds("-c", "import tracks.predict"))
+            found["import models.clip.backbone"].append(seconds("-c", "import models.clip.backbone"))
             found["predict, first photo"].append(seconds(*predict, out, until=FIRST_PHOTO))
             found["the same with another threshold, to its end"].append(seconds(*predict, out, "threshold=0.9"))
             given = [f"product={product}", f"{out}-product"]

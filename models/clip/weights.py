@@ -14,7 +14,8 @@ import open_clip
 from open_clip.model import resize_pos_embed
 from torch import Tensor
 
-from models.clip.tensor_file import (
+from models.errors import ModelInputError, closest_name, hint
+from models.tensor_file import (
     TORCH_SUFFIXES,
     from_metadata,
     read_metadata,
@@ -22,7 +23,6 @@ from models.clip.tensor_file import (
     to_metadata,
     write_tensors,
 )
-from models.errors import ModelInputError, closest_name, hint
 from models.weights.catalogue import catalogue, find_weights, weights_path
 from models.weights.state import read_state
 

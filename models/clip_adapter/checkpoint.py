@@ -9,12 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from models.clip.backbone import ClipBackbone
-from models.clip.tensor_file import TORCH_SUFFIXES, from_metadata, read_tensors, to_metadata, write_tensors
 from models.clip_adapter.adapter import ADAPTER_FORMAT, Adapter, AdapterHeader, LinearAdapter
 from models.clip_adapter.comparisons import COMPARISONS
 from models.clip_adapter.context_adapter import ContextAdapter
 from models.errors import ModelInputError
 from models.frozen import seeded
+from models.tensor_file import TORCH_SUFFIXES, from_metadata, read_tensors, to_metadata, write_tensors
 from models.weights.catalogue import find_weights
 from models.weights.state import read_state
 

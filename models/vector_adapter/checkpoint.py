@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.clip.tensor_file import from_metadata, read_tensors, to_metadata, write_tensors
 from models.clip.weights import fingerprint
 from models.clip_adapter.adapter import AdapterHeader
 from models.errors import ModelInputError
 from models.features import PatchBackbone
+from models.tensor_file import from_metadata, read_tensors, to_metadata, write_tensors
 from models.vector_adapter.vectors import ClassVectors, random_vectors
 from models.weights.catalogue import find_weights
 

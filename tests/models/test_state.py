@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from models.base import AnomalyModel, Prediction
-from models.clip.tensor_file import read_tensors, write_tensors
 from models.errors import ModelInputError
+from models.tensor_file import read_tensors, write_tensors
 from models.tiles import Tiled
 from tests.models.test_model_contract import FEW_SHOT_MODELS, MODELS, pictures
 from tests.support.clip_stand_ins import small_model

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from eval.ranking.histogram import ValueCounts
 from models.base import AnomalyModel, State, below
-from models.clip.tensor_file import DIGEST_KEY, read_metadata, read_tensors, write_tensors
 from models.errors import ModelInputError
 from models.references import Prepared
+from models.tensor_file import DIGEST_KEY, read_metadata, read_tensors, write_tensors
 from tracks.datasets.region import Region
 from tracks.decide.asked import Asked
 from tracks.decide.kept import Facts, Kept

@@ -9,10 +9,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from models.base import AnomalyModel
-from models.clip_adapter.model import ClipAdapter
 from models.frozen import keep_float32_whole
 from models.tiles import WHOLE, Tiled, check_tiles
-from models.vector_adapter.model import VectorAdapter
 from models.weights.catalogue import refuse_missing
 from tracks.command.names import unknown
 from tracks.errors import TrackInputError
@@ -99,6 +97,9 @@ def build_model(cfg: DictConfig, device: str) -> AnomalyModel:
     model: AnomalyModel = instantiate(cfg.model)
     tiles = cfg.get("tiles")
     if tiles is None:
+        from models.clip_adapter.model import ClipAdapter  # not before a model is built
+        from models.vector_adapter.model import VectorAdapter
+
         adapted = isinstance(model, ClipAdapter | VectorAdapter)
         tiles = OmegaConf.select(cfg, "weights.tiles", default=WHOLE) if adapted else WHOLE
     check_tiles(tiles)
