@@ -5,15 +5,17 @@ train/small/model.py). The text tower learns first, alone (train/small/words.py)
 so the direction from "flawless" to "damaged" does not depend on the product. Then the adapter, and the image tower at a
 small learning rate, learn against it on rendered pictures and on photographs with made defects: cross-entropy + dice on
 the map (Eq. 3), the image-score loss, the same on the image embedding (Eq. 1), and which product an image shows; in
-half of the batches with other scenes of the product as references. Of the rendered products only source categories are
-seen.
+half of the batches with other scenes of the product as references. Last, class vectors that read maps beside the words
+(train/adapter.py). Of the rendered products only source categories are seen.
 """
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import torch
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from models.clip.backbone import load_backbone
@@ -21,8 +23,11 @@ from models.clip.weights import ClipHeader, save_clip
 from models.clip_adapter.adapter import AdapterHeader
 from models.clip_adapter.checkpoint import save_adapter
 from models.weights.catalogue import record
-from tracks.command.cli import command, run_main
+from tracks.command.cli import CONF, command, run_main
 from tracks.run.build import pick_device
+from train.adapter import train_in
+from train.adapters.checkpoint import ADAPTER_FILE
+from train.adapters.processes import Processes
 from train.adapters.record import current_commit
 from train.small.corpus import CorpusPlan, build_corpus
 from train.small.fit import fit
@@ -32,8 +37,8 @@ from train.small.words import CaptionSampler, Words, vocabulary_nouns
 
 TRAINED_ON = ("imagenet-1k", "synthetic:source", "clothing-dataset-small")
 """What the image tower came from, and what all of it learnt from then; the last are photographs."""
-NO_MATTER = ("work", "out", "device", "threads", "render_workers", "save_every", "compile")
-"""Settings that leave the weights as they are, but for rounding."""
+NO_MATTER = ("work", "out", "device", "threads", "render_workers", "save_every", "compile", "vectors")
+"""Settings that leave the towers and the adapter as they are, but for rounding."""
 
 
 def train_tiny(cfg: DictConfig) -> TinyClip:
@@ -68,7 +73,7 @@ def digest_of(cfg: DictConfig) -> str:
 
 
 def ship(model: TinyClip, cfg: DictConfig) -> None:
-    """Save both towers and the adapters under cfg.out, and note their size and sha256 in the catalogue."""
+    """Save towers, adapter and vectors under cfg.out, and note their size and sha256 in the catalogue."""
     folder = Path(cfg.out)
     config = json.loads(Path(cfg.config).read_text(encoding="utf-8"))
     clip_file = folder / "tiny_clip.safetensors"
@@ -82,7 +87,18 @@ def ship(model: TinyClip, cfg: DictConfig) -> None:
     backbone = load_backbone(str(clip_file.with_suffix(".json")), weights=str(clip_file))
     header = AdapterHeader(backbone="tiny_clip", backbone_fingerprint=backbone.fingerprint, **common)
     save_adapter(folder / "tiny_adapter.safetensors", model.adapter, header)
+    shutil.copyfile(train_vectors(clip_file, cfg), folder / "tiny_vectors.safetensors")
     record("tiny")
+
+
+def train_vectors(clip_file: Path, cfg: DictConfig) -> Path:
+    """The file of class vectors for towers that were saved, trained under cfg.work as cfg.vectors says."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        chosen = compose("train", list(cfg.vectors))
+    chosen.weights.backbone.name = str(clip_file.with_suffix(".json"))
+    chosen.weights.backbone.weights = str(clip_file)
+    chosen.seed, chosen.out, chosen.fresh = cfg.seed, str(Path(cfg.work) / "vectors"), True
+    return train_in(Processes(device=pick_device(cfg.device)), chosen) / ADAPTER_FILE
 
 
 @command("tiny")

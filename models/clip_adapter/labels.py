@@ -17,6 +17,15 @@ def labels(model: "ClipAdapter") -> dict[str, str | int | float | bool]:
     zero_shot = (
         "learnt from the highest patches of the map and the text logit" if context else "text probability (Eq. 1)"
     )
+    zero_shot_map = "sum over stages of the abnormal probability (Eq. 3)"
+    if context:
+        zero_shot_map = "abnormal probability (Eq. 3) of the adapter's one map"
+    trained_on = model.adapter.trained_on
+    if model.vectors is not None:
+        trained_on = tuple(dict.fromkeys((*trained_on, *model.vectors.trained_on)))
+        zero_shot_map += (
+            f"; class vectors have a share of {model.vectors_share:g} in log odds, theirs x {model.vectors_scale:g}"
+        )
     share = model.memory_score_weight
     few_shot_map, few_shot_score = "zero-shot map", "the same"
     if context:
@@ -58,11 +67,9 @@ def labels(model: "ClipAdapter") -> dict[str, str | int | float | bool]:
         "stages": " ".join(map(str, model.backbone.stages)),
         "prompts": model.prompts.label,
         "precision": model.backbone.precision,
-        "adapter_trained_on": ", ".join(model.adapter.trained_on) or "not stated in the file",
+        "adapter_trained_on": ", ".join(trained_on) or "not stated in the file",
         "adapter_reads": model.adapter.reads,
-        "map": "abnormal probability (Eq. 3) of the adapter's one map"
-        if context
-        else "sum over stages of the abnormal probability (Eq. 3)",
+        "map": zero_shot_map,
         "few_shot_map": few_shot_map,
         "map_bound": model.adapter.num_maps,
         "few_shot_map_bound": model.adapter.num_maps + model.memory_weight * len(model.memory_stages),

@@ -8,8 +8,8 @@ Workshop Challenge Tracks 1&2 (arXiv 2305.17382). Maps are the published ones. D
   `text_score` and `map_max` let the published test-set scaling be applied outside.
 * An adapter may read all stages and the references together and give the image score as well (`ContextAdapter`).
 * Options, off by default: a Gaussian for every patch of the references (`gaussian_weight`), a bank of their small
-  neighbourhoods (`neighbourhood_weight`), a choice of memory stages and weight, defects named in words, clean category
-  names.
+  neighbourhoods (`neighbourhood_weight`), class vectors beside the words (`vectors`), a choice of memory stages and
+  weight, defects named in words, clean category names.
 """
 
 import logging
@@ -38,8 +38,13 @@ from models.maps import hill, interpolated
 from models.nearest import MAX_ELEMENTS, CategoryMemory, MemoryBank
 from models.neighbourhoods import Neighbourhoods
 from models.references import AT_ONCE, MAX_REFERENCES, ManyReferences, cut, progress
+from models.vector_adapter.checkpoint import check_vectors_fit
+from models.vector_adapter.vectors import ClassVectors
 
 log = logging.getLogger(__name__)
+
+LEAST = 1e-6
+"""Probabilities nearer to 0 or 1 count as this."""
 
 
 class ClipAdapter(AnomalyModel):
@@ -57,6 +62,9 @@ class ClipAdapter(AnomalyModel):
         neighbourhood_weight: largest share of the map that `Neighbourhoods` have; the more of `gaussian_weight` a
             category's Gaussians have, the less.
         neighbourhood_stages: stages whose tokens they read; all of the backbone's by default.
+        vectors: class vectors trained on this backbone, which read a map beside the words; None for none.
+        vectors_share: their share of the two, in log odds. A learnt image score does not see it.
+        vectors_scale: what their log odds are multiplied by first, as these spread less than those of words.
         memory_score_weight: share of the calibrated map maximum in the few-shot image score.
         memory_score_map: which map's maximum m is calibrated: "combined", as published, or "memory" alone.
         calibration_exponent: k of m^k / (m^k + mu^k), mu being the references' typical leave-one-out maximum.
@@ -82,6 +90,9 @@ class ClipAdapter(AnomalyModel):
         gaussian_stages: Sequence[int] | None = None,
         neighbourhood_weight: float = 0.0,
         neighbourhood_stages: Sequence[int] | None = None,
+        vectors: ClassVectors | None = None,
+        vectors_share: float = 0.25,
+        vectors_scale: float = 1.0,
         memory_score_weight: float = 0.5,
         memory_score_map: Literal["combined", "memory"] = "combined",
         calibration_exponent: float = 4.0,
@@ -96,7 +107,12 @@ class ClipAdapter(AnomalyModel):
         checked("prompts", type(prompts).__name__, ours, "a PromptEnsemble (prompts=april_gan)")
         check_adapter_fits(adapter, backbone)
         self.backbone = backbone
+        if vectors is not None:
+            check_vectors_fit(vectors, backbone)
         self.adapter = adapter
+        self.vectors = vectors
+        self.vectors_share = checked("vectors_share", vectors_share, 0 <= vectors_share <= 1, "between 0 and 1")
+        self.vectors_scale = checked("vectors_scale", vectors_scale, vectors_scale > 0, "above 0")
         self.prompts = prompts
         self.preprocess = backbone.preprocess
         self.memory_stages = self._checked_stages("memory_stages", memory_stages)
@@ -238,7 +254,7 @@ class ClipAdapter(AnomalyModel):
             stage_probabilities(tokens, text, grid, size)[:, 1]
             for tokens, grid in zip(*self.adapter.adapt(features), strict=True)
         ]
-        return Evidence(text_scores, torch.stack(maps).sum(dim=0))
+        return Evidence(text_scores, self._beside_vectors(torch.stack(maps).sum(dim=0), features))
 
     def _evidence_beside(
         self, features: ImageFeatures, categories: Sequence[str], references: Sequence[References | None]
@@ -272,7 +288,16 @@ class ClipAdapter(AnomalyModel):
         score = adapter.score_logit(difference, difference_of(features.embedding[:, None], text)[:, 0])
         size = (self.backbone.image_size, self.backbone.image_size)
         enlarged = interpolated(difference.unflatten(1, (1, *features.grids[0])), size, align_corners=True)
-        return Evidence(text_scores, enlarged[:, 0].sigmoid(), score.sigmoid())
+        return Evidence(text_scores, self._beside_vectors(enlarged[:, 0].sigmoid(), features), score.sigmoid())
+
+    def _beside_vectors(self, maps: Tensor, features: ImageFeatures) -> Tensor:
+        """The adapter's maps (B, S, S), of which the vectors have their share."""
+        if self.vectors is None:
+            return maps
+        highest = float(self.adapter.num_maps)
+        theirs = self.vectors.map(features, self.backbone.image_size)
+        odds, their_odds = (each.clamp(LEAST, 1 - LEAST).logit() for each in (maps / highest, theirs))
+        return highest * torch.lerp(odds, self.vectors_scale * their_odds, self.vectors_share).sigmoid()
 
     def _text(self, category: str, device: torch.device) -> Tensor:
         """Text features, computed once per category, prompts and device."""

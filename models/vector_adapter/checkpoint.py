@@ -94,7 +94,8 @@ def check_vectors_fit(vectors: ClassVectors, backbone: PatchBackbone) -> None:
         raise ModelInputError(
             "expected vectors made for the encoder that they are used with; "
             + "; ".join(f"{name}: the encoder has {expected[name]}, the vectors {got[name]}" for name in wrong)
-            + "; name vectors that were trained on these weights with model.adapter.path=FILE"
+            + "; name vectors that were trained on these weights with model.adapter.path=FILE (clip_adapter: with "
+            "weights.vectors=FILE, or model.vectors=null for maps without)"
         )
 
 

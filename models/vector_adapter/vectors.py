@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.clip_adapter.adapter import AdapterHeader, stage_probabilities
+from models.clip_adapter.adapter import AdapterHeader
 from models.features import ImageFeatures
 from models.frozen import seeded
+from models.maps import interpolated
 
 FIRST_SCALE = 10.0
 """Factor on cosines before the softmax when training begins; it is learnt, one for pixels and one for images."""
@@ -40,13 +41,19 @@ class ClassVectors(nn.Module):
         self.trained_on: tuple[str, ...] = ()
         """Names of the data sets it was trained on; empty if not known."""
 
+    def stage_logits(self, features: ImageFeatures, size: int) -> list[Tensor]:
+        """Per stage how much further a token's scaled cosine with abnormal is than with normal, (B, size, size)."""
+        scale = self.log_scales[0].exp()
+        logits = []
+        for tokens, pair, grid in zip(features.stages, self.pixel, features.grids, strict=True):
+            normal, abnormal = F.normalize(pair, dim=1)
+            found = scale * (F.normalize(tokens, dim=-1) @ (abnormal - normal))
+            logits.append(interpolated(found.unflatten(1, (1, *grid)), (size, size), align_corners=True)[:, 0])
+        return logits
+
     def stage_maps(self, features: ImageFeatures, size: int) -> list[Tensor]:
         """Per stage the softmax over normal and abnormal, (B, 2, size, size), of the scaled cosines of its tokens."""
-        scale = self.log_scales[0].exp()
-        return [
-            stage_probabilities(tokens, F.normalize(pair, dim=1).T, grid, size, scale)
-            for tokens, pair, grid in zip(features.stages, self.pixel, features.grids, strict=True)
-        ]
+        return [torch.stack([-each, each], dim=1).sigmoid() for each in self.stage_logits(features, size)]
 
     def image_logits(self, features: ImageFeatures) -> Tensor:
         """Scaled cosines of the embedding with the image's pair, (B, 2): normal, abnormal."""
@@ -54,14 +61,14 @@ class ClassVectors(nn.Module):
         return self.log_scales[1].exp() * cosines
 
     def assessed(self, features: ImageFeatures, size: int, map_share: float = MAP_SHARE) -> tuple[Tensor, Tensor]:
-        """Zero-shot image scores (B,) and maps (B, size, size), both in [0, 1].
-
-        The map is the mean of the stages' abnormal probabilities; the score that of the image, with a share of
-        the map's maximum.
-        """
-        maps = torch.stack([stage[:, 1] for stage in self.stage_maps(features, size)]).mean(dim=0)
+        """Zero-shot image scores (B,), the image's abnormal probability with a share of the map's maximum, and maps."""
+        maps = self.map(features, size)
         scores = self.image_logits(features).softmax(dim=1)[:, 1]
         return torch.lerp(scores, maps.amax(dim=(1, 2)), map_share), maps
+
+    def map(self, features: ImageFeatures, size: int) -> Tensor:
+        """The zero-shot map (B, size, size) in [0, 1]: the mean over the stages of the abnormal probability."""
+        return torch.stack([each.sigmoid() for each in self.stage_logits(features, size)]).mean(dim=0)
 
 
 def random_vectors(stage_widths: Sequence[int], embed_dim: int, seed: int = 0) -> ClassVectors:

@@ -14,6 +14,7 @@ from models.errors import ModelInputError
 from models.one_graph import OneGraph, state_of, varying
 from tests.support.baseline_stand_ins import BASELINES
 from tests.support.clip_stand_ins import PROMPTS, SIZES, random_images, small_backbone, small_model
+from tests.support.vector_stand_ins import vectors_for
 
 
 def small_context():
@@ -22,7 +23,7 @@ def small_context():
         torch.manual_seed(0)
         adapter = ContextAdapter(backbone.stage_widths, backbone.embed_dim).eval()
     options = {"memory_weight": 0, "gaussian_weight": 0.5, "neighbourhood_weight": 0.5, "flipped": True}
-    return ClipAdapter(backbone, adapter, PROMPTS, **options).eval()
+    return ClipAdapter(backbone, adapter, PROMPTS, vectors=vectors_for(backbone), **options).eval()
 
 
 MODELS = {

@@ -14,7 +14,10 @@ from hydra import compose, initialize_config_dir
 from torch.nn import functional
 from torch.testing import assert_close
 
-from models.clip.weights import build_clip
+from models.clip.backbone import load_backbone
+from models.clip.weights import ClipHeader, build_clip, save_clip
+from models.vector_adapter.checkpoint import check_vectors_fit, trained_vectors
+from tests.support.dataset_stand_ins import save_image, save_mask
 from tests.support.second_device import DEVICE, second_device
 from tracks.command.cli import CONF
 from tracks.errors import TrackInputError
@@ -33,7 +36,7 @@ from train.small.words import (
     teach_words,
     vocabulary_nouns,
 )
-from train.tiny import train_tiny
+from train.tiny import train_tiny, train_vectors
 
 SMALL = {
     "embed_dim": 16,
@@ -203,6 +206,30 @@ def test_a_checkpoint_of_other_settings_is_not_resumed_from(quick, tmp_path, cap
     changed = train_tiny(settings(tmp_path, seed=1, work=tmp_path / "cut"))
     assert "made with other settings: training starts anew" in caplog.text
     assert_close(changed.state_dict(), whole.state_dict(), rtol=0, atol=1e-4)  # a step moves by 2e-3
+
+
+def test_vectors_learn_last_against_the_towers_that_were_saved(tmp_path):
+    for name in ("good/0", "good/1", "hole/0", "hole/1"):
+        save_image(tmp_path / "data" / "plate" / "test" / f"{name}.png")
+    for number in range(2):
+        save_mask(tmp_path / "data" / "plate" / "ground_truth" / "hole" / f"{number}_mask.png")
+    save_image(tmp_path / "data" / "plate" / "train" / "good" / "0.png")
+    clip = build_clip(SMALL, image_size=64, activation="gelu")
+    facts = {"backbone": "clip", "stages": (1, 2), "image_size": 64, "activation": "gelu"}
+    save_clip(tmp_path / "clip.safetensors", clip.state_dict(), SMALL, ClipHeader(**facts, trained_on=("x",)))
+    learn = [
+        "model=vector_adapter",
+        "data=mvtec",
+        f"data.root={tmp_path / 'data'}",
+        "target=visa",
+        "epochs=1",
+        "aug_rate=0",
+    ]
+    file = train_vectors(tmp_path / "clip.safetensors", settings(tmp_path, vectors=learn))
+    backbone = load_backbone(str(tmp_path / "clip.json"), weights=str(tmp_path / "clip.safetensors"))
+    vectors = trained_vectors(file)
+    check_vectors_fit(vectors, backbone)
+    assert vectors.header.backbone_fingerprint == backbone.fingerprint
 
 
 def test_photographs_are_looks_of_their_own_whose_defects_are_made(tmp_path):

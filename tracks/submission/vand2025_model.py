@@ -26,6 +26,7 @@ from models.clip.backbone import load_backbone
 from models.clip.text import PromptEnsemble
 from models.clip_adapter.checkpoint import trained_adapter
 from models.clip_adapter.model import ClipAdapter
+from models.vector_adapter.checkpoint import trained_vectors
 from tracks.errors import TrackInputError
 from tracks.run.loading import as_batch
 
@@ -134,7 +135,8 @@ def to_photo(image: Tensor) -> PIL.Image.Image:
 def shipped_model() -> AnomalyModel:
     """The CLIP and adapter that ship with the project, with the settings of conf/weights/tiny.yaml."""
     weights, words = _settings("weights/tiny"), _settings("prompts/april_gan")
-    chosen = _settings("variants")["files"]["model/preset/clip_adapter_tiny"]
+    chosen = dict(_settings("variants")["files"]["model/preset/clip_adapter_tiny"])
+    chosen["vectors"] = trained_vectors(weights["vectors"])
     prompts = PromptEnsemble(
         normal_states=_texts(words["normal_states"]),
         anomalous_states=_texts(words["anomalous_states"]),

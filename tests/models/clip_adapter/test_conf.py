@@ -107,6 +107,7 @@ def test_a_set_up_of_files_is_built_from_the_command_line(kind, tmp_path):
         "model.memory_stages=[2]",
         "model.gaussian_stages=[1]",
         "model.neighbourhood_stages=[1]",
+        "model.vectors=null",
     )
     model = instantiate(cfg.model)
     assert isinstance(model, ClipAdapter)
