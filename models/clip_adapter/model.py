@@ -62,7 +62,8 @@ class ClipAdapter(AnomalyModel):
         neighbourhood_weight: largest share of the map that `Neighbourhoods` have; the more of `gaussian_weight` a
             category's Gaussians have, the less.
         neighbourhood_stages: stages whose tokens they read; all of the backbone's by default.
-        vectors: class vectors trained on this backbone, which read a map beside the words; None for none.
+        vectors: class vectors trained on this backbone, which read a map beside the words where the adapter compares
+            with no references; None for none.
         vectors_share: their share of the two, in log odds. A learnt image score does not see it.
         vectors_scale: what their log odds are multiplied by first, as these spread less than those of words.
         memory_score_weight: share of the calibrated map maximum in the few-shot image score.
@@ -288,7 +289,10 @@ class ClipAdapter(AnomalyModel):
         score = adapter.score_logit(difference, difference_of(features.embedding[:, None], text)[:, 0])
         size = (self.backbone.image_size, self.backbone.image_size)
         enlarged = interpolated(difference.unflatten(1, (1, *features.grids[0])), size, align_corners=True)
-        return Evidence(text_scores, self._beside_vectors(enlarged[:, 0].sigmoid(), features), score.sigmoid())
+        maps = enlarged[:, 0].sigmoid()
+        if references is None:
+            maps = self._beside_vectors(maps, features)
+        return Evidence(text_scores, maps, score.sigmoid())
 
     def _beside_vectors(self, maps: Tensor, features: ImageFeatures) -> Tensor:
         """The adapter's maps (B, S, S), of which the vectors have their share."""

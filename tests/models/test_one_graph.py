@@ -35,7 +35,8 @@ MODELS = {
 
 
 @pytest.mark.parametrize(
-    ("name", "shots"), [("clip_adapter", 0), ("clip_adapter", 3), ("context", 3), ("patchcore", 3), ("padim", 3)]
+    ("name", "shots"),
+    [("clip_adapter", 0), ("clip_adapter", 3), ("context", 0), ("context", 3), ("patchcore", 3), ("padim", 3)],
 )
 def test_a_graph_traced_on_two_images_says_the_same_of_others(name, shots):
     make, side = MODELS[name]
