@@ -128,9 +128,9 @@ batches every picture has one or two other scenes of its product as references.
 validation categories: whether the image tower is fine-tuned and how much, flipped views, tiles and their weights,
 neighbourhoods, the share of the class vectors (a mean gain of a point of pixel F1 and no set behind by more than half a
 point: a quarter without references, none with them), when references are turned. (Of photographs 38 % of the looks were
-tried, which lowered the zero-shot scores; 12 % was taken without a comparison.) Nothing was chosen on MVTec AD's bottle, on the magnetic tiles or on the
-synthetic target categories. The text tower was taught to keep "flawless" from "damaged" whatever the product's name, so
-a new name carries little information.
+tried, which lowered the zero-shot scores; 12 % was taken without a comparison.) Nothing was chosen on MVTec AD's
+bottle, on the magnetic tiles or on the synthetic target categories. The text tower was taught to keep "flawless" from
+"damaged" whatever the product's name, so a new name carries little information.
 
 Decision threshold on the image score: {header.image_threshold:.4f}
 ({header.threshold_source}).
