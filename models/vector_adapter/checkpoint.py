@@ -18,6 +18,9 @@ from models.vector_adapter.vectors import ClassVectors, random_vectors
 from models.weights.catalogue import find_weights
 
 VECTORS_FORMAT = "vandkit-vector-adapter-1"
+NAME_OTHERS = (
+    "model.adapter.path=FILE (clip_adapter: with weights.vectors=FILE, or model.vectors=null for maps without)"
+)
 
 
 def save_vectors(path: str | os.PathLike[str], vectors: ClassVectors, header: AdapterHeader) -> None:
@@ -34,7 +37,7 @@ def trained_vectors(path: str | os.PathLike[str] | None) -> ClassVectors:
     if path is None:
         raise ModelInputError(
             "expected vectors that were trained on these weights, and none come with them; train some with `make train "
-            'ARGS="model=vector_adapter ..."` and name the file with model.adapter.path=FILE'
+            f'ARGS="model=vector_adapter ..."` and name the file with {NAME_OTHERS}'
         )
     file = find_weights(path)
     state, metadata = read_tensors(file)
@@ -94,8 +97,7 @@ def check_vectors_fit(vectors: ClassVectors, backbone: PatchBackbone) -> None:
         raise ModelInputError(
             "expected vectors made for the encoder that they are used with; "
             + "; ".join(f"{name}: the encoder has {expected[name]}, the vectors {got[name]}" for name in wrong)
-            + "; name vectors that were trained on these weights with model.adapter.path=FILE (clip_adapter: with "
-            "weights.vectors=FILE, or model.vectors=null for maps without)"
+            + f"; name vectors that were trained on these weights with {NAME_OTHERS}"
         )
 
 
