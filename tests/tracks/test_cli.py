@@ -54,6 +54,15 @@ def test_the_help_of_a_command_explains_its_settings(name):
     assert len(told) >= 0.6 * len(settings), [setting.key for setting in settings if not setting.what]
 
 
+def test_the_help_shows_the_values_that_suit_the_weights():
+    door = cli.DOORS["few-shot"]
+    said = explained("few-shot", door.what, door.config, door.takes, door.aliases)
+    assert "model.gaussian_weight=0.6\n" in said
+    assert "(for weights=tiny; otherwise 0.0)" in " ".join(said.split())
+    said = explained("few-shot", door.what, door.config, door.takes, door.aliases, ["weights=openai_vitl14_336"])
+    assert "model.gaussian_weight=0.0\n" in said
+
+
 def test_the_help_explains_the_arguments_of_the_model_that_is_named():
     said = vandkit("few-shot", "model=patchcore", "--help").stdout
     assert "  model.coreset=1.0" in said

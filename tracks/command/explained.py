@@ -11,7 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tracks.command.variants import CONF, choices
+import yaml
+
+from tracks.command.variants import CONF, choices, variants
 
 SCHEMAS = (Path(__file__).with_name("config.py"), CONF.parent / "train/adapters/config.py")
 """Their attributes are followed by what they mean."""
@@ -53,10 +55,28 @@ def explained(
     for group in ("model", "data"):
         name = f"{group}/{picked.get(group)}"
         if group in groups and (CONF / f"{name}.yaml").is_file():
-            own = [replace(setting, key=f"{group}.{setting.key}") for setting in settings_of(name)]
+            own = settings_of(name)
+            if group == "model":
+                own = _suited(own, picked["model"], picked.get("weights", ""))
+            own = [replace(setting, key=f"{group}.{setting.key}") for setting in own]
             lines += ["", f"Settings of {group}={picked[group]}:", *_entries(own)]
     lines += ["", "Several values for a key, with commas between them, and -m: every combination (Hydra's multirun)."]
     return "\n".join(lines)
+
+
+def _suited(settings: Sequence[Setting], model: str, weights: str) -> list[Setting]:
+    """A model's settings with the defaults that suit the weights (model/preset), the others beside them."""
+    presets = {name: content for group, name, content in variants() if group == "model/preset"}
+    preset, suited = presets.get(f"{model}_{weights}", {}), []
+    for setting in settings:
+        if setting.key in preset:
+            value = preset[setting.key]
+            own = {key: each for key, each in value.items() if key != "_target_"} if isinstance(value, dict) else value
+            default = yaml.safe_dump(own, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+            what = f"{setting.what} (for weights={weights}; otherwise {setting.default})".strip()
+            setting = replace(setting, default=default, what=what)
+        suited.append(setting)
+    return suited
 
 
 def settings_of(config: str) -> list[Setting]:
