@@ -260,6 +260,8 @@ def test_the_folder_of_another_run_or_of_other_files_is_refused(tmp_path, photos
     before = table(tmp_path / "out")
     with pytest.raises(TrackInputError, match="category there"):
         predict(settings(tmp_path, category="nut"))
+    with pytest.raises(TrackInputError, match=r"\(config.path there null, here \"weights.pt\"\)"):
+        predict(settings(tmp_path, model={"path": "weights.pt"}))
     assert table(tmp_path / "out") == before
     with pytest.raises(TrackInputError, match="which holds other files"):
         predict(settings(tmp_path, out=str(photos)))

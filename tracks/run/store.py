@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -254,15 +254,20 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def refuse_other_run(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Raise a TrackInputError that says in which settings the run in `folder` differs, if it does."""
-    wanted = json.loads(json.dumps(wanted))
-    different = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
-    if not different:
-        return
-    listed = "; ".join(f"{key} there {_short(found.get(key))}, here {_short(wanted.get(key))}" for key in different)
-    raise TrackInputError(
-        f"expected the same run in the output folder {folder}, got one of other settings ({listed}); choose another "
-        "folder with OUT=... or delete that one"
-    )
+    if different := list(_differences(found, json.loads(json.dumps(wanted)))):
+        raise TrackInputError(
+            f"expected the same run in the output folder {folder}, got one of other settings ({'; '.join(different)}); "
+            "choose another folder with OUT=... or delete that one"
+        )
+
+
+def _differences(found: Any, wanted: Any, key: str = "") -> Iterator[str]:
+    """The settings, those of settings too (`config.side`), that are not the same."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for name in {**wanted, **found}:
+            yield from _differences(found.get(name), wanted.get(name), f"{key}.{name}" if key else name)
+    elif found != wanted:
+        yield f"{key} there {_short(found)}, here {_short(wanted)}"
 
 
 def _short(value: Any) -> str:
