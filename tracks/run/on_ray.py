@@ -74,7 +74,7 @@ def predicted_on_ray(
         **accelerators,
     )
     for batch, row in zip(batches, scored.iter_rows(), strict=False):  # an error takes the place of all that follow it
-        images, met, found = pickle.loads(row["scored"])
+        images, met, found = ray.cloudpickle.loads(row["scored"])
         for kind, path in met:
             notice(kind, path)
         if isinstance(found, Exception):
