@@ -90,8 +90,8 @@ def _by_label(store: PredictionStore) -> list[tuple[np.ndarray, np.ndarray]]:
 def card(header: AdapterHeader, rows: Sequence[dict[str, Any]], validation: str) -> str:
     """The text of models/weights/tiny/README.md."""
     files = "\n".join(
-        f"| `{name}` | {weights_path(key).stat().st_size / 1e6:.3f} MB |"
-        for key, name in ((key, f"{key}.safetensors") for key in ("tiny_clip", "tiny_adapter", "tiny_vectors"))
+        f"| `{name}.safetensors` | {weights_path(name).stat().st_size / 1e6:.3f} MB |"
+        for name in ("tiny_clip", "tiny_adapter", "tiny_vectors")
     )
     return f"""# The small weights that ship (`WEIGHTS=tiny`)
 

@@ -104,24 +104,20 @@ def random_adapter(stage_widths: Sequence[int], embed_dim: int, seed: int = 0) -
     return adapter
 
 
-def stage_logits(
-    tokens: Tensor, text: Tensor, grid: tuple[int, int], scale: Tensor | float = LOGIT_SCALE
-) -> Tensor:  # fmt: skip
-    """`scale` x cosine of a stage's adapted tokens with the text columns, (B, 2, h, w): normal, abnormal.
+def stage_logits(tokens: Tensor, text: Tensor, grid: tuple[int, int]) -> Tensor:
+    """`LOGIT_SCALE` x cosine of a stage's adapted tokens with the text columns, (B, 2, h, w): normal, abnormal.
 
     `tokens` is (B, h*w, D) as the adapter returns them, `text` (D, 2) for all images or (B, D, 2) for
     each, with columns of length 1.
     """
-    logits = scale * F.normalize(tokens, dim=-1) @ text  # (B, h*w, 2)
+    logits = LOGIT_SCALE * F.normalize(tokens, dim=-1) @ text  # (B, h*w, 2)
     return logits.transpose(1, 2).unflatten(2, grid)
 
 
-def stage_probabilities(
-    tokens: Tensor, text: Tensor, grid: tuple[int, int], size: int, scale: Tensor | float = LOGIT_SCALE
-) -> Tensor:  # fmt: skip
+def stage_probabilities(tokens: Tensor, text: Tensor, grid: tuple[int, int], size: int) -> Tensor:
     """One term of Eq. 3 at the map's size, (B, 2, size, size): softmax over normal and abnormal.
 
     Logits are upsampled first (bilinear, corners aligned), softmax comes after, as in the published code.
     """
-    logits = stage_logits(tokens, text, grid, scale)
+    logits = stage_logits(tokens, text, grid)
     return F.interpolate(logits, size=(size, size), mode="bilinear", align_corners=True).softmax(dim=1)

@@ -300,7 +300,7 @@ class ClipAdapter(AnomalyModel):
             return maps
         highest = float(self.adapter.num_maps)
         theirs = self.vectors.map(features, self.backbone.image_size)
-        odds, their_odds = (each.clamp(LEAST, 1 - LEAST).logit() for each in (maps / highest, theirs))
+        odds, their_odds = (each.logit(LEAST) for each in (maps / highest, theirs))
         return highest * torch.lerp(odds, self.vectors_scale * their_odds, self.vectors_share).sigmoid()
 
     def _text(self, category: str, device: torch.device) -> Tensor:
