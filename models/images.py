@@ -73,11 +73,16 @@ class ScaledPreprocess:
         return _prepared(image, (width, height), self.mean, self.std)
 
 
+def in_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    """The picture itself where it is in RGB: of a large one a copy takes as long as resizing it."""
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
 def _prepared(
     image: PIL.Image.Image, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
 ) -> Tensor:  # fmt: skip
     """Resized (bicubic) to (width, height), less the mean and over the deviation of each channel: (3, H, W)."""
-    pixels = np.asarray(image.convert("RGB").resize(size, PIL.Image.Resampling.BICUBIC), dtype=np.float32) / 255
+    pixels = np.asarray(in_rgb(image).resize(size, PIL.Image.Resampling.BICUBIC), dtype=np.float32) / 255
     normal = (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
     return torch.from_numpy(normal).permute(2, 0, 1).contiguous()
 
@@ -94,8 +99,8 @@ class KeepSize:
         if 0 < self.max_side < longest:
             scale = self.max_side / longest
             size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-            image = image.convert("RGB").resize(size, PIL.Image.Resampling.BICUBIC)
-        pixels = np.array(image.convert("RGB"))  # (H, W, 3), a copy
+            image = in_rgb(image).resize(size, PIL.Image.Resampling.BICUBIC)
+        pixels = np.array(in_rgb(image))  # (H, W, 3), a copy
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 

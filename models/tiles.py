@@ -21,6 +21,7 @@ from torch import Tensor
 
 from models.base import INDUCTIVE, AnomalyModel, Images, Prediction, State, below, check_categories
 from models.errors import ModelInputError
+from models.images import in_rgb
 from models.references import MAX_REFERENCES, ManyReferences, cut, joined
 
 OVERLAP = 0.25
@@ -31,6 +32,9 @@ STRETCH = 1.2
 """A tile's sides may differ by this factor."""
 VIEWS_AT_ONCE, DEVICE_VIEWS = 4, 32
 """Wholes or tiles in a batch: what of them is worked on then fits a processor's cache; and on any other device."""
+KEPT_TIMES = 3
+"""A large photo is first averaged down by a whole factor, its tiles to no less than so many times a model's side: what
+is left for the bicubic resize costs a quarter, and pixels differ by a grey level at the most."""
 MOST_TILES = 16
 MOST_NATIVE = 8
 """Along the shorter side, so that a photo of 12 megapixels needs some 60 MB."""
@@ -74,6 +78,13 @@ def boxes(tiles: Layout) -> Iterator[Box]:
             yield left, top, left + across, top + down
 
 
+def reduced(image: PIL.Image.Image, side: int, tiles: Layout) -> PIL.Image.Image:
+    """A photo as small as its tiles allow (`KEPT_TIMES`)."""
+    rows, columns = (max(1, count) for count in tiles)
+    factor = int(min(image.width * share(columns), image.height * share(rows)) / (KEPT_TIMES * side))
+    return in_rgb(image).reduce(factor) if factor > 1 else image
+
+
 def _count(times: float) -> int:
     """The fewest tiles along a side that is so many times a tile's."""
     return max(1, math.ceil((times - OVERLAP) / (1 - OVERLAP) - 1e-6))
@@ -90,6 +101,7 @@ class TiledPreprocess:
     def __call__(self, image: PIL.Image.Image) -> Tensor:
         """One image to a tensor."""
         rows, columns = layout(image.size, self.side, self.tiles)
+        image = reduced(image, self.side, (rows, columns))
         canvas = torch.zeros(3, (rows + 1) * self.side, max(1, columns) * self.side)
         canvas[:, : self.side, : self.side] = self.inner(image)
         width, height = image.size

@@ -91,7 +91,7 @@ def predict(cfg: DictConfig) -> list[Verdict]:
         if not kept.scores:
             clear(folder)  # a page whose pictures are gone
         gather(kept, shards, samples)
-        facts, judge = asked.facts(kept), Judge(kept, folder, cfg.quiet, region)
+        facts, judge = asked.facts(kept), Judge(kept, folder, cfg.quiet, region, cfg.workers)
         if shard is not None and facts.setting == TRANSDUCTIVE:
             raise TrackInputError("expected no shard for a model that scores all photos together; leave shard out")
         judged = product.judged if product and cfg.threshold is None else None

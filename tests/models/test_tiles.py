@@ -1,5 +1,6 @@
 """Large images in overlapping tiles: which tiles, how they are joined, and that a model profits of them."""
 
+import numpy as np
 import PIL.Image
 import pytest
 import torch
@@ -7,6 +8,7 @@ from torch.testing import assert_close
 
 from models.base import AnomalyModel, Prediction
 from models.errors import ModelInputError
+from models.images import Preprocess
 from models.tiles import (
     AUTO,
     NATIVE,
@@ -18,6 +20,7 @@ from models.tiles import (
     check_tiles,
     joined_maps,
     layout,
+    reduced,
     share,
 )
 from tests.support.clip_stand_ins import random_images, small_model
@@ -183,6 +186,22 @@ def test_models_without_a_size_and_images_of_others_are_refused():
 def test_a_photo_of_twelve_megapixels_makes_a_bounded_canvas():
     preprocess = TiledPreprocess(lambda image: torch.zeros(3, 224, 224), 224, NATIVE)
     assert preprocess(PIL.Image.new("L", (4000, 3000))).numel() * 4 < 80e6
+
+
+@pytest.mark.parametrize(
+    ("size", "factor"), [((4000, 3000), 2), ((2200, 2200), 1), ((900, 9000), 1), ((8000, 6000), 4)]
+)
+def test_a_large_photo_is_averaged_down_before_it_is_cut(size, factor):
+    fine = np.random.default_rng(0).integers(90, 160, (60, 80, 3), dtype=np.uint8)
+    photo = PIL.Image.fromarray(fine).resize(size, PIL.Image.Resampling.BICUBIC)
+    cells = layout(photo.size, 224, AUTO)
+    small = reduced(photo, 224, cells)
+    assert small.size == (-(-size[0] // factor), -(-size[1] // factor))
+    assert (small is photo) == (factor == 1)
+    plain = Preprocess(224, (0, 0, 0), (1, 1, 1))
+    apart = (TiledPreprocess(plain, 224, AUTO)(photo)[:, :224, :224] - plain(photo)).abs() * 255
+    assert apart.max() <= 1.01
+    assert apart.mean() <= (0.3 if factor > 1 else 0)
 
 
 def test_one_batch_to_a_core_gives_what_one_after_the_other_does():

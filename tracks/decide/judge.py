@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from io import RawIOBase
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from tracks.decide.kept import NO_MAPS, Facts, Kept, Score, fingerprint
 from tracks.decide.regions import find_regions
 from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED, Threshold
 from tracks.decide.verdict import BYTE_ORDER_MARK, COLUMNS, CSV_FILE, UNREADABLE, Verdict, cells, csv_line
-from tracks.run.overlay import HeatScale, category_scale, count_pixels, render_overlay
+from tracks.run.loading import cut, load_ahead
+from tracks.run.overlay import HeatScale, category_scale, count_pixels, render_overlay, shrunk
 from tracks.run.runner import Loaded, Scored
 
 COUNTED_SIDE = 256
@@ -30,6 +32,8 @@ THUMBNAIL_SIDE = 320
 """Longest side of a thumbnail in pixels."""
 QUALITY = 82
 OVERLAY_QUALITY = 90
+DRAWN_AHEAD = 8
+"""Overlays in a batch, two of which are drawn ahead."""
 SHOWN = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif")
 """Endings of what browsers show; of other photos the page needs a copy."""
 
@@ -38,12 +42,13 @@ class Judge:
     """Judges photos by their scores, writing maps, overlays and predictions.csv into `folder`.
 
     What is `kept` of earlier runs is not made again. What cannot be written costs no verdict: `failures` lists what the
-    system said, first one first.
+    system said, first one first. Overlays are drawn in so many threads (`workers`).
     """
 
-    def __init__(self, kept: Kept, folder: Path, quiet: bool = False, region: Region | None = None):
-        self.kept, self.folder, self.quiet, self.region = kept, folder, quiet, region
+    def __init__(self, kept: Kept, folder: Path, quiet: bool = False, region: Region | None = None, workers: int = 1):
+        self.kept, self.folder, self.quiet, self.region, self.workers = kept, folder, quiet, region, workers
         self.failures: list[OSError] = []
+        self._one_line = Lock()
 
     def judge(
         self, samples: Sequence[FileSample], threshold: Threshold | None, scored: Iterator[tuple[Loaded, Scored | None]]
@@ -74,11 +79,18 @@ class Judge:
         replaced in the list by ones that name their files.
         """
         scale = category_scale(self._pixels(verdicts, facts), facts.map_bound)
-        for number, sample in enumerate(tqdm(samples, "overlays", len(verdicts), unit="image")):
-            if verdicts[number].map_file:
-                verdicts[number] = self._with_overlay(sample, verdicts[number], scale)
-            elif self.kept.maps == NO_MAPS and verdicts[number].score is not None:
-                verdicts[number] = self._with_photo(sample, verdicts[number])
+
+        def drawn(number: int) -> Verdict:
+            sample, verdict = samples[number], verdicts[number]
+            if verdict.map_file:
+                return self._with_overlay(sample, verdict, scale)
+            alone = self.kept.maps == NO_MAPS and verdict.score is not None
+            return self._with_photo(sample, verdict) if alone else verdict
+
+        with tqdm(desc="overlays", total=len(verdicts), unit="image") as bar:
+            for numbers, found in load_ahead(cut(range(len(verdicts)), DRAWN_AHEAD), drawn, self.workers):
+                verdicts[numbers[0] : numbers[-1] + 1] = found
+                bar.update(len(found))
 
     def _score(self, sample: FileSample, loaded: Loaded, scored: Scored | None) -> Score:
         """The score of a photo, its map written; kept unless that failed, so that the next run makes up for it."""
@@ -122,7 +134,7 @@ class Judge:
         row = self.kept.drawn(verdict.name, looks)
         if row is None:
             photo = sample.load_image()
-            small = _jpeg(thumbnail(photo), QUALITY)
+            small = _jpeg(shrunk(photo, THUMBNAIL_SIDE), QUALITY)
             files = [self._written(f"thumbs/{shortened(verdict.name)}.jpg", small), *self._shown(sample, photo)]
             row = self._keep_drawn({"name": verdict.name, "looks": looks, "files": files, "regions": []})
         thumb_file, photo_file = [*row["files"], ""][:2]
@@ -137,7 +149,8 @@ class Judge:
     def _keep_drawn(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
             if all(row["files"]):
-                self.kept.keep_drawn(row)
+                with self._one_line:
+                    self.kept.keep_drawn(row)
         except OSError as error:
             self.failures.append(error)
         return row
@@ -147,7 +160,9 @@ class Judge:
         thumb_file = f"thumbs/{shortened(name)}.jpg"
         heat = overlay.crop((0, 0, overlay.width, round(photo.height * overlay.width / photo.width)))  # no legend
         pictures = {thumb_file: heat, plain_file(thumb_file): photo}
-        return [self._written(file, _jpeg(thumbnail(picture), QUALITY)) for file, picture in pictures.items()]
+        return [
+            self._written(file, _jpeg(shrunk(picture, THUMBNAIL_SIDE), QUALITY)) for file, picture in pictures.items()
+        ]
 
     def _pixels(self, verdicts: Sequence[Verdict], facts: Facts) -> ValueCounts:
         """How often the maps have each value."""
@@ -194,13 +209,6 @@ def count_map(counts: ValueCounts, anomaly_map: np.ndarray, normal: bool) -> Non
     """Let a map take part in the colour scale by some of its rows and columns."""
     rows, columns = (max(1, side // COUNTED_SIDE) for side in anomaly_map.shape)
     count_pixels(counts, anomaly_map[::rows, ::columns], normal)
-
-
-def thumbnail(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """The picture with a longest side of `THUMBNAIL_SIDE` pixels, RGB; never enlarged."""
-    small = picture.convert("RGB")
-    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), PIL.Image.Resampling.LANCZOS)
-    return small
 
 
 def _jpeg(picture: PIL.Image.Image, quality: int) -> bytes:

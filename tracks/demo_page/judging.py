@@ -13,7 +13,7 @@ import PIL.Image
 
 from tracks import api
 from tracks.datasets.images import common_bit_depth
-from tracks.decide.judge import count_map, thumbnail
+from tracks.decide.judge import THUMBNAIL_SIDE, count_map
 from tracks.decide.kept import Facts, facts_of
 from tracks.decide.settings import DEFAULT_CATEGORY
 from tracks.decide.threshold import DEFECT, GOOD, UNDECIDED, Threshold
@@ -21,7 +21,7 @@ from tracks.decide.verdict import CSV_FILE, UNREADABLE, Verdict, write_csv
 from tracks.demo_page.loaded import Models, taught
 from tracks.demo_page.uploads import Limits, check_counts, read, readable, refusal, uploads
 from tracks.errors import TrackInputError
-from tracks.run.overlay import LONGEST_SIDE, HeatScale, category_scale, render_overlay
+from tracks.run.overlay import LONGEST_SIDE, HeatScale, category_scale, render_overlay, shrunk
 
 QUALITY = 88
 Progress = Callable[[float, str], Any]
@@ -147,7 +147,7 @@ def picture(judged: Judged, verdict: Verdict, *, small: bool = False, heat: bool
     if not path.is_file():
         photo = PIL.Image.open(plain)
         overlay = render_overlay(photo, np.load(judged.folder / f"{stem}.npy"), judged.scale, called=called)
-        shown = thumbnail(overlay.crop((0, 0, *photo.size))) if small else overlay
+        shown = shrunk(overlay.crop((0, 0, *photo.size)), THUMBNAIL_SIDE) if small else overlay
         shown.save(path, quality=QUALITY)
     return path
 
@@ -172,8 +172,7 @@ def forget(judged: Judged | None) -> None:
 
 
 def _keep(folder: Path, number: int, photo: PIL.Image.Image, anomaly_map: np.ndarray) -> str:
-    small = photo.copy()
-    small.thumbnail((LONGEST_SIDE, LONGEST_SIDE), PIL.Image.Resampling.LANCZOS)
+    small = shrunk(photo, LONGEST_SIDE)
     small.save(folder / f"{number}.jpg", quality=QUALITY)
     values = PIL.Image.fromarray(anomaly_map).resize(small.size, PIL.Image.Resampling.BILINEAR)
     np.save(folder / f"{number}.npy", np.asarray(values))

@@ -175,6 +175,7 @@ def _tiles(what: What) -> dict[str, Any] | None:
         "tiles": model.tiles, "side": model.side, "map_side": model.map_side, "map_weight": model.map_weight,
         "score_weight": model.score_weight, "places": places, "above": above, "overlap": tiles.OVERLAP,
         "large": tiles.LARGE, "stretch": tiles.STRETCH, "most_native": tiles.MOST_NATIVE,
+        "kept_times": tiles.KEPT_TIMES,
     }  # fmt: skip
 
 

@@ -84,7 +84,8 @@ class Runner:
         if tiles is None:
             ((anomaly_map, score),) = self._seen(image, [])
             return float(score), anomaly_map
-        places = list(boxes(layout(image.size, tiles), tiles["overlap"]))
+        grid = layout(image.size, tiles)
+        image, places = reduced(image, tiles, grid), list(boxes(grid, tiles["overlap"]))
         (whole, score), *seen = self._seen(image, places)
         level, side = self._levels(score), tiles["map_side"]
         anomaly_map = resized(whole, (side, side))
@@ -252,6 +253,13 @@ def layout(size: tuple[int, int], tiles: dict[str, Any]) -> tuple[int, int]:
     if along_long == 1:
         return 0, 0
     return (along_short, along_long) if size[0] >= size[1] else (along_long, along_short)
+
+
+def reduced(image: PIL.Image.Image, tiles: dict[str, Any], grid: tuple[int, int]) -> PIL.Image.Image:
+    """A photo averaged down by a whole factor, as far as its tiles allow."""
+    down, across = (1 / (max(1, n) - (max(1, n) - 1) * tiles["overlap"]) for n in grid)
+    factor = int(min(image.width * across, image.height * down) / (tiles["kept_times"] * tiles["side"]))
+    return image.reduce(factor) if factor > 1 else image
 
 
 def count(times: float, tiles: dict[str, Any]) -> int:

@@ -15,7 +15,7 @@ from tracks.datasets.sample import Dataset, Sample
 from tracks.errors import TrackInputError
 from tracks.report_page.choice import Pick
 from tracks.report_page.html import percent, significant
-from tracks.run.overlay import HeatScale
+from tracks.run.overlay import HeatScale, fitted, shrunk
 from tracks.run.store import PredictionStore, Row
 
 COLOUR_MAP = "inferno"
@@ -108,8 +108,8 @@ def draw_picture(
     pick: Pick, anomaly_map: np.ndarray, mask: np.ndarray | None, photo: PIL.Image.Image | None, style: Style
 ) -> Picture:
     """The pictures of an image by its map (H, W), its bool mask (H, W) and its photo of any size."""
-    size = _fit(photo.size if photo else anomaly_map.shape[::-1], style.side)
-    small = photo.convert("RGB").resize(size, PIL.Image.Resampling.LANCZOS) if photo else None
+    small = shrunk(photo, style.side) if photo else None
+    size = small.size if small else fitted(_size(anomaly_map), style.side)
     called = None if style.threshold is None else anomaly_map.astype(np.float32) >= style.threshold
     parts = []
     if mask is not None:
@@ -133,7 +133,7 @@ def heat_picture(anomaly_map: np.ndarray, style: Style) -> PIL.Image.Image:
 
     Shrunk by averaging to at most `style.side`, never enlarged.
     """
-    size = _fit(anomaly_map.shape[::-1], style.side)
+    size = fitted(_size(anomaly_map), style.side)
     small = PIL.Image.fromarray(anomaly_map.astype(np.float32)).resize(size, PIL.Image.Resampling.BOX)
     span = style.scale.high - style.scale.low
     shares = np.clip((np.asarray(small) - style.scale.low) / span, 0, 1) if span > 0 else np.zeros(size[::-1])
@@ -176,7 +176,6 @@ def outline(mask: np.ndarray, size: tuple[int, int]) -> Outline | None:
         grid = (max(1, grid[0] // 2), max(1, grid[1] // 2))
 
 
-def _fit(size: tuple[int, ...], side: int) -> tuple[int, int]:
-    """(width, height) with the longer side at most `side`, never enlarged, never below one pixel."""
-    shrink = min(1.0, side / max(size))
-    return max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink))
+def _size(anomaly_map: np.ndarray) -> tuple[int, int]:
+    height, width = anomaly_map.shape
+    return width, height

@@ -12,6 +12,7 @@ import PIL.ImageFont
 from tqdm import tqdm
 
 from eval.ranking.histogram import LARGEST, VALUES, ValueCounts
+from models.images import in_rgb
 from tracks.command.paths import below, shortened
 from tracks.datasets.sample import Sample
 from tracks.decide.decision import KeptThresholds
@@ -29,7 +30,7 @@ LEAST_SPAN = 0.5
 """The scale ends at least this share of (quiet - low) above quiet, so that a folder of good parts stays dark."""
 PLAINLY_SEEN = 0.5
 """From this share of the way from quiet to high on, heat is plain to see."""
-MODEL_LINE, TRUTH_LINE = (255.0, 255.0, 255.0), (255.0, 0.0, 255.0)
+MODEL_LINE, TRUTH_LINE = (255, 255, 255), (255, 0, 255)
 """What the model marks is outlined in white, a true defect in magenta, a colour that heat never has."""
 
 
@@ -50,9 +51,10 @@ class HeatScale:
 
         That one runs from half way between median and maximum to the maximum.
         """
-        highest, low = float(values.max()), float(np.median(values))
+        highest = float(values.max())
         if highest >= self.quiet + PLAINLY_SEEN * (self.high - self.quiet) and highest > self.quiet:
             return self
+        low = float(np.median(values))
         low = low if low < highest else float(values.min())
         return HeatScale(low, (low + highest) / 2, highest, own=True)
 
@@ -97,21 +99,33 @@ def render_overlay(
     is drawn. Opacity grows with the value from `scale.quiet` to `scale.high`. In an image `called` a defect the hottest
     is always seen (`HeatScale.reaching`), a line around what is above quiet.
     """
-    width, height = _fit(photo.size)
-    small = photo.convert("RGB").resize((width, height), PIL.Image.Resampling.LANCZOS)
+    small = shrunk(photo, LONGEST_SIDE)
+    width, height = small.size
     heat = PIL.Image.fromarray(anomaly_map.astype(np.float32)).resize((width, height), PIL.Image.Resampling.BILINEAR)
     values = np.asarray(heat)
     scale = scale.reaching(values) if called else scale
     heat_share = _ramp(values, scale.quiet, scale.high)
-    opacity = STRONGEST * heat_share[..., None]
-    pixels = np.asarray(small) * (1 - opacity) + _colours(heat_share) * opacity
+    pixels, hot = np.array(small), heat_share > 0
+    share = heat_share[hot]
+    opacity = STRONGEST * share[:, None]
+    pixels[hot] = np.rint(pixels[hot] * (1 - opacity) + _colours(share) * opacity)
     if called:
         _draw_border(pixels, values >= scale.quiet, MODEL_LINE)
     if mask is not None and mask.any():
         truth = PIL.Image.fromarray(mask.astype(np.uint8) * 255).resize((width, height), PIL.Image.Resampling.BOX)
         _draw_border(pixels, np.asarray(truth) > 0, TRUTH_LINE)  # a speck does not get lost on a smaller picture
-    painted = np.rint(pixels).astype(np.uint8)
-    return PIL.Image.fromarray(np.concatenate([painted, _legend(width, scale)]))
+    return PIL.Image.fromarray(np.concatenate([pixels, _legend(width, scale)]))
+
+
+def shrunk(photo: PIL.Image.Image, longest: int) -> PIL.Image.Image:
+    """The photo in RGB with a longer side of at most so many pixels, never enlarged; a large one in two steps."""
+    return in_rgb(photo).resize(fitted(photo.size, longest), PIL.Image.Resampling.LANCZOS, reducing_gap=1.5)
+
+
+def fitted(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """(width, height) with the longer side at most `longest`, never enlarged, never below one pixel."""
+    shrink = min(1.0, longest / max(size))
+    return max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink))
 
 
 def draw_overlays(store: PredictionStore, samples: Sequence[Sample], category: str, *, count: int) -> None:
@@ -182,13 +196,21 @@ def _colour_table() -> np.ndarray:
     return colormaps[COLOUR_MAP](np.linspace(0, 1, 256))[:, :3].astype(np.float32) * 255
 
 
-def _draw_border(pixels: np.ndarray, inside: np.ndarray, colour: tuple[float, float, float]) -> None:
+def _draw_border(pixels: np.ndarray, inside: np.ndarray, colour: tuple[int, int, int]) -> None:
     """A line with a black one around it, on the outer side of the True pixels; wider on a larger picture."""
-    width = max(1, max(inside.shape) // 500)
+    box = PIL.Image.fromarray(inside.astype(np.uint8)).getbbox()
+    if box is None:
+        return
     from scipy.ndimage import binary_dilation
 
+    width = max(1, max(inside.shape) // 500)
+    (left, top), (right, bottom) = (
+        (max(0, edge - 2 * width) for edge in box[:2]),
+        (edge + 2 * width for edge in box[2:]),
+    )
+    pixels, inside = pixels[top:bottom, left:right], inside[top:bottom, left:right]  # the rest of the picture stays
     line = binary_dilation(inside, iterations=width)
-    pixels[binary_dilation(line, iterations=width) & ~line] = 0.0
+    pixels[binary_dilation(line, iterations=width) & ~line] = 0
     pixels[line & ~inside] = colour
 
 
@@ -207,9 +229,3 @@ def _legend(width: int, scale: HeatScale) -> np.ndarray:
     for text, x, anchor in words:
         draw.text((x, middle), text, fill="white", font=font, anchor=anchor, stroke_width=1, stroke_fill="black")
     return np.asarray(image)
-
-
-def _fit(size: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) with the longer side at most 1024, never enlarged, never below one pixel."""
-    shrink = min(1.0, LONGEST_SIDE / max(size))
-    return max(1, round(size[0] * shrink)), max(1, round(size[1] * shrink))

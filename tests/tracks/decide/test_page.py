@@ -7,10 +7,8 @@ import subprocess
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-import PIL.Image
 import pytest
 
-from tracks.decide.judge import thumbnail
 from tracks.decide.page import write_page
 from tracks.decide.threshold import Threshold
 from tracks.decide.verdict import Verdict
@@ -44,11 +42,6 @@ def test_the_page_holds_every_photo_and_finds_their_files(tmp_path):
     assert unquote_to_bytes(data["photos"][1]["photo"]).decode() == "../photos/</script><b>#1%.png"
     assert unquote_to_bytes(data["photos"][3]["photo"]) == b"../photos/broken\xff.png"
     assert "<i>" not in (tmp_path / "index.html").read_text(encoding="utf-8")
-
-
-def test_a_thumbnail_keeps_the_ratio_and_is_never_enlarged():
-    assert thumbnail(PIL.Image.new("L", (900, 450))).size == (320, 160)
-    assert thumbnail(PIL.Image.new("RGBA", (30, 40))).size == (30, 40)
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium: install chromium to look at the page in it")

@@ -13,7 +13,7 @@ from tracks.decide.threshold import Threshold
 from tracks.exporting import run
 
 RULES = {"side": 64, "overlap": tiles.OVERLAP, "large": tiles.LARGE, "stretch": tiles.STRETCH}
-RULES["most_native"] = tiles.MOST_NATIVE
+RULES |= {"most_native": tiles.MOST_NATIVE, "kept_times": tiles.KEPT_TIMES}
 
 
 @pytest.mark.parametrize("kind", ["auto", "native", 2, 5])
@@ -23,6 +23,10 @@ def test_photos_are_cut_alike(kind, size):
     got = run.layout(size, {**RULES, "tiles": kind})
     assert got == expected
     assert list(run.boxes(got, tiles.OVERLAP)) == list(tiles.boxes(expected))
+    photo = PIL.Image.linear_gradient("L").resize(size).convert("RGB")
+    ours, theirs = tiles.reduced(photo, 64, expected), run.reduced(photo, RULES, got)
+    assert ours.size == theirs.size
+    assert ours.tobytes() == theirs.tobytes()
 
 
 @pytest.mark.parametrize("size", [(7, 9), (20, 31), (5, 11), (3, 4)])

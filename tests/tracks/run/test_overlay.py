@@ -3,11 +3,13 @@
 import numpy as np
 import PIL.Image
 import pytest
+from matplotlib import colormaps
 
 from eval.ranking.histogram import ValueCounts
 from tracks.decide.decision import KeptThresholds
 from tracks.decide.threshold import Threshold
 from tracks.run.overlay import (
+    COLOUR_MAP,
     MODEL_LINE,
     TRUTH_LINE,
     HeatScale,
@@ -16,6 +18,7 @@ from tracks.run.overlay import (
     draw_overlays,
     map_bound,
     render_overlay,
+    shrunk,
 )  # fmt: skip
 from tracks.run.store import PredictionStore, Row
 
@@ -125,6 +128,31 @@ def test_odd_shapes_are_drawn():
     for size in ((1, 1), (1, 300), (3000, 2)):
         overlay = render_overlay(photo(size), noise(0), HeatScale(0.0, 0.05, 0.2))
         assert overlay.width == max(1, round(size[0] * min(1, 1024 / max(size))))
+
+
+def test_every_pixel_is_the_mix_of_photo_and_colour():
+    """Beside a plain version that mixes all pixels, cold ones too."""
+    values, scale = np.random.default_rng(0).random((64, 64)).astype(np.float32), HeatScale(0.0, 0.3, 0.9)
+    share = np.clip((values - 0.3) / 0.6, 0, 1)
+    table = colormaps[COLOUR_MAP](np.linspace(0, 1, 256))[:, :3].astype(np.float32) * 255
+    opacity = 0.7 * share[..., None]
+    mixed = np.asarray(photo()) * (1 - opacity) + table[(share * 255).astype(np.uint8)] * opacity
+    painted = np.asarray(render_overlay(photo(), values, scale))[:64]
+    np.testing.assert_allclose(painted, np.rint(mixed), atol=1)
+    assert (painted == np.rint(mixed)).mean() > 0.99
+    assert (painted[share == 0] == np.asarray(photo())[share == 0]).all()
+
+
+def test_a_photo_shrinks_to_its_longer_side_and_never_grows():
+    assert shrunk(PIL.Image.new("L", (900, 450)), 320).size == (320, 160)
+    assert shrunk(PIL.Image.new("RGBA", (30, 40)), 320).size == (30, 40)
+    assert shrunk(PIL.Image.new("RGBA", (30, 40)), 320).mode == "RGB"
+
+
+def test_shrinking_in_two_steps_looks_as_in_one():
+    large = photo((40, 30)).resize((4000, 3000), PIL.Image.Resampling.BICUBIC)
+    plain = large.resize((1024, 768), PIL.Image.Resampling.LANCZOS)
+    assert np.abs(np.asarray(shrunk(large, 1024)).astype(int) - np.asarray(plain)).max() <= 3
 
 
 def outlined(pixels, colour):
