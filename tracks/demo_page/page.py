@@ -41,7 +41,8 @@ CSS = """
 #gallery .thumbnail-item { display: flex; flex-direction: column; aspect-ratio: auto; height: auto; }
 #gallery .thumbnail-item img { aspect-ratio: 1; height: auto; background: #000; }
 #gallery .caption-label { position: static; width: 100%; max-width: none; margin: 0; padding: .2rem .4rem; border: 0;
-  border-radius: 0; overflow: hidden; text-overflow: ellipsis; white-space: pre; text-align: left; line-height: 1.35; opacity: 1 !important; }
+  border-radius: 0; overflow: hidden; text-overflow: ellipsis; white-space: pre; text-align: left; line-height: 1.35;
+  opacity: 1 !important; }
 """
 INTRODUCTION = """# Find defects
 Drop photos of one product, and of good parts if you have some: each photo gets a heat map, a score and a verdict."""
