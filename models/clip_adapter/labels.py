@@ -26,6 +26,16 @@ def labels(model: "ClipAdapter") -> dict[str, str | int | float | bool]:
         zero_shot_map += (
             f"; class vectors have a share of {model.vectors_share:g} in log odds, theirs x {model.vectors_scale:g}"
         )
+    if model.rarity_weight:
+        stages = " ".join(map(str, model.rarity_stages))
+        added = (
+            f"; {model.rarity_weight:g} x log of the mean 1 - cosine to the nearest of an image's other patches "
+            f"(stages {stages})"
+        )
+        patch, image = model.rarity_usual
+        zero_shot_map += f"{added}, less that of {patch:g}, is added in log odds"
+        if context:
+            zero_shot += f"{added}, its highest less that of {image:g}, is added in log odds"
     share = model.memory_score_weight
     few_shot_map, few_shot_score = "zero-shot map", "the same"
     if context:

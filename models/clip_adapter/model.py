@@ -8,11 +8,12 @@ Workshop Challenge Tracks 1&2 (arXiv 2305.17382). Maps are the published ones. D
   `text_score` and `map_max` let the published test-set scaling be applied outside.
 * An adapter may read all stages and the references together and give the image score as well (`ContextAdapter`).
 * Options, off by default: a Gaussian for every patch of the references (`gaussian_weight`), a bank of their small
-  neighbourhoods (`neighbourhood_weight`), class vectors beside the words (`vectors`), a choice of memory stages and
-  weight, defects named in words, clean category names.
+  neighbourhoods (`neighbourhood_weight`), class vectors beside the words (`vectors`), how rare a patch is in its image
+  (`rarity_weight`), a choice of memory stages and weight, defects named in words, clean category names.
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, Self
@@ -29,6 +30,8 @@ from models.clip_adapter.checkpoint import check_adapter_fits
 from models.clip_adapter.context_adapter import ContextAdapter, References, difference_of
 from models.clip_adapter.evidence import Evidence, FittedCategory, averaged, maps_of, together
 from models.clip_adapter.labels import labels
+from models.clip_adapter.rarity import LEAST as LEAST_RARITY
+from models.clip_adapter.rarity import rarity
 from models.clip_adapter.turns import turned, turning_gain
 from models.errors import checked
 from models.features import ImageFeatures
@@ -66,6 +69,11 @@ class ClipAdapter(AnomalyModel):
             with no references; None for none.
         vectors_share: their share of the two, in log odds. A learnt image score does not see it.
         vectors_scale: what their log odds are multiplied by first, as these spread less than those of words.
+        rarity_weight: where the adapter compares with no references, so many times the logarithm of how rare a patch is
+            in its image, beside what is usual, is added to the map's log odds, and that of the rarest to a learnt image
+            score's; 0 for none.
+        rarity_stages: stages whose tokens it reads; all of the backbone's by default.
+        rarity_usual: the rarity of a patch, and of an image's rarest, that adds nothing.
         memory_score_weight: share of the calibrated map maximum in the few-shot image score.
         memory_score_map: which map's maximum m is calibrated: "combined", as published, or "memory" alone.
         calibration_exponent: k of m^k / (m^k + mu^k), mu being the references' typical leave-one-out maximum.
@@ -94,6 +102,9 @@ class ClipAdapter(AnomalyModel):
         vectors: ClassVectors | None = None,
         vectors_share: float = 0.25,
         vectors_scale: float = 1.0,
+        rarity_weight: float = 0.0,
+        rarity_stages: Sequence[int] | None = None,
+        rarity_usual: Sequence[float] = (0.5, 0.5),
         memory_score_weight: float = 0.5,
         memory_score_map: Literal["combined", "memory"] = "combined",
         calibration_exponent: float = 4.0,
@@ -114,10 +125,14 @@ class ClipAdapter(AnomalyModel):
         self.vectors = vectors
         self.vectors_share = checked("vectors_share", vectors_share, 0 <= vectors_share <= 1, "between 0 and 1")
         self.vectors_scale = checked("vectors_scale", vectors_scale, vectors_scale > 0, "above 0")
+        self.rarity_weight = checked("rarity_weight", rarity_weight, rarity_weight >= 0, "at least 0")
+        usual = len(rarity_usual) == 2 and all(value > 0 for value in rarity_usual)
+        self.rarity_usual = checked("rarity_usual", tuple(rarity_usual), usual, "two numbers above 0")
         self.prompts = prompts
         self.preprocess = backbone.preprocess
         self.memory_stages = self._checked_stages("memory_stages", memory_stages)
         self.gaussian_stages = self._checked_stages("gaussian_stages", gaussian_stages)
+        self.rarity_stages = tuple(sorted(self._checked_stages("rarity_stages", rarity_stages)))
         self.neighbourhood_stages = tuple(sorted(self._checked_stages("neighbourhood_stages", neighbourhood_stages)))
         self.gaussian_weight = checked("gaussian_weight", gaussian_weight, 0 <= gaussian_weight <= 1, "between 0 and 1")
         share = 0 <= neighbourhood_weight <= 1
@@ -255,7 +270,7 @@ class ClipAdapter(AnomalyModel):
             stage_probabilities(tokens, text, grid, size)[:, 1]
             for tokens, grid in zip(*self.adapter.adapt(features), strict=True)
         ]
-        return Evidence(text_scores, self._beside_vectors(torch.stack(maps).sum(dim=0), features))
+        return Evidence(text_scores, self._aided(torch.stack(maps).sum(dim=0), features, self._rarity_odds(features)))
 
     def _evidence_beside(
         self, features: ImageFeatures, categories: Sequence[str], references: Sequence[References | None]
@@ -291,17 +306,32 @@ class ClipAdapter(AnomalyModel):
         enlarged = interpolated(difference.unflatten(1, (1, *features.grids[0])), size, align_corners=True)
         maps = enlarged[:, 0].sigmoid()
         if references is None:
-            maps = self._beside_vectors(maps, features)
+            rare = self._rarity_odds(features)
+            maps = self._aided(maps, features, rare)
+            if rare is not None:
+                patch, image = self.rarity_usual
+                score = score + rare.amax(dim=(1, 2, 3)) - self.rarity_weight * math.log(image / patch)
         return Evidence(text_scores, maps, score.sigmoid())
 
-    def _beside_vectors(self, maps: Tensor, features: ImageFeatures) -> Tensor:
-        """The adapter's maps (B, S, S), of which the vectors have their share."""
-        if self.vectors is None:
+    def _rarity_odds(self, features: ImageFeatures) -> Tensor | None:
+        """What the rarity of patches adds to their log odds, (B, 1, h, w); None where it has no weight."""
+        if not self.rarity_weight:
+            return None
+        found = rarity(features, self._positions(self.rarity_stages))
+        return self.rarity_weight * ((found + LEAST_RARITY).log() - math.log(self.rarity_usual[0]))
+
+    def _aided(self, maps: Tensor, features: ImageFeatures, rare: Tensor | None) -> Tensor:
+        """The adapter's maps (B, S, S), of which the vectors have their share, and what the patches' rarity adds."""
+        if self.vectors is None and rare is None:
             return maps
-        highest = float(self.adapter.num_maps)
-        theirs = self.vectors.map(features, self.backbone.image_size)
-        odds, their_odds = (each.logit(LEAST) for each in (maps / highest, theirs))
-        return highest * torch.lerp(odds, self.vectors_scale * their_odds, self.vectors_share).sigmoid()
+        highest, size = float(self.adapter.num_maps), self.backbone.image_size
+        odds = (maps / highest).logit(LEAST)
+        if self.vectors is not None:
+            theirs = self.vectors.map(features, size).logit(LEAST)
+            odds = torch.lerp(odds, self.vectors_scale * theirs, self.vectors_share)
+        if rare is not None:
+            odds = odds + interpolated(rare, (size, size))[:, 0]
+        return highest * odds.sigmoid()
 
     def _text(self, category: str, device: torch.device) -> Tensor:
         """Text features, computed once per category, prompts and device."""
