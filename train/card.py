@@ -98,7 +98,8 @@ def card(header: AdapterHeader, rows: Sequence[dict[str, Any]], validation: str)
 A CLIP of open_clip's own classes (EfficientNet-Lite0 of timm as image tower, text transformer; `tiny_clip.json`) and an
 adapter that reads its stages together (`models/clip_adapter/context_adapter.py`): how a patch deviates from its image,
 how dense its like is in it, and with references how far the nearest of them is. Without references a quarter of its
-map, in log odds, is that of class vectors (`models/vector_adapter`), which the image score does not see. With them a
+map, in log odds, is that of class vectors (`models/vector_adapter`), and how rare a patch is in its image is added to
+its log odds (`models/clip_adapter/rarity.py`); the image score sees neither. With them a
 Gaussian for every patch, after PaDiM (`models/gaussians.py`), has up to 60 % of the map, as far as they are alike patch
 by patch, and the nearest neighbourhood of patches (`models/neighbourhoods.py`) up to 40 %, as far as they are not; the
 nearest token has 30 % of the image score. Images of more than 336 pixels along the shorter side, and long ones, are
@@ -127,7 +128,8 @@ batches every picture has one or two other scenes of its product as references.
 **Chosen on** photographs of cookies, ball screws and masonry and four leather-like papers (PIPED), beside the synthetic
 validation categories: whether the image tower is fine-tuned and how much, flipped views, tiles and their weights,
 neighbourhoods, the share of the class vectors (a mean gain of a point of pixel F1 and no set behind by more than half a
-point: a quarter without references, none with them), when references are turned. (Of photographs 38 % of the looks were
+point: a quarter without references, none with them), how rarity is measured and its weight, when references are turned.
+(Of photographs 38 % of the looks were
 tried, which lowered the zero-shot scores; 12 % was taken without a comparison.) Nothing was chosen on MVTec AD's
 bottle, on the magnetic tiles or on the synthetic target categories. The text tower was taught to keep "flawless" from
 "damaged" whatever the product's name, so a new name carries little information.

@@ -26,16 +26,13 @@ def labels(model: "ClipAdapter") -> dict[str, str | int | float | bool]:
         zero_shot_map += (
             f"; class vectors have a share of {model.vectors_share:g} in log odds, theirs x {model.vectors_scale:g}"
         )
+    rare = " x log of the mean 1 - cosine to the nearest of an image's other patches, stages "
+    rare += " ".join(map(str, model.rarity_stages))
+    patch, image = model.rarity_usual
     if model.rarity_weight:
-        stages = " ".join(map(str, model.rarity_stages))
-        added = (
-            f"; {model.rarity_weight:g} x log of the mean 1 - cosine to the nearest of an image's other patches "
-            f"(stages {stages})"
-        )
-        patch, image = model.rarity_usual
-        zero_shot_map += f"{added}, less that of {patch:g}, is added in log odds"
-        if context:
-            zero_shot += f"{added}, its highest less that of {image:g}, is added in log odds"
+        zero_shot_map += f"; {model.rarity_weight:g}{rare}, less that of {patch:g}, is added in log odds"
+    if model.rarity_score_weight and context:
+        zero_shot += f"; {model.rarity_score_weight:g}{rare}, its highest less that of {image:g}, is added in log odds"
     share = model.memory_score_weight
     few_shot_map, few_shot_score = "zero-shot map", "the same"
     if context:

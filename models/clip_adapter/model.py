@@ -70,8 +70,8 @@ class ClipAdapter(AnomalyModel):
         vectors_share: their share of the two, in log odds. A learnt image score does not see it.
         vectors_scale: what their log odds are multiplied by first, as these spread less than those of words.
         rarity_weight: where the adapter compares with no references, so many times the logarithm of how rare a patch is
-            in its image, beside what is usual, is added to the map's log odds, and that of the rarest to a learnt image
-            score's; 0 for none.
+            in its image, beside what is usual, is added to the map's log odds; 0 for none.
+        rarity_score_weight: the same of the rarest patch and a learnt image score; 0 for none.
         rarity_stages: stages whose tokens it reads; all of the backbone's by default.
         rarity_usual: the rarity of a patch, and of an image's rarest, that adds nothing.
         memory_score_weight: share of the calibrated map maximum in the few-shot image score.
@@ -103,6 +103,7 @@ class ClipAdapter(AnomalyModel):
         vectors_share: float = 0.25,
         vectors_scale: float = 1.0,
         rarity_weight: float = 0.0,
+        rarity_score_weight: float = 0.0,
         rarity_stages: Sequence[int] | None = None,
         rarity_usual: Sequence[float] = (0.5, 0.5),
         memory_score_weight: float = 0.5,
@@ -126,6 +127,8 @@ class ClipAdapter(AnomalyModel):
         self.vectors_share = checked("vectors_share", vectors_share, 0 <= vectors_share <= 1, "between 0 and 1")
         self.vectors_scale = checked("vectors_scale", vectors_scale, vectors_scale > 0, "above 0")
         self.rarity_weight = checked("rarity_weight", rarity_weight, rarity_weight >= 0, "at least 0")
+        some = rarity_score_weight >= 0
+        self.rarity_score_weight = checked("rarity_score_weight", rarity_score_weight, some, "at least 0")
         usual = len(rarity_usual) == 2 and all(value > 0 for value in rarity_usual)
         self.rarity_usual = checked("rarity_usual", tuple(rarity_usual), usual, "two numbers above 0")
         self.prompts = prompts
@@ -270,7 +273,7 @@ class ClipAdapter(AnomalyModel):
             stage_probabilities(tokens, text, grid, size)[:, 1]
             for tokens, grid in zip(*self.adapter.adapt(features), strict=True)
         ]
-        return Evidence(text_scores, self._aided(torch.stack(maps).sum(dim=0), features, self._rarity_odds(features)))
+        return Evidence(text_scores, self._aided(torch.stack(maps).sum(dim=0), features, self._rarity(features)))
 
     def _evidence_beside(
         self, features: ImageFeatures, categories: Sequence[str], references: Sequence[References | None]
@@ -306,19 +309,17 @@ class ClipAdapter(AnomalyModel):
         enlarged = interpolated(difference.unflatten(1, (1, *features.grids[0])), size, align_corners=True)
         maps = enlarged[:, 0].sigmoid()
         if references is None:
-            rare = self._rarity_odds(features)
+            rare = self._rarity(features)
             maps = self._aided(maps, features, rare)
             if rare is not None:
-                patch, image = self.rarity_usual
-                score = score + rare.amax(dim=(1, 2, 3)) - self.rarity_weight * math.log(image / patch)
+                score = score + self.rarity_score_weight * (rare.amax(dim=(1, 2, 3)) - math.log(self.rarity_usual[1]))
         return Evidence(text_scores, maps, score.sigmoid())
 
-    def _rarity_odds(self, features: ImageFeatures) -> Tensor | None:
-        """What the rarity of patches adds to their log odds, (B, 1, h, w); None where it has no weight."""
-        if not self.rarity_weight:
+    def _rarity(self, features: ImageFeatures) -> Tensor | None:
+        """The logarithm of how rare patches are in their image, (B, 1, h, w); None where it has no weight."""
+        if not self.rarity_weight and not self.rarity_score_weight:
             return None
-        found = rarity(features, self._positions(self.rarity_stages))
-        return self.rarity_weight * ((found + LEAST_RARITY).log() - math.log(self.rarity_usual[0]))
+        return (rarity(features, self._positions(self.rarity_stages)) + LEAST_RARITY).log()
 
     def _aided(self, maps: Tensor, features: ImageFeatures, rare: Tensor | None) -> Tensor:
         """The adapter's maps (B, S, S), of which the vectors have their share, and what the patches' rarity adds."""
@@ -330,7 +331,8 @@ class ClipAdapter(AnomalyModel):
             theirs = self.vectors.map(features, size).logit(LEAST)
             odds = torch.lerp(odds, self.vectors_scale * theirs, self.vectors_share)
         if rare is not None:
-            odds = odds + interpolated(rare, (size, size))[:, 0]
+            added = self.rarity_weight * (rare - math.log(self.rarity_usual[0]))
+            odds = odds + interpolated(added, (size, size))[:, 0]
         return highest * odds.sigmoid()
 
     def _text(self, category: str, device: torch.device) -> Tensor:

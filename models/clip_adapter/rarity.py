@@ -38,7 +38,7 @@ def rarity(features: ImageFeatures, positions: Sequence[int]) -> Tensor:
 
 def _on_grid(features: ImageFeatures, position: int, grid: tuple[int, int]) -> Tensor:
     own = features.grids[position]
-    unit = F.normalize(features.stages[position], dim=-1).transpose(1, 2).unflatten(2, own)
+    unit = F.normalize(features.stages[position].transpose(1, 2).unflatten(2, own), dim=1)
     if own == grid:
         return unit
     return averaged(unit, grid) if own[0] > grid[0] else F.interpolate(unit, grid)

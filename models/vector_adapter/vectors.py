@@ -47,7 +47,8 @@ class ClassVectors(nn.Module):
         logits = []
         for tokens, pair, grid in zip(features.stages, self.pixel, features.grids, strict=True):
             normal, abnormal = F.normalize(pair, dim=1)
-            found = scale * (F.normalize(tokens, dim=-1) @ (abnormal - normal))
+            apart = scale * (abnormal - normal)[:, None]  # a matrix: OpenVINO 2026 fails on a scaled vector
+            found = (F.normalize(tokens, dim=-1) @ apart)[..., 0]
             logits.append(interpolated(found.unflatten(1, (1, *grid)), (size, size), align_corners=True)[:, 0])
         return logits
 

@@ -100,13 +100,14 @@ TURNED = {
             "prompts": PROMPTS, "memory_weight": 0.0, "memory_score_map": "memory",
             "gaussian_weight": 0.6, "gaussian_stages": [1, 2], "memory_score_weight": 0.3,
             "neighbourhood_weight": 0.4, "neighbourhood_stages": [1, 2], "vectors": vectors_for(RESNET),
-            "rarity_weight": 8.0, "rarity_stages": [1, 2],
+            "rarity_weight": 8.0, "rarity_score_weight": 1.0, "rarity_stages": [1, 2],
         },
         {
             "adapter": adapter_of(RESNET), "memory_stages": [1], "memory_weight": 1.0, "memory_score_map": "combined",
             "memory_score_weight": 0.25, "calibration_exponent": 3.0, "gaussian_weight": 0.25, "gaussian_stages": [1],
             "flipped": True, "turns": 0.25, "neighbourhood_weight": 0.25, "neighbourhood_stages": [1],
             "vectors": None, "vectors_share": 0.5, "vectors_scale": 2.0, "rarity_weight": 4.0, "rarity_stages": [1],
+            "rarity_score_weight": 2.0,
             "rarity_usual": [0.3, 0.6],
         },
     ),
@@ -238,7 +239,7 @@ TURNED = {
     ),
 }  # fmt: skip
 ELSEWHERE = {
-    "clip_adapter": {"vectors_share", "vectors_scale", "rarity_stages", "rarity_usual"},
+    "clip_adapter": {"vectors_share", "vectors_scale", "rarity_stages", "rarity_usual", "rarity_score_weight"},
     "clip_adapter, the shipped way": {"backbone", "prompts", "own_window", "max_references"},
     "saliency": {"own_window"},  # in the label of the model that has references
     "boxes of GroundingDINO": {"network", "reader"},  # their files are the label `weights`

@@ -73,8 +73,9 @@ def test_its_logarithm_is_added_to_log_odds_unless_references_are_compared(kind,
     images, adapter = random_images(4, BACKBONE.image_size), adapter_of(kind)
     plain = ClipAdapter(BACKBONE, adapter, PROMPTS, **OPTIONS).eval()
     rare = ClipAdapter(
-        BACKBONE, adapter, PROMPTS, rarity_weight=2.0, rarity_stages=[1, 2], rarity_usual=(0.4, 0.7), **OPTIONS
-    ).eval()
+        BACKBONE, adapter, PROMPTS, rarity_weight=2.0, rarity_score_weight=3.0, rarity_stages=[1, 2],
+        rarity_usual=(0.4, 0.7), **OPTIONS,
+    ).eval()  # fmt: skip
     if shots:
         plain.fit(images[:shots], "nut")
         rare.fit(images[:shots], "nut")
@@ -90,13 +91,15 @@ def test_its_logarithm_is_added_to_log_odds_unless_references_are_compared(kind,
     expected = highest * ((without.anomaly_maps / highest).logit(1e-6) + added).sigmoid()
     assert_close(found.anomaly_maps, expected, rtol=1e-4, atol=1e-5)
     if kind == "context":
-        odds = without.image_scores.logit() + 2 * (logs.amax(dim=(1, 2, 3)) - math.log(0.7))
+        odds = without.image_scores.logit() + 3 * (logs.amax(dim=(1, 2, 3)) - math.log(0.7))
         assert_close(found.image_scores, odds.sigmoid(), rtol=1e-4, atol=1e-5)
     else:
         assert_close(found.image_scores, without.image_scores, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("options", [{"rarity_weight": -1}, {"rarity_usual": (0.5,)}, {"rarity_stages": [9]}])
+@pytest.mark.parametrize(
+    "options", [{"rarity_weight": -1}, {"rarity_score_weight": -1}, {"rarity_usual": (0.5,)}, {"rarity_stages": [9]}]
+)
 def test_wrong_settings_are_refused_by_name(options):
     with pytest.raises(ModelInputError, match=next(iter(options))):
         ClipAdapter(BACKBONE, adapter_of("linear"), PROMPTS, **options)
