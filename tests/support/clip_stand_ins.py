@@ -11,7 +11,8 @@ import torch
 from models.clip.backbone import ClipBackbone
 from models.clip.text import PromptEnsemble
 from models.clip.weights import build_clip
-from models.clip_adapter.adapter import random_adapter
+from models.clip_adapter.adapter import Adapter, random_adapter
+from models.clip_adapter.context_adapter import ContextAdapter
 from models.clip_adapter.model import ClipAdapter
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
@@ -66,6 +67,15 @@ def small_backbone(kind: str, activation: str = "gelu", precision: str = "float3
 def small_model(kind: str, **options: Any) -> ClipAdapter:
     backbone = small_backbone(kind)
     return ClipAdapter(backbone, random_adapter(backbone.stage_widths, backbone.embed_dim), PROMPTS, **options).eval()
+
+
+def small_adapter(kind: str, backbone: ClipBackbone) -> Adapter:
+    """One of random weights for a backbone: "linear" or "context"."""
+    if kind == "linear":
+        return random_adapter(backbone.stage_widths, backbone.embed_dim)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return ContextAdapter(backbone.stage_widths, backbone.embed_dim, hidden=8).eval()
 
 
 def random_images(count: int, size: int, seed: int = 0) -> torch.Tensor:

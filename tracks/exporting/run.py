@@ -248,8 +248,8 @@ def layout(size: tuple[int, int], tiles: dict[str, Any]) -> tuple[int, int]:
         along_short = min(tiles["most_native"], count(short / side, tiles))
     else:
         along_short = int(kind) if kind != "auto" else 2 if short > tiles["large"] * side else 1
-    share = 1 / (along_short - (along_short - 1) * tiles["overlap"])
-    along_long = max(along_short, count(long / (short * share) / tiles["stretch"], tiles))
+    width = short * share(along_short, tiles["overlap"])
+    along_long = max(along_short, count(long / width / tiles["stretch"], tiles))
     if along_long == 1:
         return 0, 0
     return (along_short, along_long) if size[0] >= size[1] else (along_long, along_short)
@@ -257,9 +257,15 @@ def layout(size: tuple[int, int], tiles: dict[str, Any]) -> tuple[int, int]:
 
 def reduced(image: PIL.Image.Image, tiles: dict[str, Any], grid: tuple[int, int]) -> PIL.Image.Image:
     """A photo averaged down by a whole factor, as far as its tiles allow."""
-    down, across = (1 / (max(1, n) - (max(1, n) - 1) * tiles["overlap"]) for n in grid)
+    down, across = (share(n, tiles["overlap"]) for n in grid)
     factor = int(min(image.width * across, image.height * down) / (tiles["kept_times"] * tiles["side"]))
     return image.reduce(factor) if factor > 1 else image
+
+
+def share(number: int, overlap: float) -> float:
+    """A tile's share of a side along which so many of them overlap; of none, the whole side."""
+    number = max(1, number)
+    return 1 / (number - (number - 1) * overlap)
 
 
 def count(times: float, tiles: dict[str, Any]) -> int:
@@ -270,7 +276,7 @@ def count(times: float, tiles: dict[str, Any]) -> int:
 def boxes(of: tuple[int, int], overlap: float) -> Iterator[tuple[float, ...]]:
     """Left, top, right and bottom of each tile in shares of the sides, row by row."""
     rows, columns = of
-    down, across = (1 / (max(1, n) - (max(1, n) - 1) * overlap) for n in (rows, columns))
+    down, across = (share(n, overlap) for n in of)
     for row in range(rows):
         top = (1 - down) * row / max(1, rows - 1)
         for column in range(columns):

@@ -204,11 +204,10 @@ def _draw_border(pixels: np.ndarray, inside: np.ndarray, colour: tuple[int, int,
     from scipy.ndimage import binary_dilation
 
     width = max(1, max(inside.shape) // 500)
-    (left, top), (right, bottom) = (
-        (max(0, edge - 2 * width) for edge in box[:2]),
-        (edge + 2 * width for edge in box[2:]),
-    )
-    pixels, inside = pixels[top:bottom, left:right], inside[top:bottom, left:right]  # the rest of the picture stays
+    left, top, right, bottom = box
+    margin = 2 * width
+    around = np.s_[max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin]
+    pixels, inside = pixels[around], inside[around]  # the rest of the picture stays
     line = binary_dilation(inside, iterations=width)
     pixels[binary_dilation(line, iterations=width) & ~line] = 0
     pixels[line & ~inside] = colour

@@ -8,25 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from models.clip_adapter.adapter import random_adapter
-from models.clip_adapter.context_adapter import ContextAdapter
 from models.clip_adapter.model import ClipAdapter
 from models.clip_adapter.rarity import LEAST, rarity
 from models.errors import ModelInputError
 from models.features import ImageFeatures
 from models.maps import interpolated
-from tests.support.clip_stand_ins import PROMPTS, random_images, small_backbone
+from tests.support.clip_stand_ins import PROMPTS, random_images, small_adapter, small_backbone
 
 BACKBONE = small_backbone("resnet")
 OPTIONS = {"memory_weight": 0.0, "memory_score_map": "memory"}
-
-
-def adapter_of(kind):
-    if kind == "linear":
-        return random_adapter(BACKBONE.stage_widths, BACKBONE.embed_dim)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return ContextAdapter(BACKBONE.stage_widths, BACKBONE.embed_dim, hidden=8).eval()
 
 
 def features_of(*stages):
@@ -70,7 +60,7 @@ def test_the_odd_patch_is_the_rarest_and_a_single_one_is_no_error():
 @pytest.mark.parametrize("kind", ["linear", "context"])
 @pytest.mark.parametrize("shots", [0, 2])
 def test_its_logarithm_is_added_to_log_odds_unless_references_are_compared(kind, shots):
-    images, adapter = random_images(4, BACKBONE.image_size), adapter_of(kind)
+    images, adapter = random_images(4, BACKBONE.image_size), small_adapter(kind, BACKBONE)
     plain = ClipAdapter(BACKBONE, adapter, PROMPTS, **OPTIONS).eval()
     rare = ClipAdapter(
         BACKBONE, adapter, PROMPTS, rarity_weight=2.0, rarity_score_weight=3.0, rarity_stages=[1, 2],
@@ -102,4 +92,4 @@ def test_its_logarithm_is_added_to_log_odds_unless_references_are_compared(kind,
 )
 def test_wrong_settings_are_refused_by_name(options):
     with pytest.raises(ModelInputError, match=next(iter(options))):
-        ClipAdapter(BACKBONE, adapter_of("linear"), PROMPTS, **options)
+        ClipAdapter(BACKBONE, small_adapter("linear", BACKBONE), PROMPTS, **options)

@@ -1,33 +1,22 @@
 """Class vectors beside the words: their share of the map, and whom they fit."""
 
 import pytest
-import torch
 from torch.testing import assert_close
 
-from models.clip_adapter.adapter import random_adapter
-from models.clip_adapter.context_adapter import ContextAdapter
 from models.clip_adapter.model import ClipAdapter
 from models.errors import ModelInputError
 from models.vector_adapter.model import VectorAdapter
-from tests.support.clip_stand_ins import PROMPTS, random_images, small_backbone
+from tests.support.clip_stand_ins import PROMPTS, random_images, small_adapter, small_backbone
 from tests.support.vector_stand_ins import vectors_for
 
 BACKBONE = small_backbone("resnet")
-
-
-def adapter_of(kind):
-    if kind == "linear":
-        return random_adapter(BACKBONE.stage_widths, BACKBONE.embed_dim)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return ContextAdapter(BACKBONE.stage_widths, BACKBONE.embed_dim, hidden=8).eval()
 
 
 @pytest.mark.parametrize("kind", ["linear", "context"])
 @pytest.mark.parametrize("shots", [0, 2])
 def test_vectors_have_their_share_of_the_log_odds_of_the_map(kind, shots):
     images = random_images(4, BACKBONE.image_size)
-    adapter, vectors = adapter_of(kind), vectors_for(BACKBONE)
+    adapter, vectors = small_adapter(kind, BACKBONE), vectors_for(BACKBONE)
     options = {"memory_weight": 0.0, "memory_score_map": "memory"}
     plain = ClipAdapter(BACKBONE, adapter, PROMPTS, **options).eval()
     both = ClipAdapter(
@@ -50,4 +39,4 @@ def test_vectors_have_their_share_of_the_log_odds_of_the_map(kind, shots):
 
 def test_vectors_of_another_encoder_are_refused_with_the_way_to_do_without():
     with pytest.raises(ModelInputError, match=r"stage widths: .*model\.vectors=null"):
-        ClipAdapter(BACKBONE, adapter_of("linear"), PROMPTS, vectors=vectors_for(small_backbone("vit")))
+        ClipAdapter(BACKBONE, small_adapter("linear", BACKBONE), PROMPTS, vectors=vectors_for(small_backbone("vit")))
