@@ -31,7 +31,15 @@ class Preprocess:
 
     def __call__(self, image: PIL.Image.Image) -> Tensor:
         """One image to a tensor."""
-        return _prepared(image, (self.image_size, self.image_size), self.mean, self.std)
+        return self.finished(self.pixels(image))
+
+    def pixels(self, image: PIL.Image.Image) -> Tensor:
+        """The first half: resized, (3, S, S) uint8."""
+        return _pixels(image, (self.image_size, self.image_size))
+
+    def finished(self, pixels: Tensor) -> Tensor:
+        """The second half, on any device: (..., 3, S, S) uint8 to float32."""
+        return normalised(pixels, self.mean, self.std)
 
 
 @dataclass(frozen=True)
@@ -82,9 +90,13 @@ def _prepared(
     image: PIL.Image.Image, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
 ) -> Tensor:  # fmt: skip
     """Resized (bicubic) to (width, height), less the mean and over the deviation of each channel: (3, H, W)."""
-    pixels = np.asarray(in_rgb(image).resize(size, PIL.Image.Resampling.BICUBIC), dtype=np.float32) / 255
-    normal = (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
-    return torch.from_numpy(normal).permute(2, 0, 1).contiguous()
+    return normalised(_pixels(image, size), mean, std)
+
+
+def _pixels(image: PIL.Image.Image, size: tuple[int, int]) -> Tensor:
+    """Resized (bicubic) to (width, height): (3, H, W) uint8."""
+    pixels = np.array(in_rgb(image).resize(size, PIL.Image.Resampling.BICUBIC))
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 @dataclass(frozen=True)
@@ -99,9 +111,8 @@ class KeepSize:
         if 0 < self.max_side < longest:
             scale = self.max_side / longest
             size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-            image = in_rgb(image).resize(size, PIL.Image.Resampling.BICUBIC)
-        pixels = np.array(in_rgb(image))  # (H, W, 3), a copy
-        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+            return _pixels(image, size)
+        return torch.from_numpy(np.array(in_rgb(image))).permute(2, 0, 1).contiguous()
 
 
 def check_batch(images: Tensor, image_size: int) -> None:
@@ -157,7 +168,8 @@ def resized(images: Tensor, size: Size, *, antialias: bool) -> Tensor:
 
 
 def normalised(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(B, 3, h, w) of 0 to 255, to 0 to 1, less the mean and over the deviation of each channel."""
+    """(..., 3, h, w) of 0 to 255, to 0 to 1, less the mean and over the deviation of each channel; float32."""
+    pixels = pixels.float()
     middle, deviation = pixels.new_tensor(mean).view(3, 1, 1), pixels.new_tensor(std).view(3, 1, 1)
     return (pixels / 255 - middle) / deviation
 

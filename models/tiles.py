@@ -21,7 +21,7 @@ from torch import Tensor
 
 from models.base import INDUCTIVE, AnomalyModel, Images, Prediction, State, below, check_categories
 from models.errors import ModelInputError
-from models.images import in_rgb
+from models.images import Preprocess, in_rgb
 from models.references import MAX_REFERENCES, ManyReferences, cut, joined
 
 OVERLAP = 0.25
@@ -92,7 +92,11 @@ def _count(times: float) -> int:
 
 @dataclass(frozen=True)
 class TiledPreprocess:
-    """One image to (3, (rows + 1) * S, columns * S): the whole at the top left, its tiles in the rows below."""
+    """One image to (3, (rows + 1) * S, columns * S): the whole at the top left, its tiles in the rows below.
+
+    In bytes where `inner` is a `Preprocess`, a quarter of the memory on the way to the model, which finishes them; else
+    as `inner` makes them.
+    """
 
     inner: Callable[[PIL.Image.Image], Tensor]
     side: int
@@ -102,14 +106,22 @@ class TiledPreprocess:
         """One image to a tensor."""
         rows, columns = layout(image.size, self.side, self.tiles)
         image = reduced(image, self.side, (rows, columns))
-        canvas = torch.zeros(3, (rows + 1) * self.side, max(1, columns) * self.side)
-        canvas[:, : self.side, : self.side] = self.inner(image)
+        make = self.inner.pixels if isinstance(self.inner, Preprocess) else self.inner
+        whole = make(image)
+        canvas = whole.new_zeros(3, (rows + 1) * self.side, max(1, columns) * self.side)
+        canvas[:, : self.side, : self.side] = whole
         width, height = image.size
         for number, (left, top, right, bottom) in enumerate(boxes((rows, columns))):
             cut = image.crop((round(left * width), round(top * height), round(right * width), round(bottom * height)))
             y, x = (number // columns + 1) * self.side, number % columns * self.side
-            canvas[:, y : y + self.side, x : x + self.side] = self.inner(cut)
+            canvas[:, y : y + self.side, x : x + self.side] = make(cut)
         return canvas
+
+    def finished(self, views: Tensor) -> Tensor:
+        """Views (N, 3, S, S), cut from canvases, as the inner model takes them."""
+        if isinstance(self.inner, Preprocess) and not views.is_floating_point():
+            return self.inner.finished(views)
+        return views
 
 
 @dataclass(frozen=True)
@@ -126,12 +138,13 @@ class Views:
     boxes: tuple[Box, ...]
 
     @staticmethod
-    def of(images: Images, side: int, device: torch.device) -> "Views":
-        """From the canvases that `TiledPreprocess` makes."""
+    def of(images: Images, preprocess: TiledPreprocess, device: torch.device) -> "Views":
+        """From the canvases that `preprocess` made."""
         wholes: list[Tensor] = []
         tiles: list[Tensor] = []
         owners: list[int] = []
         places: list[Box] = []
+        side = preprocess.side
         for owner, canvas in enumerate(images):
             rows, columns = _layout_of(canvas, side)
             cells = canvas.unflatten(1, (rows + 1, side)).unflatten(3, (-1, side)).permute(1, 3, 0, 2, 4)
@@ -139,11 +152,25 @@ class Views:
             tiles.append(cells[1:].flatten(0, 1))
             owners += [owner] * (rows * columns)
             places += boxes((rows, columns))
-        return Views(torch.stack(wholes).to(device), torch.cat(tiles).to(device), tuple(owners), tuple(places))
+        whole, cut = (preprocess.finished(each.to(device)) for each in (torch.stack(wholes), torch.cat(tiles)))
+        return Views(whole, cut, tuple(owners), tuple(places))
 
-    def of_image(self, image: int) -> list[int]:
-        """The numbers of an image's tiles."""
-        return [tile for tile, owner in enumerate(self.owners) if owner == image]
+    def by_image(self) -> list[list[int]]:
+        """The numbers of each image's tiles."""
+        tiles: list[list[int]] = [[] for _ in self.wholes]
+        for tile, owner in enumerate(self.owners):
+            tiles[owner].append(tile)
+        return tiles
+
+    def cut_alike(self) -> Iterator[tuple[tuple[Box, ...], list[int], Tensor]]:
+        """The places of T tiles, the N images that have tiles there, and the numbers of theirs, (N, T)."""
+        groups: dict[tuple[Box, ...], list[int]] = {}
+        every = self.by_image()
+        for image, tiles in enumerate(every):
+            groups.setdefault(tuple(self.boxes[tile] for tile in tiles), []).append(image)
+        for places, members in groups.items():
+            if places:
+                yield places, members, torch.tensor([every[image] for image in members])
 
 
 def _layout_of(canvas: Tensor, side: int) -> Layout:
@@ -169,6 +196,8 @@ class Tiled(AnomalyModel):
         max_references: of more, evenly spread ones are learnt and the others only scored, as in the models; fewer than
             there, since each position of a tile keeps its own.
     """
+
+    preprocess: TiledPreprocess
 
     def __init__(
         self, model: AnomalyModel, tiles: str | int = AUTO, *, map_weight: float = 0.3, score_weight: float = 0.3,
@@ -234,7 +263,7 @@ class Tiled(AnomalyModel):
             ModelInputError: images of another shape, or not one category per image.
         """
         check_categories(images, categories)
-        views = Views.of(images, self.side, self.device)
+        views = self.views(images)
         names = [self._name_at(categories[owner], box) for owner, box in zip(views.owners, views.boxes, strict=True)]
         order = sorted(range(len(names)), key=lambda tile: (names[tile], tile))  # those that share references together
         at_once = VIEWS_AT_ONCE if self.device.type == "cpu" else DEVICE_VIEWS
@@ -243,16 +272,15 @@ class Tiled(AnomalyModel):
         jobs += [(views.tiles[part], [names[i] for i in part]) for part in cut(order, at_once)]
         seen = side_by_side(self.model.predict, jobs, self.device)
         whole = joined(seen[: len(wholes)], range(len(images)))
-        found = joined(seen[len(wholes) :], order) if order else None
-        levels = self._levelled(whole.image_scores)
-        maps = self._enlarged(whole.anomaly_maps)
-        for image, category in enumerate(categories):
-            if found is not None and (tiles := views.of_image(image)):
-                places = [views.boxes[tile] for tile in tiles]
-                of_tiles = joined_maps(found.anomaly_maps[tiles], places, self.map_side)
-                maps[image] = torch.lerp(maps[image], of_tiles, self.map_weight)
-                highest = self._levelled(found.image_scores[tiles]).max() - self._above.get(category, 0.0)
-                levels[image] = torch.lerp(levels[image], highest, self.score_weight)
+        levels, maps = self._levelled(whole.image_scores), self._enlarged(whole.anomaly_maps)
+        if order:
+            found = joined(seen[len(wholes) :], order)
+            of_tiles, above = self._levelled(found.image_scores), [self._above.get(each, 0.0) for each in categories]
+            for places, members, tiles in views.cut_alike():
+                together = joined_maps(found.anomaly_maps[tiles], places, self.map_side)
+                maps[members] = torch.lerp(maps[members], together, self.map_weight)
+                highest = of_tiles[tiles].amax(dim=1) - levels.new_tensor(above)[members]
+                levels[members] = torch.lerp(levels[members], highest, self.score_weight)
         return Prediction(maps, self._scores(levels), whole.scalars)
 
     @torch.no_grad()
@@ -262,7 +290,7 @@ class Tiled(AnomalyModel):
         maps, levels = self._enlarged(whole.anomaly_maps), self._levelled(whole.image_scores)
         if tiles:
             of_image = torch.stack([tile.anomaly_maps for tile in tiles], dim=1)
-            joined = torch.stack([joined_maps(each, self._places[category], self.map_side) for each in of_image])
+            joined = joined_maps(of_image, self._places[category], self.map_side)
             highest = torch.stack([self._levelled(tile.image_scores) for tile in tiles]).amax(dim=0)
             maps = torch.lerp(maps, joined, self.map_weight)
             levels = torch.lerp(levels, highest - self._above[category], self.score_weight)
@@ -283,6 +311,10 @@ class Tiled(AnomalyModel):
             "tile_references": self._many.label,
         }
 
+    def views(self, images: Images) -> Views:
+        """What the inner model sees of canvases."""
+        return Views.of(images, self.preprocess, self.device)
+
     def learnt_places(self, category: str) -> tuple[tuple[Box, ...], float]:
         """The positions of the tiles that a category's references have, and how far the highest is above the whole."""
         return self._places.get(category, ()), self._above.get(category, 0.0)
@@ -293,9 +325,9 @@ class Tiled(AnomalyModel):
 
     def _parts(self, references: Images, category: str) -> Iterator[tuple[str, Tensor]]:
         """What the inner model is to know: the whole references, and what they show at each place, with its name."""
-        views = Views.of(references, self.side, self.device)
+        views = self.views(references)
         yield category, views.wholes
-        own = [views.of_image(image) for image in range(len(views.wholes))]
+        own = views.by_image()
         layouts = [tuple(views.boxes[tile] for tile in tiles) for tiles in own]
         self._places[category] = places = max(layouts, key=layouts.count)
         for number, place in enumerate(places):
@@ -343,23 +375,25 @@ def check_tiles(tiles: str | int) -> None:
 
 
 def joined_maps(maps: Tensor, places: Sequence[Box], side: int) -> Tensor:
-    """The maps (T, h, w) of tiles as one (side, side) map of the image."""
-    total, weights = maps.new_zeros(side, side), maps.new_zeros(side, side)
-    for tile, place in zip(maps, places, strict=True):
+    """The maps (..., T, h, w) of T tiles as one map (..., side, side) of each image."""
+    total, weights = maps.new_zeros(*maps.shape[:-3], side, side), maps.new_zeros(side, side)
+    for tile, place in zip(maps.unbind(dim=-3), places, strict=True):
         left, top, right, bottom = (round(edge * side) for edge in place)
         size = (bottom - top, right - left)
-        weight = (_fading(size[0])[:, None] * _fading(size[1])).to(maps.device)
-        stretched = F.interpolate(tile[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
-        total[top:bottom, left:right] += weight * stretched
+        weight = _fading(size[0], maps.device)[:, None] * _fading(size[1], maps.device)
+        stretched = F.interpolate(
+            tile.reshape(-1, 1, *tile.shape[-2:]), size=size, mode="bilinear", align_corners=False
+        )
+        total[..., top:bottom, left:right] += weight * stretched.reshape(*maps.shape[:-3], *size)
         weights[top:bottom, left:right] += weight
     return total / weights
 
 
 @lru_cache(maxsize=64)
-def _fading(length: int) -> Tensor:
+def _fading(length: int, device: torch.device) -> Tensor:
     """Weights along a tile's side: 1 inside, falling to nearly 0 over the overlap at both ends."""
     position = torch.arange(length) + 0.5
-    return (torch.minimum(position, length - position) / (OVERLAP * length)).clamp(max=1)
+    return (torch.minimum(position, length - position) / (OVERLAP * length)).clamp(max=1).to(device)
 
 
 def side_by_side(

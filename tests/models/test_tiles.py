@@ -16,6 +16,7 @@ from models.tiles import (
     WHOLE,
     Tiled,
     TiledPreprocess,
+    Views,
     boxes,
     check_tiles,
     joined_maps,
@@ -198,10 +199,27 @@ def test_a_large_photo_is_averaged_down_before_it_is_cut(size, factor):
     small = reduced(photo, 224, cells)
     assert small.size == (-(-size[0] // factor), -(-size[1] // factor))
     assert (small is photo) == (factor == 1)
-    plain = Preprocess(224, (0, 0, 0), (1, 1, 1))
-    apart = (TiledPreprocess(plain, 224, AUTO)(photo)[:, :224, :224] - plain(photo)).abs() * 255
+    plain = Preprocess(224)
+    apart = (TiledPreprocess(plain, 224, AUTO)(photo)[:, :224, :224].float() - plain.pixels(photo)).abs()
     assert apart.max() <= 1.01
     assert apart.mean() <= (0.3 if factor > 1 else 0)
+
+
+def test_canvases_are_in_bytes_and_finished_as_the_inner_preprocess_does():
+    tiled, photo = TiledPreprocess(Preprocess(64, (0.1, 0.5, 0.7), (0.3, 0.2, 0.4)), 64, AUTO), noise(150, 150)
+    canvas = tiled(photo)
+    assert canvas.dtype == torch.uint8
+    views = Views.of([canvas, canvas], tiled, torch.device("cpu"))
+    cut = [photo.crop([round(150 * edge) for edge in box]) for box in boxes((2, 2))]
+    assert torch.equal(views.wholes[1], tiled.inner(photo))
+    assert all(torch.equal(views.tiles[4 + i], tiled.inner(each)) for i, each in enumerate(cut))
+    floats = Views.of([tiled.finished(canvas)], tiled, torch.device("cpu"))
+    assert torch.equal(floats.wholes[0], views.wholes[0])  # what is finished stays
+
+
+def test_maps_of_several_images_are_joined_as_one_by_one():
+    places, maps = list(boxes((2, 3))), torch.rand(3, 6, 10, 10)
+    assert torch.equal(joined_maps(maps, places, 50), torch.stack([joined_maps(each, places, 50) for each in maps]))
 
 
 def test_one_batch_to_a_core_gives_what_one_after_the_other_does():

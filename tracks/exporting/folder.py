@@ -28,7 +28,7 @@ from models.errors import ModelInputError
 from models.images import Preprocess
 from models.one_graph import OneGraph, check_can_be_exported, state_of
 from models.references import Prepared
-from models.tiles import Tiled, Views
+from models.tiles import Tiled
 from models.weights.catalogue import catalogue
 from tracks.decide.product import Product, unpacked
 from tracks.decide.threshold import Threshold
@@ -149,7 +149,7 @@ def calibration_images(what: What) -> list[Tensor]:
     assert what.product is not None
     images: Images = [Prepared(what.product.images, unpacked)[i] for i in range(len(what.product.images))][:CALIBRATION]
     if isinstance(what.model, Tiled):
-        return list(Views.of(images, what.model.side, what.model.device).wholes)
+        return list(what.model.views(images).wholes)
     return list(images)
 
 
