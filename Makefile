@@ -33,13 +33,15 @@ PROCESSES ?=
 MODELS ?=
 SEEDS ?=
 
-# Paths and free text reach the configuration through the environment, so that blanks, quotes and commas survive.
-export ROOT OUT IMAGES REFERENCES CATEGORY CATEGORIES PROMPT RUN A B
+# Paths and free text reach the configuration through the environment, so that blanks, quotes and commas survive; under
+# names of their own: a shell may have an OUT or a PROMPT of another kind.
+TEXT := ROOT OUT IMAGES REFERENCES CATEGORY CATEGORIES PROMPT RUN A B
+$(foreach name,$(TEXT),$(eval export VANDKIT_$(name) = $$($(name))))
 
 comma := ,
-SETTINGS = $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') $(if $(MODEL),model=$(MODEL)) \
+SETTINGS = $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:VANDKIT_ROOT}') $(if $(MODEL),model=$(MODEL)) \
 	$(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(SEED),seed=$(SEED)) $(if $(DEVICE),device=$(DEVICE)) \
-	$(if $(CATEGORIES),'categories=$${env_words:CATEGORIES}') $(if $(OUT),'out=$${oc.env:OUT}')
+	$(if $(CATEGORIES),'categories=$${env_words:VANDKIT_CATEGORIES}') $(if $(OUT),'out=$${oc.env:VANDKIT_OUT}')
 
 .PHONY: help zero-shot few-shot sweep compare train tiny predict demo fit score report compare-runs submission reproduce weights data doctor bench-metrics docs test check install clean
 
@@ -87,9 +89,9 @@ sweep: $(READY) ## Run every combination in ARGS="shots=1,2,4 seed=0,1,2 ..." an
 	@$(VANDKIT) sweep $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(SETTINGS) $(if $(SHOTS),shots=$(SHOTS)) $(ARGS)
 
 compare: $(READY) ## Print the papers' comparison: all MODELS (or a,b) on the same images, for SHOTS=0,1,2,4 and SEEDS=0,1,2.
-	@$(VANDKIT) compare $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') \
+	@$(VANDKIT) compare $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:VANDKIT_ROOT}') \
 		$(if $(WEIGHTS),weights=$(WEIGHTS)) $(if $(MODELS),'models=[$(MODELS)]') $(if $(SHOTS),'shots=[$(SHOTS)]') \
-		$(if $(SEEDS),'seeds=[$(SEEDS)]') $(if $(DEVICE),device=$(DEVICE)) $(if $(CATEGORIES),'categories=$${env_words:CATEGORIES}') $(ARGS)
+		$(if $(SEEDS),'seeds=[$(SEEDS)]') $(if $(DEVICE),device=$(DEVICE)) $(if $(CATEGORIES),'categories=$${env_words:VANDKIT_CATEGORIES}') $(ARGS)
 
 train: $(READY) ## Train adapters on one data set for use on another (DATA=mvtec ROOT=folder TARGET=visa; PROCESSES=4 for 4 GPUs).
 	@$(if $(PROCESSES),$(TORCHRUN) -m train.adapter,$(VANDKIT) train) $(SETTINGS) $(if $(TARGET),target=$(TARGET)) $(ARGS)
@@ -127,10 +129,10 @@ weights: $(READY) ## Fetch and check weight files: WEIGHTS=official for all that
 	@$(VANDKIT) weights $(WEIGHTS) $(ARGS)
 
 data: $(READY) ## Download, check, unpack and look over a public data set: DATA=visa ROOT=folder (or say how to get it by hand).
-	@$(VANDKIT) data $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') $(ARGS)
+	@$(VANDKIT) data $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:VANDKIT_ROOT}') $(ARGS)
 
 doctor: $(READY) ## Find what is wrong with data, weights or machine: [DATA=visa ROOT=folder] [WEIGHTS=official].
-	@$(VANDKIT) doctor $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:ROOT}') $(if $(WEIGHTS),'weight_files=[$(WEIGHTS)]') $(ARGS)
+	@$(VANDKIT) doctor $(if $(DATA),data=$(DATA)) $(if $(ROOT),'data.root=$${oc.env:VANDKIT_ROOT}') $(if $(WEIGHTS),'weight_files=[$(WEIGHTS)]') $(ARGS)
 
 bench-metrics: $(READY) ## Time our scorer beside the others that are installed (they are not by default: see benchmarks/README.md).
 	@$(RUN_PY) -m benchmarks.metrics $(ARGS)

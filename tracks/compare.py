@@ -176,7 +176,7 @@ def main(cfg: DictConfig) -> None:
     """Compare; exit code 2 if a run crashed or none has a result."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the run in progress too
     hydra_config = HydraConfig.get()
-    given: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)  # ${oc.env:ROOT} keeps its commas
+    given: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)  # ${oc.env:...} keeps its commas
     words = shared_words(given, hydra_config.runtime.choices)
     content = compare_models(cfg, words)
     if not content["rows"] or any(failure["crashed"] for failure in content["failed"]):

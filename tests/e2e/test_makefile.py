@@ -28,15 +28,17 @@ def test_help_has_a_sentence_for_every_target():
         (["zero-shot"], "bin/vandkit zero-shot"),
         (["few-shot", "SHOTS=4"], "bin/vandkit few-shot shots=4"),
         (["few-shot", "SHOTS=2", "DATA=mvtec", "ROOT=../a b", "SEED=3"],
-         "bin/vandkit few-shot data=mvtec 'data.root=${oc.env:ROOT}' seed=3 shots=2"),
+         "bin/vandkit few-shot data=mvtec 'data.root=${oc.env:VANDKIT_ROOT}' seed=3 shots=2"),
         (["zero-shot", "MODEL=saa", "WEIGHTS=w", "CATEGORIES=a b,c", "DEVICE=cpu", "OUT=x"],
-         "bin/vandkit zero-shot model=saa weights=w device=cpu 'categories=${env_words:CATEGORIES}' "
-         "'out=${oc.env:OUT}'"),
+         "bin/vandkit zero-shot model=saa weights=w device=cpu 'categories=${env_words:VANDKIT_CATEGORIES}' "
+         "'out=${oc.env:VANDKIT_OUT}'"),
         (["sweep", "LAUNCHER=joblib", "ARGS=shots=1,2"], "bin/vandkit sweep hydra/launcher=joblib shots=1,2"),
         (["zero-shot", "SHOTS=0"], "bin/vandkit zero-shot shots=0"),
     ],
 )  # fmt: skip
-def test_a_target_runs_the_command_with_the_variables_as_settings(arguments, expected):
+def test_a_target_runs_the_command_with_the_variables_as_settings(arguments, expected, monkeypatch):
+    for name in ("ROOT", "OUT", "CATEGORIES"):
+        monkeypatch.delenv(name, raising=False)
     ran = make("-n", "-o", ".venv/.ready", *arguments)
     assert expected in re.sub(r"\s+", " ", ran)
 

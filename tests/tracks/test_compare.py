@@ -1,7 +1,6 @@
 """`make compare`: which runs are planned, under which names, and the command from beginning to end."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +17,7 @@ WORDS = ["data=synthetic", "weights=tiny"]
 
 
 @pytest.fixture
-def conf(monkeypatch):
-    monkeypatch.delenv("OUT", raising=False)
+def conf():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield lambda *overrides: compose("compare", list(overrides))
 
@@ -112,10 +110,10 @@ def test_a_weight_file_that_changed_is_another_run(tmp_path):
 
 
 def test_data_and_weights_go_on_to_the_runs_and_own_settings_do_not():
-    given = ["models=[a]", "data=mtd", "data.root=${oc.env:ROOT}", "shots=[0]", "categories=[x]", "device=cpu",
+    given = ["models=[a]", "data=mtd", "data.root=${oc.env:VANDKIT_ROOT}", "shots=[0]", "categories=[x]", "device=cpu",
              "out=here", "weights.backbone.precision=bfloat16", "+settings.padim.seed=1"]  # fmt: skip
     assert shared_words(given, {"data": "mtd", "weights": "tiny"}) == [
-        "data=mtd", "weights=tiny", "data.root=${oc.env:ROOT}", "categories=[x]", "device=cpu",
+        "data=mtd", "weights=tiny", "data.root=${oc.env:VANDKIT_ROOT}", "categories=[x]", "device=cpu",
         "weights.backbone.precision=bfloat16",
     ]  # fmt: skip
 
@@ -125,8 +123,8 @@ def test_the_target_hands_on_its_variables():
     ran = subprocess.run(["make", "-n", "-o", ".venv/.ready", "compare", *told], cwd=CONF.parent, capture_output=True)
     words = " ".join(ran.stdout.decode().replace("\\\n", " ").split())
     expected = (
-        "bin/vandkit compare data=mtd 'data.root=${oc.env:ROOT}' 'models=[a,b]' 'shots=[0,1]' 'seeds=[0]' "
-        "'categories=${env_words:CATEGORIES}' resolution=64"
+        "bin/vandkit compare data=mtd 'data.root=${oc.env:VANDKIT_ROOT}' 'models=[a,b]' 'shots=[0,1]' 'seeds=[0]' "
+        "'categories=${env_words:VANDKIT_CATEGORIES}' resolution=64"
     )
     assert expected in words
 
@@ -137,9 +135,8 @@ def test_the_command_lists_what_cannot_run_and_resumes(tmp_path):
         sys.executable, "-m", "tracks.compare", "models=[constant,clipseg]", "shots=[0]", "categories=[denim]",
         "data.test_normal=2", "data.test_per_kind=1", "resolution=32", f"outputs={tmp_path}",
     ]  # fmt: skip
-    environment = {**os.environ, "OUT": ""}
     for how in (" s)", "(found)"):
-        done = subprocess.run(command, cwd=CONF.parent, capture_output=True, text=True, env=environment, timeout=500)
+        done = subprocess.run(command, cwd=CONF.parent, capture_output=True, text=True, timeout=500)
         assert done.returncode == 0, done.stderr
         assert how in [line for line in done.stdout.splitlines() if line.startswith("[1/2] zero-shot constant")][-1]
     table = json.loads((tmp_path / "tables" / "latest" / "table.json").read_text())

@@ -192,9 +192,9 @@ def test_every_set_says_how_to_get_it(name):
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
-    [(["data", "DATA=visa", "ROOT=a b"], "bin/vandkit data data=visa 'data.root=${oc.env:ROOT}'"),
+    [(["data", "DATA=visa", "ROOT=a b"], "bin/vandkit data data=visa 'data.root=${oc.env:VANDKIT_ROOT}'"),
      (["doctor", "DATA=mtd", "ROOT=x", "WEIGHTS=official"],
-      "bin/vandkit doctor data=mtd 'data.root=${oc.env:ROOT}' 'weight_files=[official]'"),
+      "bin/vandkit doctor data=mtd 'data.root=${oc.env:VANDKIT_ROOT}' 'weight_files=[official]'"),
      (["doctor"], "bin/vandkit doctor"), (["weights", "WEIGHTS=official"], "bin/vandkit weights official")],
 )  # fmt: skip
 def test_the_targets_run_the_commands(arguments, expected):

@@ -96,7 +96,7 @@ def test_adding_good_parts_equals_fitting_on_all(folders, file, tmp_path, capsys
     )
     assert "2 of 2 photos are new; 3 were known" in capsys.readouterr().out
     assert added.state.keys() == at_once.state.keys()
-    assert all(torch.equal(added.state[name], tensor) for name, tensor in at_once.state.items())
+    assert all(torch.equal(added.state[name].cpu(), tensor.cpu()) for name, tensor in at_once.state.items())
     assert added.facts.reference_scores == at_once.facts.reference_scores
     assert (added.facts.pixels.as_array() == at_once.facts.pixels.as_array()).all()
     again = fit(composed("fit", {"product": str(tmp_path / "b.safetensors"), "add": str(folders / "more")}))
@@ -112,7 +112,7 @@ def test_a_model_whose_knowledge_adds_up_learns_the_new_ones_alone(folders, tmp_
     monkeypatch.setattr("tracks.fit.fit_images", lambda *_: pytest.fail("all were learnt again"))
     added = fit(composed("fit", {"product": str(first), "add": str(folders / "more")}))
     assert added.state.keys() == expected.state.keys()
-    assert all(torch.equal(added.state[name], tensor) for name, tensor in expected.state.items())
+    assert all(torch.equal(added.state[name].cpu(), tensor.cpu()) for name, tensor in expected.state.items())
     assert added.facts.reference_scores == expected.facts.reference_scores
 
 

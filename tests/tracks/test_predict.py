@@ -752,16 +752,17 @@ def test_the_threshold_of_the_weights_is_used_and_announced_as_never_checked_on_
 def test_free_text_survives_the_configuration_and_no_other_type_or_name_does(monkeypatch):
     text = """it's "steel", [x] {y: 1} = ${z} #1 \\ ü"""
     given = {"images": text, "references": text, "category": text, "out": text}
-    monkeypatch.setenv("PROMPT", "scratch, a \"deep\" [dent]: 'x=1'")
+    monkeypatch.setenv("VANDKIT_PROMPT", "scratch, a \"deep\" [dent]: 'x=1'")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for key, value in given.items():
-            monkeypatch.setenv(key.upper(), value)
+            monkeypatch.setenv(f"VANDKIT_{key.upper()}", value)
         cfg = compose("predict")
         assert {key: cfg[key] for key in given} == given
         assert instantiate(cfg.prompts).defects == ("scratch", "a \"deep\" [dent]: 'x=1'")
         assert instantiate(cfg.model.prompts).defects == ("scratch", "a \"deep\" [dent]: 'x=1'")
         for key in (*given, "prompt"):
-            monkeypatch.delenv(key.upper())
+            monkeypatch.delenv(f"VANDKIT_{key.upper()}")
+            monkeypatch.setenv(key.upper(), "what another program means by it")
         cfg = compose("predict")
         assert {key: cfg[key] for key in given} == dict.fromkeys(given)
         assert instantiate(cfg.model.prompts).defects == ()

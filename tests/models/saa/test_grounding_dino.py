@@ -15,6 +15,7 @@ from torch.testing import assert_close
 
 from benchmarks.grounding_dino_package import package_twin, quiet
 from models.errors import ModelInputError
+from models.frozen import whole_float32
 from models.saa.generator.base import Proposals
 from models.saa.generator.grounding_dino import sampling as grounding_dino_sampling
 from models.saa.generator.grounding_dino.encoder import Words, enhance_words, fuse
@@ -383,9 +384,9 @@ def test_the_device_follows_the_weights(reader: CaptionReader) -> None:
     sizes = {"short_side": 96, "long_side": 160}
     on_cpu = GroundingDinoGenerator(random_network(ARCHITECTURES["small"], 0), reader, **sizes)
     on_gpu = GroundingDinoGenerator(random_network(ARCHITECTURES["small"], 0), reader, **sizes).cuda()
-    for a, b in zip(
-        on_cpu.propose(random_image(60, 60), CAPTIONS), on_gpu.propose(random_image(60, 60), CAPTIONS), strict=True
-    ):
+    with whole_float32():  # as within a model
+        found = [each.propose(random_image(60, 60), CAPTIONS) for each in (on_cpu, on_gpu)]
+    for a, b in zip(*found, strict=True):
         assert b.boxes.is_cuda
         assert_close(b.scores.cpu().sort().values, a.scores.sort().values, atol=1e-3, rtol=0)
 

@@ -162,7 +162,7 @@ def test_a_product_of_ones_own_on_the_command_line():
 
 
 def test_words_of_the_environment_reach_the_prompts(monkeypatch):
-    monkeypatch.setenv("PROMPT", "scratch, a deep dent")
+    monkeypatch.setenv("VANDKIT_PROMPT", "scratch, a deep dent")
     for name in ("saa_general", "saa_expert", "saa_naive"):
         assert chosen(f"prompts={name}", command="predict").defects == ("scratch", "a deep dent")
     automatic = chosen("prompts=saa_auto", command="predict")

@@ -53,7 +53,7 @@ def test_what_is_no_run_is_refused_with_what_it_is(tmp_path):
 @pytest.mark.parametrize(("run", "said"), [("", "for example run="), ("photos", "`vandkit predict` wrote it")])
 def test_every_command_on_a_run_says_so(module, run, said, tmp_path, monkeypatch, capsys):
     made(tmp_path / "photos", track="predict", category="a")
-    monkeypatch.setenv("RUN", str(tmp_path / run) if run else "")
+    monkeypatch.setenv("VANDKIT_RUN", str(tmp_path / run) if run else "")
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.setattr(sys, "argv", [module.__name__])
     with pytest.raises(SystemExit) as stopped:

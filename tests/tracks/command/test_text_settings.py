@@ -32,7 +32,7 @@ def test_a_name_on_the_command_line_is_itself(name):
 
 @pytest.mark.parametrize(
     "argument",
-    ["shots=1,2", "model.weight=1.10", "out=null", "references=", "data.root=${oc.env:ROOT}", "categories=[]",
+    ["shots=1,2", "model.weight=1.10", "out=null", "references=", "data.root=${oc.env:VANDKIT_ROOT}", "categories=[]",
      "data.category='x'", "--config-dir=1.10", "-m", "outputs=a\\,b", "data.category=choice(1,2)"],
 )  # fmt: skip
 def test_other_settings_are_left_as_they_are(argument):
@@ -52,7 +52,7 @@ def test_one_name_alone_is_a_list_of_one(argument, value):
 
 
 def test_a_list_of_the_environment_stays_one():
-    assert keep_text("categories=${env_words:CATEGORIES}") == "categories=${env_words:CATEGORIES}"
+    assert keep_text("categories=${env_words:VANDKIT_CATEGORIES}") == "categories=${env_words:VANDKIT_CATEGORIES}"
 
 
 def test_a_sweep_over_names_keeps_them():

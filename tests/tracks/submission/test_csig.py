@@ -188,8 +188,8 @@ def test_a_folder_around_it_all_is_refused(good, tmp_path):
 def test_the_command_takes_the_format_and_a_list_of_samples(tmp_path, monkeypatch, capsys):
     (tmp_path / "all.csv").write_text("group_folder,label\nlock/S1,0\nlock/S2,0\ntire/S1,1\n", encoding="utf-8-sig")
     assert read_samples(tmp_path / "all.csv") == SAMPLES
-    monkeypatch.setenv("RUN", str(run_of(tmp_path / "run").folder))
-    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    monkeypatch.setenv("VANDKIT_RUN", str(run_of(tmp_path / "run").folder))
+    monkeypatch.setenv("VANDKIT_OUT", str(tmp_path / "out"))
 
     def submitted(*chosen):
         return submit_configured(configured("format=csig", *chosen))

@@ -171,8 +171,8 @@ def test_many_alike_are_counted(tmp_path):
 def test_the_command_takes_the_format(tmp_path, monkeypatch):
     ids = table(tmp_path / "ids.csv", [("c1", "c1.jpg")])
     run = run_of(tmp_path / "run", {"c1.jpg": 2.0}).folder
-    monkeypatch.setenv("RUN", str(run))
-    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    monkeypatch.setenv("VANDKIT_RUN", str(run))
+    monkeypatch.setenv("VANDKIT_OUT", str(tmp_path / "out"))
     assert submit_configured(configured("format=kaputt2", f"kaputt2.ids={ids}", "kaputt2.score_range=[0,4]")) == []
     with zipfile.ZipFile(tmp_path / "out.zip") as archive:
         assert archive.read("predictions.csv") == b"capture_id,pred\nc1,0.5\n"

@@ -322,7 +322,7 @@ def test_maps_that_are_no_numbers_are_refused(tmp_path):
 
 
 def test_the_command_writes_archive_and_record_and_replaces_its_own(stores, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("OUT", str(tmp_path / "sub/entry"))
+    monkeypatch.setenv("VANDKIT_OUT", str(tmp_path / "sub/entry"))
     runs = f"run=[{stores[0].folder},{stores[1].folder}]"
     chosen = [runs, "format=mvtec_ad2", "mvtec_ad2.threshold=1.0", "mvtec_ad2.counts={can:2,rice:1}"]
     assert submit_configured(configured(*chosen)) == []

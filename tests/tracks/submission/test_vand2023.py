@@ -365,8 +365,8 @@ def test_a_failed_write_leaves_the_earlier_submission(tmp_path):
 
 def test_the_command_takes_run_and_out_from_the_environment(tmp_path, monkeypatch):
     run = two_bolts(tmp_path / "my run, [1]").folder
-    monkeypatch.setenv("RUN", str(run))
-    monkeypatch.setenv("OUT", str(tmp_path / "out = here"))
+    monkeypatch.setenv("VANDKIT_RUN", str(run))
+    monkeypatch.setenv("VANDKIT_OUT", str(tmp_path / "out = here"))
     assert submit_configured(configured()) == []
     assert len(files_below(tmp_path / "out = here")) == 4
     assert validate(tmp_path / "out = here.zip", BOTH) == []
@@ -375,7 +375,7 @@ def test_the_command_takes_run_and_out_from_the_environment(tmp_path, monkeypatc
 def test_the_command_takes_several_runs(tmp_path, monkeypatch):
     for seed in (0, 1):
         two_bolts(tmp_path / f"run{seed}", shots=5, seed=seed)
-    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    monkeypatch.setenv("VANDKIT_OUT", str(tmp_path / "out"))
     assert submit_configured(configured(f"run=[{tmp_path}/run0,{tmp_path}/run1]", "map_size=8", "level=none")) == []
     assert {path[:12] for path in files_below(tmp_path / "out")} == {"5shot/0/bolt", "5shot/1/bolt"}
 
@@ -390,8 +390,8 @@ def test_the_command_takes_several_runs(tmp_path, monkeypatch):
     ],
 )
 def test_settings_that_cannot_be_get_a_sentence(tmp_path, monkeypatch, overrides, text):
-    monkeypatch.setenv("RUN", str(two_bolts(tmp_path / "run").folder))
-    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    monkeypatch.setenv("VANDKIT_RUN", str(two_bolts(tmp_path / "run").folder))
+    monkeypatch.setenv("VANDKIT_OUT", str(tmp_path / "out"))
     with pytest.raises(TrackInputError, match=text):
         submit_configured(configured(*overrides))
     assert not (tmp_path / "out").exists()
@@ -400,8 +400,8 @@ def test_settings_that_cannot_be_get_a_sentence(tmp_path, monkeypatch, overrides
 def test_problems_are_printed_and_end_in_exit_code_2(tmp_path, monkeypatch, capsys):
     problems = [Problem("missing", f"x/{number}.txt", "no such file") for number in range(25)]
     monkeypatch.setattr("tracks.submission.vand2023.validate", lambda *arguments: problems)
-    monkeypatch.setenv("RUN", str(two_bolts(tmp_path / "run").folder))
-    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    monkeypatch.setenv("VANDKIT_RUN", str(two_bolts(tmp_path / "run").folder))
+    monkeypatch.setenv("VANDKIT_OUT", str(tmp_path / "out"))
     with pytest.raises(SystemExit) as stopped:
         main(configured("map_size=8"))
     assert stopped.value.code == 2
