@@ -1,12 +1,14 @@
 """Images a second and memory of both model families, for growing batches, until the device is full.
 
     python -m benchmarks.device --device cuda [--only clip] [--batches 1 16 64 256] [--out FILE]
+    python -m benchmarks.device --device cuda --only "clip shipped, zero" --batches 1 16 128 --graph
     python -m benchmarks.device --device cpu --only "ViT-L/14-336 518 px bfloat16" --batches 1 --compare
 
 Architectures are the published ones with random weights (they detect nothing), and the small weights that ship. Images
 are noise, preprocessed beforehand and on the processor: a batch's way to the device counts, decoding does not. With
 `--compare` lower precisions stand beside float32: how much faster in processor time, one batch after the other in one
-process, and how far scores and maps (between 0 and 1) of the first batch are from float32's.
+process, and how far scores and maps (between 0 and 1) of the first batch are from float32's. With `--graph` a batch
+that lies on the GPU is judged as written, and by its kernels alone, replayed as one CUDA graph: what launching costs.
 """
 
 import argparse
@@ -138,6 +140,28 @@ def compared(case: Case, device: torch.device, batch: int, rounds: int = 3) -> s
     )
 
 
+def replayed(case: Case, device: torch.device, batch: int, rounds: int = 30) -> str:
+    """Milliseconds of a batch that is on the GPU, as written and as one CUDA graph; by the clock."""
+    model, _ = prepared(case, device, case.precision)
+    images, categories = as_batch(pictures(model, batch), str(device)), [CATEGORY] * batch
+    graph, aside, took = torch.cuda.CUDAGraph(), torch.cuda.Stream(), []
+    with torch.inference_mode():
+        with torch.cuda.stream(aside):
+            for _ in range(3):  # what is made once must not be made within the graph
+                model.predict(images, categories)
+        torch.cuda.synchronize(device)
+        with torch.cuda.graph(graph):
+            model.predict(images, categories)
+        for call in (lambda: model.predict(images, categories), graph.replay):
+            call()
+            watch = Stopwatch(device)
+            with watch:
+                for _ in range(rounds):
+                    call()
+            took.append(1000 * watch.seconds / rounds)
+    return f"{took[0]:.2f} ms, as one graph {took[1]:.2f} ms (x {took[0] / took[1]:.2f})"
+
+
 def measured(case: Case, device: torch.device, seconds: float, batches: tuple[int, ...]) -> Iterator[Measured]:
     """A row for each batch size, until one does not fit."""
     model, fit_seconds = prepared(case, device, case.precision)
@@ -179,6 +203,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.5, help="for each row, besides the model's making")
     parser.add_argument("--limit", type=float, default=math.inf, help="seconds after which no case is begun")
     parser.add_argument("--compare", action="store_true", help="lower precisions beside float32, by the smallest batch")
+    parser.add_argument("--graph", action="store_true", help="each batch as one CUDA graph beside the plain call")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
     cases = [case for case in CASES if options.only in case.name]
@@ -195,6 +220,10 @@ def main() -> None:
         batches = tuple(options.batches or case.batches)
         if options.compare and case.precision != "float32":
             print(f"| {case.name} | {batches[0]} | {compared(case, device, batches[0])} |", flush=True)
+            continue
+        if options.graph:
+            for batch in batches:
+                print(f"| {case.name} | {batch} | {replayed(case, device, batch)} |", flush=True)
             continue
         for row in measured(case, device, options.seconds, batches):
             rows.append(row)

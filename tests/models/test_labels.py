@@ -212,6 +212,7 @@ TURNED = {
         {
             "net": ClipFeatures(VIT), "opencv_resize": True, "rule": "released", "num_neighbours": 10,
             "neighbours": "farthest", "scale": 0.25, "size": 64, "several_size": 96, "normalise_stages": True,
+            "enlarge": False,
         },
     ),
     "features of a CLIP": Turned(

@@ -56,6 +56,7 @@ class Saliency(nn.Module):
             only for a net whose own resizing does not average over what it leaves out (`antialias` is False).
         size: side in pixels of the net's input.
         several_size: the same where several instances are compared.
+        enlarge: whether a smaller picture is enlarged to these; else the net sees it at its longer side's size.
         normalise_stages: bring each stage's features to length 1 before they are joined.
         own_window: with one reference, patches closer than this fraction of the side are excluded where it is compared
             with itself.
@@ -64,7 +65,8 @@ class Saliency(nn.Module):
     def __init__(
         self, net: FeatureNet, *, rule: Rule = "paper", num_neighbours: int = 400,
         neighbours: Neighbours | None = None, scale: float | None = None, opencv_resize: bool | None = None,
-        size: int = 256, several_size: int = 1024, normalise_stages: bool = False, own_window: float = 0.15,
+        size: int = 256, several_size: int = 1024, enlarge: bool = True, normalise_stages: bool = False,
+        own_window: float = 0.15,
     ):  # fmt: skip
         super().__init__()
         settings = RULES[checked("rule", rule, rule in RULES, " or ".join(RULES))]
@@ -78,6 +80,7 @@ class Saliency(nn.Module):
         self.opencv_resize = wanted and getattr(net, "antialias", None) is False
         self.size = checked("size", size, size >= LEAST_SIZE, f"at least {LEAST_SIZE}")
         self.several_size = checked("several_size", several_size, several_size >= LEAST_SIZE, f"at least {LEAST_SIZE}")
+        self.enlarge = enlarge
         self.normalise_stages = normalise_stages
         self.own_window = checked("own_window", own_window, 0 <= own_window < 1, "at least 0 and below 1")
         self._banks: ByCategory[ReferenceBank] = ByCategory()
@@ -92,12 +95,13 @@ class Saliency(nn.Module):
     def protocol(self) -> dict[str, str | int | float | bool]:
         """Labels of every number made with this saliency."""
         distance = "1 - cosine" if self.scale == 1 else f"{self.scale:g} (1 - cosine)"
+        options = ["stages normalised"] * self.normalise_stages + ["smaller pictures as they are"] * (not self.enlarge)
         return {
             **self.net.protocol,
             "saliency_resize": "8 bits, as OpenCV's INTER_LINEAR" if self.opencv_resize else "as the features say",
             "saliency": f"mean of {distance} to the {self.num_neighbours} {self.neighbours} patches (Eq. 5), input "
             f"{self.size} px; several instances: to the nearest patch of another one, input {self.several_size} px",
-            "saliency_options": "stages normalised" if self.normalise_stages else "none",
+            "saliency_options": ", ".join(options) or "none",
             "few_shot_saliency": f"{SCALE:g} (1 - cosine) to the nearest patch of the references",
         }
 
@@ -185,6 +189,8 @@ class Saliency(nn.Module):
 
     def _tokens(self, image: Tensor, size: int) -> tuple[Tensor, Grid]:
         """The patches of an image as rows (P, C) of length 1, and their grid."""
+        if not self.enlarge:
+            size = min(size, max(LEAST_SIZE, *image.shape[1:]))
         pixels = image[None].to(self._here.device)  # type: ignore[arg-type]
         maps = self.net.features(resize_bytes(pixels, (size, size)) if self.opencv_resize else pixels, size)
         if self.normalise_stages:

@@ -128,6 +128,13 @@ def test_several_instances_are_seen_at_a_larger_size():
     assert net.sizes == [64, 128]
 
 
+@pytest.mark.parametrize(("sides", "seen"), [((40, 100), 100), ((200, 90), 128), ((9, 8), 32)])
+def test_a_smaller_picture_is_not_enlarged_where_that_is_not_wanted(sides, seen):
+    net = GivenFeatures()
+    Saliency(net, size=128, several_size=128, enlarge=False)(picture(*sides))
+    assert net.sizes == [seen]
+
+
 def test_an_odd_patch_is_the_most_salient_where_it_lies():
     class Stripes:
         stage_widths, protocol = (2,), {}

@@ -87,7 +87,9 @@ def lamplight(look: np.random.Generator, pose: np.random.Generator, size: int) -
         light = light * (1 + np.float32(look.uniform(-0.4, 0.8)) * spot)
     if look.uniform() < 0.3:
         edge, width = look.uniform(0.3, 0.95) + pose.normal(0, 0.05), look.uniform(0.05, 0.6)
-        light = light * (1 - np.float32(look.uniform(0.2, 0.85)) / (1 + np.exp(-(along - edge) / width * 6)))
+        light = light * (
+            1 - np.float32(look.uniform(0.2, 0.85)) / (1 + np.exp(np.minimum(-(along - edge) / width * 6, 80)))
+        )
     if look.uniform() < 0.4:
         light = light * (1 + np.float32(look.uniform(0.03, 0.25)) * clouds(pose, size, look.uniform(1, 3)))
     return np.clip(light, 0.08, 2.5).astype(np.float32)
