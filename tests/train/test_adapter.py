@@ -265,7 +265,7 @@ def test_the_header_says_what_it_was_trained_on(whole):
     assert header.commit
     assert "learnt from plate, cord; held out tube; last epoch, 3 of 3" in header.notes
     assert header.threshold_source.startswith(
-        "highest recall less false alarms (Youden's J), the zero-shot image scores (Eq. 1) of tube in flat"
+        "highest recall less at most 10% false alarms (Youden's J), the zero-shot image scores (Eq. 1) of tube in flat"
     )
     samples = FlatDataset().test("tube")
     model = ClipAdapter(BACKBONE, adapter, PROMPTS)

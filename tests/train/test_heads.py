@@ -106,7 +106,7 @@ def test_it_learns_and_the_checkpoint_serves_the_model(tmp_path, build):
     assert found.image_scores[labels].min() > found.image_scores[~labels].max()
     assert vectors.header is not None
     assert vectors.header.threshold_source.startswith(
-        "highest recall less false alarms (Youden's J), the zero-shot image scores of tube in flat"
+        "highest recall less at most 10% false alarms (Youden's J), the zero-shot image scores of tube in flat"
     )
 
 

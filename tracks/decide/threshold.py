@@ -96,6 +96,11 @@ class Threshold:
         return ""
 
 
+FEW_FALSE_ALARMS = 0.1
+"""Of good images, at a threshold that comes with weights: of what they were chosen on at most so many, on average."""
+ROUNDING = 1e-9
+
+
 @dataclass(frozen=True)
 class Cut:
     """A score that parts good images from defects: the rates at `value`, and the next lower score, None if none is."""
@@ -106,16 +111,18 @@ class Cut:
     false_alarms: float
 
 
-def best_cut(scores: Sequence[tuple[ArrayLike, ArrayLike]]) -> Cut:
+def best_cut(scores: Sequence[tuple[ArrayLike, ArrayLike]], most_false_alarms: float = 1.0) -> Cut:
     """Where recall less false alarms (Youden's J) is highest on average; of several equal ones the lowest.
 
-    `scores` holds those of the good and of the defective images of each category; all categories count alike.
+    `scores` holds those of the good and of the defective images of each category; all categories count alike. Cuts
+    with a larger share of false alarms than `most_false_alarms` do not take part, unless all have.
     """
     pairs = [[np.asarray(each) for each in pair] for pair in scores]
     candidates = np.unique(np.concatenate([each for pair in pairs for each in pair]))
     rates = np.array([[[(each >= value).mean() for each in pair] for pair in pairs] for value in candidates])
     false_alarms, recall = rates.mean(axis=1).T
-    best = int(np.argmax(recall - false_alarms))
+    allowed = false_alarms <= most_false_alarms + ROUNDING
+    best = int(np.argmax(np.where(allowed | ~allowed.any(), recall - false_alarms, -np.inf)))
     below = float(candidates[best - 1]) if best else None
     return Cut(float(candidates[best]), below, float(recall[best]), float(false_alarms[best]))
 

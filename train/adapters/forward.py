@@ -10,7 +10,7 @@ from eval.scorer import Scorer
 from eval.tables import mean_over_categories
 from models.clip_adapter.adapter import LinearAdapter, stage_probabilities
 from tracks.datasets.sample import Sample
-from tracks.decide.threshold import best_cut
+from tracks.decide.threshold import FEW_FALSE_ALARMS, best_cut
 from train.adapters.tokens import TokenBatch, TokenSource
 
 REPORTED = ("auroc_seg", "ap_seg", "f1_seg", "auroc_cls")
@@ -48,7 +48,7 @@ class Validation:
     """Mean metrics over the held-out categories, and the threshold on the image score that suits them.
 
     `image_threshold` is the one that the shipped weights' rule chooses, `best_cut`: highest recall less false alarms
-    (Youden's J), on average over the categories that have both kinds of images; None where none has.
+    (Youden's J) with few of these, on average over the categories that have both kinds of images; None where none has.
     """
 
     mean: dict[str, float | None]
@@ -78,4 +78,5 @@ def validate(
         first += len(batch.categories)
     mean = mean_over_categories({category: scorer.compute().metrics for category, scorer in scorers.items()})
     both = [pair for pair in by_label.values() if all(pair)]
-    return Validation({metric: mean[metric] for metric in REPORTED}, best_cut(both).value if both else None)
+    threshold = best_cut(both, FEW_FALSE_ALARMS).value if both else None
+    return Validation({metric: mean[metric] for metric in REPORTED}, threshold)

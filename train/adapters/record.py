@@ -17,6 +17,7 @@ from models.clip_adapter.adapter import AdapterHeader
 from models.disk import write_atomically
 from models.vector_adapter.checkpoint import made_for
 from tracks.command.paths import folder_name
+from tracks.decide.threshold import FEW_FALSE_ALARMS
 from tracks.run.fingerprint import settings_digest
 from train.adapters.config import TrainOptions
 from train.adapters.heads import Head
@@ -71,7 +72,8 @@ def adapter_header(
     """The header of the adapters of one epoch; `epochs` is that epoch and the number trained so far."""
     held_out = ", ".join(course.held_out)
     source = (
-        f"highest recall less false alarms (Youden's J), {head.scores} of {held_out} in {course.trained_on}, "
+        f"highest recall less at most {FEW_FALSE_ALARMS:.0%} false alarms (Youden's J), {head.scores} of {held_out} in "
+        f"{course.trained_on}, "
         "each image looked at whole"
     )
     notes = (
