@@ -98,7 +98,6 @@ class Threshold:
 
 FEW_FALSE_ALARMS = 0.1
 """Of good images, at a threshold that comes with weights: of what they were chosen on at most so many, on average."""
-ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def best_cut(scores: Sequence[tuple[ArrayLike, ArrayLike]], most_false_alarms: f
     candidates = np.unique(np.concatenate([each for pair in pairs for each in pair]))
     rates = np.array([[[(each >= value).mean() for each in pair] for pair in pairs] for value in candidates])
     false_alarms, recall = rates.mean(axis=1).T
-    allowed = false_alarms <= most_false_alarms + ROUNDING
+    allowed = false_alarms <= most_false_alarms + 1e-9  # of a mean of shares
     best = int(np.argmax(np.where(allowed | ~allowed.any(), recall - false_alarms, -np.inf)))
     below = float(candidates[best - 1]) if best else None
     return Cut(float(candidates[best]), below, float(recall[best]), float(false_alarms[best]))
