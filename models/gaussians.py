@@ -66,7 +66,7 @@ class Gaussians:
         apart = (tokens - self.mean).transpose(0, 1)  # (P, B, C)
         along = (apart @ self.centred.transpose(1, 2)).double()  # (P, B, K)
         explained = ((along @ self.inner) * along).sum(dim=2)
-        own = apart.double().square().sum(dim=2)
+        own = apart.double().square_().sum(dim=2)
         squared = ((own - explained) / self.regularisation).clamp(min=0)
         equal = own <= ROUNDING * self.mean.double().square().sum(dim=1)[:, None]
         return squared.masked_fill(equal, 0).sqrt().T.float()
