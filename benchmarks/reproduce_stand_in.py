@@ -79,12 +79,15 @@ def out_folder(table: str, options: argparse.Namespace) -> Path:
     return Path(options.folder, "reproduce", options.weights, table)
 
 
+FROM_MAKE = ("VANDKIT_RUN", "VANDKIT_ROOT", "VANDKIT_OUT")
+
+
 def run_table(table: str, options: argparse.Namespace) -> Outcome:
     """Run the command of one table in a process of its own, its output passed on."""
     wanted = [name for name in load(table).data if not options.only or name in options.only]
     trees = {name: write_tree(name, options.folder / "data", options.width) for name in wanted}
     command = [sys.executable, "-m", "tracks.reproduce", *arguments_of(table, options, trees)]
-    environment = {key: value for key, value in os.environ.items() if key not in ("RUN", "ROOT", "OUT")}
+    environment = {key: value for key, value in os.environ.items() if key not in FROM_MAKE}
     began_at = time.time()
     cost = run_measured(command, env=environment)
     figures, answered = read_comparison(out_folder(table, options)) if cost.exit_code == 0 else (0, 0)

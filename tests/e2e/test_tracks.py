@@ -64,7 +64,7 @@ def test_few_shot_prints_the_table_and_the_files(few_shot_run):
 
 def test_scoring_the_store_again_gives_the_same_numbers(few_shot_run, tmp_path):
     outputs, _ = few_shot_run
-    run("tracks.score", f"out={tmp_path}", RUN=str(outputs / "few_shot" / "latest"))
+    run("tracks.score", f"out={tmp_path}", VANDKIT_RUN=str(outputs / "few_shot" / "latest"))
     again = json.loads((tmp_path / "results.json").read_text())
     first = results(outputs, "few_shot")
     assert (again["categories"], again["decision"]) == (first["categories"], first["decision"])
@@ -146,8 +146,8 @@ def test_own_photos_get_a_verdict_each(tmp_path):
     PIL.Image.fromarray(pixels).save(photos / "marked.jpg")
     (photos / "broken.png").write_bytes(b"no picture")
     printed = run(
-        "tracks.predict", f"outputs={tmp_path / 'outputs'}", IMAGES=str(photos), REFERENCES=str(good),
-        CATEGORY='plate, 5" [steel]', PROMPT="scratch, dent",
+        "tracks.predict", f"outputs={tmp_path / 'outputs'}", VANDKIT_IMAGES=str(photos), VANDKIT_REFERENCES=str(good),
+        VANDKIT_CATEGORY='plate, 5" [steel]', VANDKIT_PROMPT="scratch, dent",
     )  # fmt: skip
     assert "marked.jpg" in printed
     folder = tmp_path / "outputs" / "predict" / "latest"

@@ -25,7 +25,7 @@ def make_run(folder, images, protocol, *, shots=0, seed=0, weights="stand-in"):
 
 
 def configured(*overrides):
-    """The settings of the command, RUN and OUT from the environment."""
+    """The settings of the command, VANDKIT_RUN and VANDKIT_OUT from the environment."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("submit", overrides=list(overrides))
 

@@ -200,7 +200,7 @@ def test_both_runs_get_the_same_draws_and_intervals_hold_the_estimate(good):
 
 def config(monkeypatch, *overrides, **environment):
     for variable in ("A", "B", "OUT"):
-        monkeypatch.setenv(variable, str(environment.get(variable, "")))
+        monkeypatch.setenv(f"VANDKIT_{variable}", str(environment.get(variable, "")))
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("compare_runs", ["bootstrap=200", *overrides])
 

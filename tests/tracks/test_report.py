@@ -28,7 +28,7 @@ def store(tmp_path_factory):
 
 def configured(monkeypatch, run, out="", *overrides):
     for key, value in (("RUN", run), ("OUT", out), ("ROOT", "")):
-        monkeypatch.setenv(key, str(value))
+        monkeypatch.setenv(f"VANDKIT_{key}", str(value))
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("report", list(overrides))
 

@@ -28,8 +28,6 @@ SMALL = [
 def settings(monkeypatch, tmp_path):
     """Settings of the command, with Hydra set up as the command does it."""
     monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
-    for variable in ("RUN", "ROOT", "OUT"):
-        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("VANDKIT_WEIGHTS", str(tmp_path / "no_weights"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "no_hub"))
     with initialize_config_dir(str(CONF), version_base="1.3"):
