@@ -95,8 +95,12 @@ def _prepared(
 
 def _pixels(image: PIL.Image.Image, size: tuple[int, int]) -> Tensor:
     """Resized (bicubic) to (width, height): (3, H, W) uint8."""
-    pixels = np.array(in_rgb(image).resize(size, PIL.Image.Resampling.BICUBIC))
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    return _planes(in_rgb(image).resize(size, PIL.Image.Resampling.BICUBIC))
+
+
+def _planes(image: PIL.Image.Image) -> Tensor:
+    """An RGB picture as it is: (3, H, W) uint8."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class KeepSize:
             scale = self.max_side / longest
             size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
             return _pixels(image, size)
-        return torch.from_numpy(np.array(in_rgb(image))).permute(2, 0, 1).contiguous()
+        return _planes(in_rgb(image))
 
 
 def check_batch(images: Tensor, image_size: int) -> None:

@@ -152,8 +152,8 @@ class Views:
             tiles.append(cells[1:].flatten(0, 1))
             owners += [owner] * (rows * columns)
             places += boxes((rows, columns))
-        whole, cut = (preprocess.finished(each.to(device)) for each in (torch.stack(wholes), torch.cat(tiles)))
-        return Views(whole, cut, tuple(owners), tuple(places))
+        views = [preprocess.finished(each.to(device)) for each in (torch.stack(wholes), torch.cat(tiles))]
+        return Views(views[0], views[1], tuple(owners), tuple(places))
 
     def by_image(self) -> list[list[int]]:
         """The numbers of each image's tiles."""
