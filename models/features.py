@@ -18,22 +18,27 @@ class ImageFeatures:
     `embedding` (B, D) is the image's: of a CLIP it lives in the joint space, not normalised (from the class token of
     the last block, or a ResNet's attention pool). `stages` holds per stage (B, h*w, C_n): raw outputs of the block,
     before any final norm (unless a `VitBackbone` is told otherwise) or projection, class token and registers dropped;
-    `grids` the (h, w) of each.
+    `grids` the (h, w) of each. `fine` (B, C, h, w) is what comes before the first stage, at a stride of 2, of a CLIP's
+    image tower that is a convolutional net of timm; else None.
     """
 
     embedding: Tensor
     stages: tuple[Tensor, ...]
     grids: tuple[tuple[int, int], ...]
+    fine: Tensor | None = None
 
     def __getitem__(self, images: slice | list[int]) -> "ImageFeatures":
         """The features of some of the images."""
-        return ImageFeatures(self.embedding[images], tuple(stage[images] for stage in self.stages), self.grids)
+        fine = None if self.fine is None else self.fine[images]
+        return ImageFeatures(self.embedding[images], tuple(stage[images] for stage in self.stages), self.grids, fine)
 
     @staticmethod
     def cat(parts: Sequence["ImageFeatures"]) -> "ImageFeatures":
         """The features of several batches as those of one."""
         stages = tuple(torch.cat(stage) for stage in zip(*(part.stages for part in parts), strict=True))
-        return ImageFeatures(torch.cat([part.embedding for part in parts]), stages, parts[0].grids)
+        known = [part.fine for part in parts if part.fine is not None]
+        fine = torch.cat(known) if len(known) == len(parts) else None
+        return ImageFeatures(torch.cat([part.embedding for part in parts]), stages, parts[0].grids, fine)
 
 
 class PatchBackbone(Protocol):

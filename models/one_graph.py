@@ -18,6 +18,7 @@ from models.errors import ModelInputError
 from models.frozen import one_graph
 from models.gaussians import Gaussians
 from models.neighbourhoods import Neighbourhoods
+from models.texture import Texture
 
 EXPORTED = {ClipAdapter: "clip_adapter", PatchCore: "patchcore", PaDiM: "padim"}
 """The models that can be written as one graph, and the names of their configurations."""
@@ -98,6 +99,8 @@ def state_of(model: AnomalyModel, category: str) -> State:
         state |= {f"gaussians.{name}": tensor for name, tensor in fitted.gaussians.stage_tensors().items()}
     if fitted.neighbourhoods is not None:
         state |= {f"neighbourhoods.{name}": tensor for name, tensor in fitted.neighbourhoods.tensors().items()}
+    if fitted.texture is not None:
+        state |= {f"texture.{name}": tensor for name, tensor in fitted.texture.tensors().items()}
     for view, known_references in enumerate(fitted.references):
         if known_references is not None:
             state |= {f"view{view}.{n}.tokens": tokens for n, tokens in enumerate(known_references.tokens)}
@@ -128,6 +131,10 @@ def _clip_adapter(model: ClipAdapter, category: str, images: Tensor, state: Stat
     if fitted is not None and (learnt := fitted.neighbourhoods) is not None:
         known = Neighbourhoods.of_tensors(below(state, "neighbourhoods."), learnt.positions, learnt.size)
         evidence.neighbourhood_maps = known.maps(views[0])
+    if fitted is not None and fitted.texture is not None:
+        texture = Texture.of_tensors(below(state, "texture."), fitted.texture.size)
+        evidence.texture_maps = texture.maps(views[0])
+        evidence.texture_shares = model._texture_shares([texture]).expand(images.shape[0])
     return model._prediction(evidence, typical_max)
 
 

@@ -114,10 +114,10 @@ class ClipBackbone(Frozen):
             check_batch(images, self.image_size)
         with fused_attention(), autocast(images.device, self.precision):
             look = self._timm if self.is_timm else self._resnet if self.is_convolutional else self._vit
-            embedding, maps = look(images)
+            embedding, maps, fine = look(images)
         grids = tuple((int(stage.shape[2]), int(stage.shape[3])) for stage in maps)
         stages = tuple(stage.flatten(2).transpose(1, 2).float().contiguous() for stage in maps)
-        return ImageFeatures(embedding.float(), stages, grids)
+        return ImageFeatures(embedding.float(), stages, grids, None if fine is None else fine.float())
 
     @torch.no_grad()
     def encode_text(self, sentences: Sequence[str]) -> Tensor:
@@ -130,21 +130,23 @@ class ClipBackbone(Frozen):
         with fused_attention():
             return torch.cat([self._encode_tokens(chunk) for chunk in tokens.split(SENTENCES_AT_ONCE)])
 
-    def _vit(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _vit(self, images: Tensor) -> tuple[Tensor, list[Tensor], Tensor | None]:
         indices = [stage - 1 for stage in self.stages]
         output = self.clip.visual.forward_intermediates(images, indices=indices, output_fmt="NLC")
         grid = self.clip.visual.grid_size
-        return output["image_features"], [x.transpose(1, 2).unflatten(2, grid) for x in output["image_intermediates"]]
+        maps = [x.transpose(1, 2).unflatten(2, grid) for x in output["image_intermediates"]]
+        return output["image_features"], maps, None
 
-    def _resnet(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _resnet(self, images: Tensor) -> tuple[Tensor, list[Tensor], Tensor | None]:
         # Index 0 is the stem. All layers are asked for: open_clip 3.3 stops after the last one asked for, and the
         # attention pool needs layer 4.
         output = self.clip.visual.forward_intermediates(images, indices=[1, 2, 3, 4])
-        return output["image_features"], [output["image_intermediates"][stage - 1] for stage in self.stages]
+        return output["image_features"], [output["image_intermediates"][stage - 1] for stage in self.stages], None
 
-    def _timm(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _timm(self, images: Tensor) -> tuple[Tensor, list[Tensor], Tensor | None]:
         output = self.clip.visual.forward_intermediates(images.contiguous(memory_format=torch.channels_last))
-        return output["image_features"], [output["image_intermediates"][stage] for stage in self.stages]
+        maps = output["image_intermediates"]
+        return output["image_features"], [maps[stage] for stage in self.stages], maps[0]
 
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
         """open_clip's encode_text on the columns that are in use: under the causal mask padding changes nothing."""

@@ -13,6 +13,7 @@ from models.features import ImageFeatures
 from models.gaussians import PatchGaussians
 from models.nearest import CategoryMemory
 from models.neighbourhoods import Neighbourhoods
+from models.texture import Texture
 
 
 @dataclass
@@ -22,7 +23,8 @@ class Evidence:
     `text_scores` (B,) in [0, 1]; `adapter_maps` (B, S, S) in [0, number of the adapter's maps]; `learned_scores` (B,)
     in [0, 1] of an adapter that gives them; `memory_maps` (B, S, S) >= 0, or None without references; `gaussian_maps`
     (B, S, S) in [0, 1] and what share of the map they have, `gaussian_shares` (B,), or None without Gaussians;
-    `neighbourhood_maps` (B, S, S) in [0, 1], or None.
+    `neighbourhood_maps` (B, S, S) in [0, 1], or None; `texture_maps` (B, S, S) in [0, 1] and their shares
+    `texture_shares` (B,), or None.
     """
 
     text_scores: Tensor
@@ -32,6 +34,8 @@ class Evidence:
     gaussian_maps: Tensor | None = None
     gaussian_shares: Tensor | None = None
     neighbourhood_maps: Tensor | None = None
+    texture_maps: Tensor | None = None
+    texture_shares: Tensor | None = None
 
 
 @dataclass
@@ -39,13 +43,14 @@ class FittedCategory:
     """What was learnt of a category: its banks, the references' own leave-one-out evidence and map maximum.
 
     `references` is what an adapter that compares with references keeps of them, as they are and flipped; there are no
-    banks, no `gaussians` and no `neighbourhoods` where they have no weight. The evidence, which scoring other images
-    does not need, is not in a file: it is None until it is asked for.
+    banks, no `gaussians`, no `neighbourhoods` and no `texture` where they have no weight. The evidence, which scoring
+    other images does not need, is not in a file: it is None until it is asked for.
     """
 
     memory: CategoryMemory | None
     gaussians: PatchGaussians | None
     neighbourhoods: Neighbourhoods | None
+    texture: Texture | None
     references: list[References | None]
     evidence: Evidence | None
     typical_max: Tensor | None
@@ -62,6 +67,8 @@ class FittedCategory:
             state |= {f"gaussians.{name}": tensor for name, tensor in self.gaussians.tensors().items()}
         if self.neighbourhoods is not None:
             state |= {f"neighbourhoods.{name}": tensor for name, tensor in self.neighbourhoods.tensors().items()}
+        if self.texture is not None:
+            state |= {f"texture.{name}": tensor for name, tensor in self.texture.tensors().items()}
         for view, known in enumerate(self.references):
             if known is not None:
                 state |= {f"view{view}.tokens{n}": tokens for n, tokens in enumerate(known.tokens)}
@@ -77,6 +84,8 @@ class FittedCategory:
             self.gaussians.to(device)
         if self.neighbourhoods is not None:
             self.neighbourhoods.to(device)
+        if self.texture is not None:
+            self.texture.to(device)
         for name, tensor in vars(self.evidence).items() if self.evidence else ():
             setattr(self.evidence, name, None if tensor is None else tensor.to(device))
         self.references = [known if known is None else known.to(device) for known in self.references]
@@ -104,7 +113,7 @@ def together(parts: Sequence[Evidence], positions: Sequence[int]) -> Evidence:
     return Evidence(**joined)
 
 
-def maps_of(known: Sequence[PatchGaussians | Neighbourhoods], features: ImageFeatures) -> Tensor:
+def maps_of(known: Sequence[PatchGaussians | Neighbourhoods | Texture], features: ImageFeatures) -> Tensor:
     """The maps (B, S, S) of B images, each by what was learnt of its own category."""
     parts, order = [], []
     for each in dict.fromkeys(known):  # images that share references together

@@ -6,6 +6,7 @@ from models.clip_adapter.context_adapter import ContextAdapter
 from models.gaussians import EXPONENT, PARTS
 from models.neighbourhoods import EVERY
 from models.neighbourhoods import EXPONENT as NEIGHBOURHOOD_EXPONENT
+from models.texture import EXPONENT as TEXTURE_EXPONENT
 
 if TYPE_CHECKING:
     from models.clip_adapter.model import ClipAdapter
@@ -14,25 +15,10 @@ if TYPE_CHECKING:
 def labels(model: "ClipAdapter") -> dict[str, str | int | float | bool]:
     """The protocol of a model."""
     context = isinstance(model.adapter, ContextAdapter)
-    zero_shot = (
-        "learnt from the highest patches of the map and the text logit" if context else "text probability (Eq. 1)"
-    )
-    zero_shot_map = "sum over stages of the abnormal probability (Eq. 3)"
-    if context:
-        zero_shot_map = "abnormal probability (Eq. 3) of the adapter's one map"
+    zero_shot_map, zero_shot = _without_references(model, context)
     trained_on = model.adapter.trained_on
     if model.vectors is not None:
         trained_on = tuple(dict.fromkeys((*trained_on, *model.vectors.trained_on)))
-        zero_shot_map += (
-            f"; class vectors have a share of {model.vectors_share:g} in log odds, theirs x {model.vectors_scale:g}"
-        )
-    rare = " x log of the mean 1 - cosine to the nearest of an image's other patches, stages "
-    rare += " ".join(map(str, model.rarity_stages))
-    patch, image = model.rarity_usual
-    if model.rarity_weight:
-        zero_shot_map += f"; {model.rarity_weight:g}{rare}, less that of {patch:g}, is added in log odds"
-    if model.rarity_score_weight and context:
-        zero_shot += f"; {model.rarity_score_weight:g}{rare}, its highest less that of {image:g}, is added in log odds"
     share = model.memory_score_weight
     few_shot_map, few_shot_score = "zero-shot map", "the same"
     if context:
@@ -55,6 +41,13 @@ def labels(model: "ClipAdapter") -> dict[str, str | int | float | bool]:
             f"; d^{k:g} / (d^{k:g} + mu^{k:g}) has a share of {model.neighbourhood_weight:g}{less}, d 1 - cosine to "
             f"the nearest neighbourhood of the references (of several one in {EVERY} along each side), stages "
             f"{' '.join(map(str, model.neighbourhood_stages))}, mu from references left out"
+        )
+    if model.texture_weight:
+        k = TEXTURE_EXPONENT
+        few_shot_map += (
+            f"; of all this d^{k:g} / (d^{k:g} + mu^{k:g}) has a share of {model.texture_weight:g} x evenness of the "
+            "references, d the Mahalanobis distance to the Gaussian of all their fine patches, mu from references left "
+            "out"
         )
     if share:
         k = model.calibration_exponent
@@ -88,3 +81,29 @@ def labels(model: "ClipAdapter") -> dict[str, str | int | float | bool]:
         else f"where the distance of a reference left out falls by {model.turns:.0%} or more with the others' "
         "quarter turns and flips, these are remembered too",
     }
+
+
+def _without_references(model: "ClipAdapter", context: bool) -> tuple[str, str]:
+    """Map and image score where there are no references to compare with."""
+    found, score = "sum over stages of the abnormal probability (Eq. 3)", "text probability (Eq. 1)"
+    if context:
+        found = "abnormal probability (Eq. 3) of the adapter's one map"
+        score = "learnt from the highest patches of the map and the text logit"
+    if model.vectors is not None:
+        found += (
+            f"; class vectors have a share of {model.vectors_share:g} in log odds, theirs x {model.vectors_scale:g}"
+        )
+    rare = " x log of the mean 1 - cosine to the nearest of an image's other patches, stages "
+    rare += " ".join(map(str, model.rarity_stages))
+    patch, image = model.rarity_usual
+    if model.rarity_weight:
+        found += f"; {model.rarity_weight:g}{rare}, less that of {patch:g}, is added in log odds"
+    if model.rarity_score_weight and context:
+        score += f"; {model.rarity_score_weight:g}{rare}, its highest less that of {image:g}, is added in log odds"
+    if model.own_texture_weight or model.own_texture_even:
+        found += (
+            f"; ({model.own_texture_weight:g} + {model.own_texture_even:g} x evenness) x log of the Mahalanobis "
+            "distance of a fine patch to the Gaussian of its image's, less that of "
+            f"{model.own_texture_usual:g}, is added in log odds"
+        )
+    return found, score

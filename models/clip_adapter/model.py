@@ -8,8 +8,9 @@ Workshop Challenge Tracks 1&2 (arXiv 2305.17382). Maps are the published ones. D
   `text_score` and `map_max` let the published test-set scaling be applied outside.
 * An adapter may read all stages and the references together and give the image score as well (`ContextAdapter`).
 * Options, off by default: a Gaussian for every patch of the references (`gaussian_weight`), a bank of their small
-  neighbourhoods (`neighbourhood_weight`), class vectors beside the words (`vectors`), how rare a patch is in its image
-  (`rarity_weight`), a choice of memory stages and weight, defects named in words, clean category names.
+  neighbourhoods (`neighbourhood_weight`), one of all their fine patches (`texture_weight`), class vectors beside the
+  words (`vectors`), how rare or odd a patch is in its image (`rarity_weight`, `own_texture_weight`), a choice of memory
+  stages and weight, defects named in words, clean category names.
 """
 
 import logging
@@ -41,6 +42,7 @@ from models.maps import hill, interpolated
 from models.nearest import MAX_ELEMENTS, CategoryMemory, MemoryBank
 from models.neighbourhoods import Neighbourhoods
 from models.references import AT_ONCE, MAX_REFERENCES, ManyReferences, cut, progress
+from models.texture import Texture, own_texture
 from models.vector_adapter.checkpoint import check_vectors_fit
 from models.vector_adapter.vectors import ClassVectors
 
@@ -65,6 +67,8 @@ class ClipAdapter(AnomalyModel):
         neighbourhood_weight: largest share of the map that `Neighbourhoods` have; the more of `gaussian_weight` a
             category's Gaussians have, the less.
         neighbourhood_stages: stages whose tokens they read; all of the backbone's by default.
+        texture_weight: largest share that a `Texture` has of the map that all these make: a category's is this times
+            the evenness of its references.
         vectors: class vectors trained on this backbone, which read a map beside the words where the adapter compares
             with no references; None for none.
         vectors_share: their share of the two, in log odds. A learnt image score does not see it.
@@ -74,6 +78,10 @@ class ClipAdapter(AnomalyModel):
         rarity_score_weight: the same of the rarest patch and a learnt image score; 0 for none.
         rarity_stages: stages whose tokens it reads; all of the backbone's by default.
         rarity_usual: the rarity of a patch, and of an image's rarest, that adds nothing.
+        own_texture_weight: where the adapter compares with no references, so many times the logarithm of how far a fine
+            patch is from its image's others, beside what is usual, is added to the map's log odds (`own_texture`).
+        own_texture_even: the same, as far as the image is even, on top.
+        own_texture_usual: the distance that adds nothing.
         memory_score_weight: share of the calibrated map maximum in the few-shot image score.
         memory_score_map: which map's maximum m is calibrated: "combined", as published, or "memory" alone.
         calibration_exponent: k of m^k / (m^k + mu^k), mu being the references' typical leave-one-out maximum.
@@ -99,6 +107,7 @@ class ClipAdapter(AnomalyModel):
         gaussian_stages: Sequence[int] | None = None,
         neighbourhood_weight: float = 0.0,
         neighbourhood_stages: Sequence[int] | None = None,
+        texture_weight: float = 0.0,
         vectors: ClassVectors | None = None,
         vectors_share: float = 0.25,
         vectors_scale: float = 1.0,
@@ -106,6 +115,9 @@ class ClipAdapter(AnomalyModel):
         rarity_score_weight: float = 0.0,
         rarity_stages: Sequence[int] | None = None,
         rarity_usual: Sequence[float] = (0.5, 0.5),
+        own_texture_weight: float = 0.0,
+        own_texture_even: float = 0.0,
+        own_texture_usual: float = 8.0,
         memory_score_weight: float = 0.5,
         memory_score_map: Literal["combined", "memory"] = "combined",
         calibration_exponent: float = 4.0,
@@ -140,6 +152,15 @@ class ClipAdapter(AnomalyModel):
         self.gaussian_weight = checked("gaussian_weight", gaussian_weight, 0 <= gaussian_weight <= 1, "between 0 and 1")
         share = 0 <= neighbourhood_weight <= 1
         self.neighbourhood_weight = checked("neighbourhood_weight", neighbourhood_weight, share, "between 0 and 1")
+        share = 0 <= texture_weight <= 1
+        self.texture_weight = checked("texture_weight", texture_weight, share, "between 0 and 1")
+        some = own_texture_weight >= 0
+        self.own_texture_weight = checked("own_texture_weight", own_texture_weight, some, "at least 0")
+        self.own_texture_even = checked("own_texture_even", own_texture_even, own_texture_even >= 0, "at least 0")
+        self.own_texture_usual = checked("own_texture_usual", own_texture_usual, own_texture_usual > 0, "above 0")
+        for name in ("texture_weight", "own_texture_weight", "own_texture_even"):
+            fits = not getattr(self, name) or backbone.is_timm
+            checked(name, getattr(self, name), fits, f"0 with {backbone.name}, which is no convolutional net of timm")
         self.memory_weight = checked("memory_weight", memory_weight, memory_weight >= 0, "at least 0")
         share = 0 <= memory_score_weight <= 1
         self.memory_score_weight = checked("memory_score_weight", memory_score_weight, share, "between 0 and 1")
@@ -183,9 +204,14 @@ class ClipAdapter(AnomalyModel):
         neighbourhoods = self._learn_neighbourhoods(views[0]) if self.neighbourhood_weight else None
         if neighbourhoods is not None:
             evidence.neighbourhood_maps = neighbourhoods.left_out
+        texture = Texture(views[0], self.backbone.image_size) if self.texture_weight else None
+        if texture is not None:
+            evidence.texture_maps = texture.left_out
+            evidence.texture_shares = self._texture_shares([texture] * len(references))
         if memory is not None:
             typical_max = self._score_maxima(evidence).mean()
-        self._fitted[category] = FittedCategory(memory, gaussians, neighbourhoods, kept, evidence, typical_max)
+        learnt = (memory, gaussians, neighbourhoods, texture, kept)
+        self._fitted[category] = FittedCategory(*learnt, evidence, typical_max)
 
     @torch.no_grad()
     def predict(self, images: Images, categories: Sequence[str]) -> Prediction:
@@ -218,7 +244,7 @@ class ClipAdapter(AnomalyModel):
         return self._many.with_others(self, category, left_out)
 
     def state(self, category: str) -> State:
-        """The banks, the Gaussians, the neighbourhoods and the tokens that the adapter compares with."""
+        """The banks, the Gaussians, the neighbourhoods, the texture and the tokens that the adapter compares with."""
         return self._fitted_category(category).tensors()
 
     def load_state(self, state: State, category: str, references: Images) -> None:
@@ -227,16 +253,18 @@ class ClipAdapter(AnomalyModel):
         self._loaded[category] = references
         state = {name: tensor.to(self.device) for name, tensor in state.items()}
         memory = self._remembered(state) if "typical_max" in state else None
-        gaussians = neighbourhoods = None
+        gaussians = neighbourhoods = texture = None
         if known := below(state, "gaussians."):
             positions = self._positions(self.gaussian_stages)
             gaussians = PatchGaussians.of_tensors(known, positions, self.backbone.image_size)
         if known := below(state, "neighbourhoods."):
             positions = self._positions(self.neighbourhood_stages)
             neighbourhoods = Neighbourhoods.of_tensors(known, positions, self.backbone.image_size, self.max_elements)
+        if known := below(state, "texture."):
+            texture = Texture.of_tensors(known, self.backbone.image_size)
         kept = [self._compared(below(state, f"view{view}.")) for view in range(1 + self.flipped)]
         typical_max = state.get("typical_max")
-        self._fitted[category] = FittedCategory(memory, gaussians, neighbourhoods, kept, None, typical_max)
+        self._fitted[category] = FittedCategory(memory, gaussians, neighbourhoods, texture, kept, None, typical_max)
 
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
@@ -322,8 +350,9 @@ class ClipAdapter(AnomalyModel):
         return (rarity(features, self._positions(self.rarity_stages)) + LEAST_RARITY).log()
 
     def _aided(self, maps: Tensor, features: ImageFeatures, rare: Tensor | None) -> Tensor:
-        """The adapter's maps (B, S, S), of which the vectors have their share, and what the patches' rarity adds."""
-        if self.vectors is None and rare is None:
+        """The adapter's maps (B, S, S), of which the vectors have their share, and what odd and rare patches add."""
+        textured = bool(self.own_texture_weight or self.own_texture_even)
+        if self.vectors is None and rare is None and not textured:
             return maps
         highest, size = float(self.adapter.num_maps), self.backbone.image_size
         odds = (maps / highest).logit(LEAST)
@@ -333,6 +362,11 @@ class ClipAdapter(AnomalyModel):
         if rare is not None:
             added = self.rarity_weight * (rare - math.log(self.rarity_usual[0]))
             odds = odds + interpolated(added, (size, size))[:, 0]
+        if textured:
+            apart, evenness = own_texture(features)
+            weight = self.own_texture_weight + self.own_texture_even * evenness
+            added = weight[:, None, None] * ((apart + LEAST).log() - math.log(self.own_texture_usual))
+            odds = odds + interpolated(added[:, None], (size, size))[:, 0]
         return highest * odds.sigmoid()
 
     def _text(self, category: str, device: torch.device) -> Tensor:
@@ -403,6 +437,10 @@ class ClipAdapter(AnomalyModel):
         """What share of each image's map its category's Gaussians have, (B,)."""
         return torch.stack([each.alignment.clamp(max=self.gaussian_weight) for each in gaussians])
 
+    def _texture_shares(self, textures: Sequence[Texture]) -> Tensor:
+        """What share of each image's map its category's texture has, (B,)."""
+        return torch.stack([self.texture_weight * each.evenness for each in textures])
+
     def _with_memory(
         self, evidence: Evidence, features: ImageFeatures, fitted: Sequence[FittedCategory]
     ) -> tuple[Evidence, Tensor | None]:
@@ -414,6 +452,10 @@ class ClipAdapter(AnomalyModel):
         neighbourhoods = [known.neighbourhoods for known in fitted if known.neighbourhoods is not None]
         if neighbourhoods:
             evidence.neighbourhood_maps = maps_of(neighbourhoods, features)
+        textures = [known.texture for known in fitted if known.texture is not None]
+        if textures:
+            evidence.texture_maps = maps_of(textures, features)
+            evidence.texture_shares = self._texture_shares(textures)
         maps, typical = [], []
         for i, known in enumerate(fitted):
             if known.memory is None or known.typical_max is None:
@@ -442,6 +484,8 @@ class ClipAdapter(AnomalyModel):
             share = share * (1 - evidence.gaussian_shares / self.gaussian_weight)
         if evidence.neighbourhood_maps is not None:
             maps = torch.lerp(maps, highest * evidence.neighbourhood_maps, share[:, None, None])
+        if evidence.texture_maps is not None and evidence.texture_shares is not None:
+            maps = torch.lerp(maps, highest * evidence.texture_maps, evidence.texture_shares[:, None, None])
         return maps
 
     def _score_maxima(self, evidence: Evidence) -> Tensor:

@@ -45,6 +45,7 @@ DECIDE_NO_NUMBER = {
     "image_threshold", "threshold_source",  # stand beside the verdicts
 }  # fmt: skip
 VIT, RESNET, OTHER = small_backbone("vit"), small_backbone("resnet"), small_backbone("vit", precision="bfloat16")
+TIMM = small_backbone("timm")
 WORDS = replace(PROMPTS, defects=("dent",))
 BOOKS = (BOOK, PromptBook(source=BOOK.source, general=("dirt on {}",)))
 
@@ -96,19 +97,20 @@ TURNED = {
     "clip_adapter, the shipped way": Turned(
         ClipAdapter,
         {
-            "backbone": RESNET, "adapter": ContextAdapter(RESNET.stage_widths, RESNET.embed_dim, hidden=8),
+            "backbone": TIMM, "adapter": ContextAdapter(TIMM.stage_widths, TIMM.embed_dim, hidden=8),
             "prompts": PROMPTS, "memory_weight": 0.0, "memory_score_map": "memory",
             "gaussian_weight": 0.6, "gaussian_stages": [1, 2], "memory_score_weight": 0.3,
-            "neighbourhood_weight": 0.4, "neighbourhood_stages": [1, 2], "vectors": vectors_for(RESNET),
-            "rarity_weight": 8.0, "rarity_score_weight": 1.0, "rarity_stages": [1, 2],
+            "neighbourhood_weight": 0.4, "neighbourhood_stages": [1, 2], "vectors": vectors_for(TIMM),
+            "rarity_weight": 8.0, "rarity_score_weight": 1.0, "rarity_stages": [1, 2], "texture_weight": 0.8,
+            "own_texture_weight": 0.5, "own_texture_even": 4.0,
         },
         {
-            "adapter": adapter_of(RESNET), "memory_stages": [1], "memory_weight": 1.0, "memory_score_map": "combined",
+            "adapter": adapter_of(TIMM), "memory_stages": [1], "memory_weight": 1.0, "memory_score_map": "combined",
             "memory_score_weight": 0.25, "calibration_exponent": 3.0, "gaussian_weight": 0.25, "gaussian_stages": [1],
             "flipped": True, "turns": 0.25, "neighbourhood_weight": 0.25, "neighbourhood_stages": [1],
             "vectors": None, "vectors_share": 0.5, "vectors_scale": 2.0, "rarity_weight": 4.0, "rarity_stages": [1],
-            "rarity_score_weight": 2.0,
-            "rarity_usual": [0.3, 0.6],
+            "rarity_score_weight": 2.0, "rarity_usual": [0.3, 0.6], "texture_weight": 0.4, "own_texture_weight": 0.0,
+            "own_texture_even": 2.0, "own_texture_usual": 6.0,
         },
     ),
     "winclip": Turned(
@@ -240,7 +242,10 @@ TURNED = {
     ),
 }  # fmt: skip
 ELSEWHERE = {
-    "clip_adapter": {"vectors_share", "vectors_scale", "rarity_stages", "rarity_usual", "rarity_score_weight"},
+    "clip_adapter": {
+        "vectors_share", "vectors_scale", "rarity_stages", "rarity_usual", "rarity_score_weight", "texture_weight",
+        "own_texture_weight", "own_texture_even", "own_texture_usual",
+    },
     "clip_adapter, the shipped way": {"backbone", "prompts", "own_window", "max_references"},
     "saliency": {"own_window"},  # in the label of the model that has references
     "boxes of GroundingDINO": {"network", "reader"},  # their files are the label `weights`

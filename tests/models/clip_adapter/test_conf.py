@@ -108,6 +108,9 @@ def test_a_set_up_of_files_is_built_from_the_command_line(kind, tmp_path):
         "model.gaussian_stages=[1]",
         "model.neighbourhood_stages=[1]",
         "model.vectors=null",
+        "model.texture_weight=0",
+        "model.own_texture_weight=0",
+        "model.own_texture_even=0",
     )
     model = instantiate(cfg.model)
     assert isinstance(model, ClipAdapter)
