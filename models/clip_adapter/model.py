@@ -437,6 +437,13 @@ class ClipAdapter(AnomalyModel):
         """What share of each image's map its category's Gaussians have, (B,)."""
         return torch.stack([each.alignment.clamp(max=self.gaussian_weight) for each in gaussians])
 
+    def _neighbourhood_shares(self, evidence: Evidence) -> Tensor:
+        """What share of each image's map its category's neighbourhoods have, (B,)."""
+        share = evidence.adapter_maps.new_full(evidence.adapter_maps.shape[:1], self.neighbourhood_weight)
+        if evidence.gaussian_shares is None:
+            return share
+        return share * (1 - evidence.gaussian_shares / self.gaussian_weight)
+
     def _texture_shares(self, textures: Sequence[Texture]) -> Tensor:
         """What share of each image's map its category's texture has, (B,)."""
         return torch.stack([self.texture_weight * each.evenness for each in textures])
@@ -450,12 +457,11 @@ class ClipAdapter(AnomalyModel):
             evidence.gaussian_maps = maps_of(gaussians, features)
             evidence.gaussian_shares = self._shares(gaussians)
         neighbourhoods = [known.neighbourhoods for known in fitted if known.neighbourhoods is not None]
-        if neighbourhoods:
+        if neighbourhoods and self._neighbourhood_shares(evidence).any():
             evidence.neighbourhood_maps = maps_of(neighbourhoods, features)
         textures = [known.texture for known in fitted if known.texture is not None]
-        if textures:
-            evidence.texture_maps = maps_of(textures, features)
-            evidence.texture_shares = self._texture_shares(textures)
+        if textures and (shares := self._texture_shares(textures)).any():
+            evidence.texture_maps, evidence.texture_shares = maps_of(textures, features), shares
         maps, typical = [], []
         for i, known in enumerate(fitted):
             if known.memory is None or known.typical_max is None:
@@ -478,11 +484,10 @@ class ClipAdapter(AnomalyModel):
         if evidence.memory_maps is not None:
             maps = maps + self.memory_weight * evidence.memory_maps
             highest += self.memory_weight * len(self.memory_stages)
-        share = maps.new_full(maps.shape[:1], self.neighbourhood_weight)
         if evidence.gaussian_maps is not None and evidence.gaussian_shares is not None:
             maps = torch.lerp(maps, highest * evidence.gaussian_maps, evidence.gaussian_shares[:, None, None])
-            share = share * (1 - evidence.gaussian_shares / self.gaussian_weight)
         if evidence.neighbourhood_maps is not None:
+            share = self._neighbourhood_shares(evidence)
             maps = torch.lerp(maps, highest * evidence.neighbourhood_maps, share[:, None, None])
         if evidence.texture_maps is not None and evidence.texture_shares is not None:
             maps = torch.lerp(maps, highest * evidence.texture_maps, evidence.texture_shares[:, None, None])
