@@ -130,11 +130,12 @@ batches every picture has one or two other scenes of its product as references.
 
 **Chosen on** photographs of cookies, ball screws and masonry and four leather-like papers (PIPED), beside the synthetic
 validation categories: whether the image tower is fine-tuned and how much, flipped views, tiles and their weights,
-neighbourhoods, the share of the class vectors (a mean gain of a point of pixel F1 and no set behind by more than half a
-point: a quarter without references, none with them), how rarity is measured and its weights, fine patches and
-their weights, when references are turned. (Of photographs 38 % of the looks were tried, which lowered the zero-shot scores; 12 % was taken without a
-comparison.) Nothing was chosen on MVTec AD's bottle or on the magnetic tiles, and one thing on the synthetic target
-categories: the share of fine patches, of which one of them showed that 80 % is too much (`benchmarks/README.md`). The
+neighbourhoods, the share of the class vectors (a mean gain of a point of pixel F1 and no set behind by more than half
+a point: a quarter without references, none with them), how rarity is measured and its weights, fine patches and their
+weights, when references are turned. (Of photographs 38 % of the looks were tried, which lowered the zero-shot scores;
+12 % was taken without a comparison.) Nothing was chosen on MVTec AD's bottle or on the magnetic tiles, and one thing
+on the synthetic target categories: the share of fine patches, of which one of them showed that 80 % is too much
+(`benchmarks/README.md`). The
 text tower was taught to keep "flawless" from "damaged" whatever the product's name, so a new name carries little
 information.
 
