@@ -47,8 +47,6 @@ class Texture:
     def __init__(self, features: ImageFeatures, size: int):
         self.size = size
         maps = fine_patches(features)
-        between, every = _variances(maps, maps.mean(dim=(0, 2, 3), keepdim=True))
-        self.evenness = _evenness(between.mean(), every.mean())
         patches = maps.flatten(2).transpose(1, 2)  # (K, P, C)
         middle = patches.double().mean(dim=(0, 1))
         sums, squares = [], []
@@ -59,7 +57,10 @@ class Texture:
         distances = []
         for k, left in enumerate(patches):
             others = [n for n in range(len(patches)) if n != k] or [k]
-            distances.append(distance(left[None], *_gaussian(middle, sums, squares, others)))
+            mean, precision = _gaussian(middle, sums, squares, others)
+            distances.append(_distance(left[None] - mean, precision))
+        every = torch.stack(squares).mean(dim=0).diagonal().sum().float()
+        self.evenness = _evenness(_between(maps, middle.float()[:, None, None]).mean(), every)
         self.mean, self.precision = _gaussian(middle, sums, squares, range(len(patches)))
         self.typical_max = torch.cat(distances).amax(dim=1).mean()
         self.left_out = self._calibrated(torch.cat(distances), maps)
@@ -67,7 +68,7 @@ class Texture:
     def maps(self, features: ImageFeatures) -> Tensor:
         """d^k / (d^k + mu^k) of B images, (B, S, S) in [0, 1]: d the Mahalanobis distance."""
         maps = fine_patches(features)
-        return self._calibrated(distance(maps.flatten(2).transpose(1, 2), self.mean, self.precision), maps)
+        return self._calibrated(_distance(maps.flatten(2).transpose(1, 2) - self.mean, self.precision), maps)
 
     def tensors(self) -> dict[str, Tensor]:
         """All that is remembered but `left_out`, by name; `of_tensors` takes it back."""
@@ -96,30 +97,30 @@ def own_texture(features: ImageFeatures) -> tuple[Tensor, Tensor]:
     """How far fine patches of B images are from their own image's Gaussian, (B, h, w), and how even these are, (B,)."""
     maps = fine_patches(features)
     mean = maps.mean(dim=(2, 3), keepdim=True)
-    evenness = _evenness(*_variances(maps, mean))
     patches, middle = maps.flatten(2).transpose(1, 2), mean.flatten(1)[:, None]
     apart = patches - middle
     covariance = apart.transpose(1, 2) @ apart / apart.shape[1]
-    return distance(patches, middle, _precision(covariance)).unflatten(1, maps.shape[2:]), evenness
+    evenness = _evenness(_between(maps, mean), covariance.diagonal(dim1=1, dim2=2).sum(dim=1))
+    return _distance(apart, _precision(covariance)).unflatten(1, maps.shape[2:]), evenness
 
 
 def fine_patches(features: ImageFeatures) -> Tensor:
     """The mean of the `SIDE` x `SIDE` fine cells, of length 1, around each: (B, C, h, w)."""
     assert features.fine is not None  # a model asks for no texture of another net
     cells = F.normalize(features.fine, dim=1)
-    return F.avg_pool2d(cells, SIDE, stride=1, padding=SIDE // 2, count_include_pad=False)
+    square = cells.new_ones(1, 1, SIDE, SIDE)  # a convolution is quicker than an average
+    sums = F.conv2d(cells, square.expand(cells.shape[1], -1, -1, -1), padding=SIDE // 2, groups=cells.shape[1])
+    return sums / F.conv2d(torch.ones_like(cells[:1, :1]), square, padding=SIDE // 2)
 
 
-def distance(patches: Tensor, mean: Tensor, precision: Tensor) -> Tensor:
-    """Mahalanobis distance (B, P) of patches (B, P, C)."""
-    apart = patches - mean
+def _distance(apart: Tensor, precision: Tensor) -> Tensor:
+    """Mahalanobis distance (B, P) of patches (B, P, C) less the mean."""
     return ((apart @ precision) * apart).sum(dim=2).clamp(min=0).sqrt()
 
 
-def _variances(maps: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the blocks' means and of all patches of (B, C, h, w) around a mean: (B,) each."""
-    between = (averaged(maps, (BLOCKS, BLOCKS)) - mean).square().mean(dim=(1, 2, 3))
-    return between, (maps - mean).square().mean(dim=(1, 2, 3))
+def _between(maps: Tensor, mean: Tensor) -> Tensor:
+    """The variance of blocks' means of (B, C, h, w) around a mean, summed over channels: (B,)."""
+    return (averaged(maps, (BLOCKS, BLOCKS)) - mean).square().sum(dim=1).mean(dim=(1, 2))
 
 
 def _evenness(between: Tensor, every: Tensor) -> Tensor:
