@@ -141,7 +141,7 @@ def _precision(covariance: Tensor) -> Tensor:
     own = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
     matrix = covariance + REGULARISATION * own
     if not in_one_graph():
-        return torch.linalg.inv(matrix)
+        return torch.linalg.inv_ex(matrix).inverse  # a regularised one has an inverse: a GPU need not be asked
     inverse = own / matrix.diagonal(dim1=-2, dim2=-1).sum(dim=-1)[..., None, None]
     for _ in range(ROUNDS):
         inverse = 2 * inverse - inverse @ matrix @ inverse
