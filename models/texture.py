@@ -18,6 +18,8 @@ from models.maps import averaged, hill, interpolated
 
 SIDE = 3
 """A patch is the mean of so many fine cells along each side."""
+BORDER = 2
+"""Cells along the border, odd by the net's padding with zeros, that count as the nearest further in."""
 BLOCKS = 8
 """Along each side, whose means tell a part from a material."""
 BETWEEN = 3.0
@@ -110,7 +112,8 @@ def fine_patches(features: ImageFeatures) -> Tensor:
     cells = F.normalize(features.fine, dim=1)
     square = cells.new_ones(1, 1, SIDE, SIDE)  # a convolution is quicker than an average
     sums = F.conv2d(cells, square.expand(cells.shape[1], -1, -1, -1), padding=SIDE // 2, groups=cells.shape[1])
-    return sums / F.conv2d(torch.ones_like(cells[:1, :1]), square, padding=SIDE // 2)
+    maps = sums / F.conv2d(torch.ones_like(cells[:1, :1]), square, padding=SIDE // 2)
+    return F.pad(maps[:, :, BORDER:-BORDER, BORDER:-BORDER], (BORDER,) * 4, mode="replicate")
 
 
 def _distance(apart: Tensor, precision: Tensor) -> Tensor:

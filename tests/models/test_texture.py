@@ -27,7 +27,7 @@ def features_of(count, seed, apart=0.0, grid=GRID):
 
 
 def plain_patches(features):
-    """(K, h, w, C): the mean of each cell and of its neighbours in the picture, each of length 1."""
+    """(K, h, w, C): the mean of each cell, of length 1, and of its neighbours; at the border that of the third one."""
     cells = features.fine.double().numpy()
     cells = cells / np.linalg.norm(cells, axis=1, keepdims=True)
     h, w = GRID
@@ -35,7 +35,8 @@ def plain_patches(features):
         [cells[:, :, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].mean(axis=(2, 3)) for x in range(w)]
         for y in range(h)
     ]
-    return np.array(around).transpose(2, 0, 1, 3)
+    means = np.array(around).transpose(2, 0, 1, 3)
+    return np.pad(means[:, 2:-2, 2:-2], ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge")
 
 
 def plain_distance(image, known):
