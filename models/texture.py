@@ -28,6 +28,8 @@ REGULARISATION = 1e-3
 """Added to the variance of each channel. Cells are of length 1; those of leather-like papers vary by 0.005 to 0.014."""
 EXPONENT = 4.0
 """k of d^k / (d^k + mu^k)."""
+LEAST_MAX = 4.0
+"""mu is at least this, so that noise on a background without any is nothing; of materials it is 5 to 8."""
 ROUNDS = 20
 """Of Newton's iteration for an inverse; 14 suffice for the least even of images."""
 
@@ -42,7 +44,7 @@ class Texture:
     Attributes:
         mean, precision: of the Gaussian, (C,) and (C, C).
         evenness: how much the references look alike all over, () in [0, 1]: near 1 for materials, 0 for parts.
-        typical_max: mu, the largest distance of a reference left out, their mean, ().
+        typical_max: mu, the largest distance of a reference left out, their mean, at least `LEAST_MAX`, ().
         left_out: the references' own maps, left out, (K, S, S) in [0, 1]; empty after `of_tensors`.
     """
 
@@ -64,7 +66,7 @@ class Texture:
         every = torch.stack(squares).mean(dim=0).diagonal().sum().float()
         self.evenness = _evenness(_between(maps, middle.float()[:, None, None]).mean(), every)
         self.mean, self.precision = _gaussian(middle, sums, squares, range(len(patches)))
-        self.typical_max = torch.cat(distances).amax(dim=1).mean()
+        self.typical_max = torch.cat(distances).amax(dim=1).mean().clamp(min=LEAST_MAX)
         self.left_out = self._calibrated(torch.cat(distances), maps)
 
     def maps(self, features: ImageFeatures) -> Tensor:
@@ -127,6 +129,7 @@ def _between(maps: Tensor, mean: Tensor) -> Tensor:
 
 
 def _evenness(between: Tensor, every: Tensor) -> Tensor:
+    """1 less `BETWEEN` times the share of the variance that lies between blocks, at least 0."""
     return (1 - BETWEEN * between / every.clamp(min=torch.finfo(every.dtype).tiny)).clamp(min=0)
 
 

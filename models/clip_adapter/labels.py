@@ -7,6 +7,7 @@ from models.gaussians import EXPONENT, PARTS
 from models.neighbourhoods import EVERY
 from models.neighbourhoods import EXPONENT as NEIGHBOURHOOD_EXPONENT
 from models.texture import EXPONENT as TEXTURE_EXPONENT
+from models.texture import LEAST_MAX
 
 if TYPE_CHECKING:
     from models.clip_adapter.model import ClipAdapter
@@ -47,7 +48,7 @@ def labels(model: "ClipAdapter") -> dict[str, str | int | float | bool]:
         few_shot_map += (
             f"; of all this d^{k:g} / (d^{k:g} + mu^{k:g}) has a share of {model.texture_weight:g} x evenness of the "
             "references, d the Mahalanobis distance to the Gaussian of all their fine patches, mu from references left "
-            "out"
+            f"out, at least {LEAST_MAX:g}"
         )
     if share:
         k = model.calibration_exponent
