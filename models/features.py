@@ -34,7 +34,9 @@ class ImageFeatures:
 
     @staticmethod
     def cat(parts: Sequence["ImageFeatures"]) -> "ImageFeatures":
-        """The features of several batches as those of one."""
+        """The features of several batches as those of one; of a single one no copy."""
+        if len(parts) == 1:
+            return parts[0]
         stages = tuple(torch.cat(stage) for stage in zip(*(part.stages for part in parts), strict=True))
         known = [part.fine for part in parts if part.fine is not None]
         fine = torch.cat(known) if len(known) == len(parts) else None

@@ -16,7 +16,7 @@ from models.clip_adapter.evidence import averaged
 from models.clip_adapter.model import ClipAdapter
 from models.errors import ModelInputError
 from models.frozen import one_graph
-from models.gaussians import Gaussians
+from models.gaussians import Gaussians, PatchGaussians
 from models.neighbourhoods import Neighbourhoods
 from models.texture import Texture
 
@@ -95,12 +95,9 @@ def state_of(model: AnomalyModel, category: str) -> State:
     if fitted.memory is not None and fitted.typical_max is not None:
         state["typical_max"] = fitted.typical_max
         state |= {f"bank{i}.tokens": bank.tokens for i, bank in enumerate(fitted.memory.banks)}
-    if fitted.gaussians is not None:
-        state |= {f"gaussians.{name}": tensor for name, tensor in fitted.gaussians.stage_tensors().items()}
-    if fitted.neighbourhoods is not None:
-        state |= {f"neighbourhoods.{name}": tensor for name, tensor in fitted.neighbourhoods.tensors().items()}
-    if fitted.texture is not None:
-        state |= {f"texture.{name}": tensor for name, tensor in fitted.texture.tensors().items()}
+    for part, learnt in fitted.parts().items():
+        tensors = learnt.stage_tensors() if isinstance(learnt, PatchGaussians) else learnt.tensors()
+        state |= {f"{part}.{name}": tensor for name, tensor in tensors.items()}
     for view, known_references in enumerate(fitted.references):
         if known_references is not None:
             state |= {f"view{view}.{n}.tokens": tokens for n, tokens in enumerate(known_references.tokens)}

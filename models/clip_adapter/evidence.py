@@ -15,6 +15,8 @@ from models.nearest import CategoryMemory
 from models.neighbourhoods import Neighbourhoods
 from models.texture import Texture
 
+MapPart = PatchGaussians | Neighbourhoods | Texture
+
 
 @dataclass
 class Evidence:
@@ -55,6 +57,11 @@ class FittedCategory:
     evidence: Evidence | None
     typical_max: Tensor | None
 
+    def parts(self) -> dict[str, MapPart]:
+        """What gives maps of its own, as far as there is any, by its name in a file."""
+        every = {"gaussians": self.gaussians, "neighbourhoods": self.neighbourhoods, "texture": self.texture}
+        return {name: part for name, part in every.items() if part is not None}
+
     def tensors(self) -> State:
         """All of it but the evidence by name, for a file."""
         state: State = {}
@@ -63,12 +70,8 @@ class FittedCategory:
             for i, bank in enumerate(self.memory.banks):
                 state |= {f"bank{i}.tokens": bank.tokens, f"bank{i}.grid": torch.tensor(bank.grid)}
                 state[f"bank{i}.images"] = torch.tensor(bank.images)
-        if self.gaussians is not None:
-            state |= {f"gaussians.{name}": tensor for name, tensor in self.gaussians.tensors().items()}
-        if self.neighbourhoods is not None:
-            state |= {f"neighbourhoods.{name}": tensor for name, tensor in self.neighbourhoods.tensors().items()}
-        if self.texture is not None:
-            state |= {f"texture.{name}": tensor for name, tensor in self.texture.tensors().items()}
+        for part, learnt in self.parts().items():
+            state |= {f"{part}.{name}": tensor for name, tensor in learnt.tensors().items()}
         for view, known in enumerate(self.references):
             if known is not None:
                 state |= {f"view{view}.tokens{n}": tokens for n, tokens in enumerate(known.tokens)}
@@ -80,12 +83,8 @@ class FittedCategory:
         if self.memory is not None and self.typical_max is not None:
             self.memory.to(device)
             self.typical_max = self.typical_max.to(device)
-        if self.gaussians is not None:
-            self.gaussians.to(device)
-        if self.neighbourhoods is not None:
-            self.neighbourhoods.to(device)
-        if self.texture is not None:
-            self.texture.to(device)
+        for learnt in self.parts().values():
+            learnt.to(device)
         for name, tensor in vars(self.evidence).items() if self.evidence else ():
             setattr(self.evidence, name, None if tensor is None else tensor.to(device))
         self.references = [known if known is None else known.to(device) for known in self.references]
@@ -113,7 +112,7 @@ def together(parts: Sequence[Evidence], positions: Sequence[int]) -> Evidence:
     return Evidence(**joined)
 
 
-def maps_of(known: Sequence[PatchGaussians | Neighbourhoods | Texture], features: ImageFeatures) -> Tensor:
+def maps_of(known: Sequence[MapPart], features: ImageFeatures) -> Tensor:
     """The maps (B, S, S) of B images, each by what was learnt of its own category."""
     parts, order = [], []
     for each in dict.fromkeys(known):  # images that share references together

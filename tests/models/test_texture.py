@@ -13,7 +13,7 @@ from models.features import ImageFeatures
 from models.frozen import one_graph
 from models.maps import interpolated
 from models.texture import LEAST_MAX, REGULARISATION, Texture, fine_patches, own_texture
-from tests.support.clip_stand_ins import PROMPTS, random_images, small_adapter, small_backbone
+from tests.support.clip_stand_ins import PROMPTS, predicted, random_images, small_adapter, small_backbone
 
 GRID = (16, 24)
 BACKBONE = small_backbone("timm")
@@ -136,14 +136,9 @@ def test_it_has_a_share_of_the_map_as_far_as_references_are_even(kind):
 def test_its_logarithm_within_the_image_is_added_unless_references_are_compared(kind, shots):
     adapter, images = small_adapter(kind, BACKBONE), random_images(4, BACKBONE.image_size)
     options = {"memory_weight": 0.0, "memory_score_weight": 0.0}
-    plain = ClipAdapter(BACKBONE, adapter, PROMPTS, **options).eval()
-    odd = ClipAdapter(
-        BACKBONE, adapter, PROMPTS, own_texture_weight=0.5, own_texture_even=2.0, own_texture_usual=3.0, **options
-    ).eval()
-    if shots:
-        plain.fit(images[:shots], "nut")
-        odd.fit(images[:shots], "nut")
-    without, found = plain.predict(images, ["nut"] * 4), odd.predict(images, ["nut"] * 4)
+    settings = {"own_texture_weight": 0.5, "own_texture_even": 2.0, "own_texture_usual": 3.0}
+    without = predicted(BACKBONE, adapter, images, shots, **options)
+    found = predicted(BACKBONE, adapter, images, shots, **settings, **options)
     assert_close(found.image_scores, without.image_scores, rtol=0, atol=0)
     if shots and kind == "context":
         assert_close(found.anomaly_maps, without.anomaly_maps, rtol=0, atol=0)

@@ -8,6 +8,7 @@ from typing import Any
 import open_clip
 import torch
 
+from models.base import Prediction
 from models.clip.backbone import ClipBackbone
 from models.clip.text import PromptEnsemble
 from models.clip.weights import build_clip
@@ -67,6 +68,14 @@ def small_backbone(kind: str, activation: str = "gelu", precision: str = "float3
 def small_model(kind: str, **options: Any) -> ClipAdapter:
     backbone = small_backbone(kind)
     return ClipAdapter(backbone, random_adapter(backbone.stage_widths, backbone.embed_dim), PROMPTS, **options).eval()
+
+
+def predicted(backbone: ClipBackbone, adapter: Adapter, images: torch.Tensor, shots: int, **options: Any) -> Prediction:
+    """What a `ClipAdapter` says of images, the first `shots` of which are its references."""
+    model = ClipAdapter(backbone, adapter, PROMPTS, **options).eval()
+    if shots:
+        model.fit(images[:shots], "nut")
+    return model.predict(images, ["nut"] * len(images))
 
 
 def small_adapter(kind: str, backbone: ClipBackbone) -> Adapter:

@@ -13,7 +13,7 @@ from models.clip_adapter.rarity import LEAST, rarity
 from models.errors import ModelInputError
 from models.features import ImageFeatures
 from models.maps import interpolated
-from tests.support.clip_stand_ins import PROMPTS, random_images, small_adapter, small_backbone
+from tests.support.clip_stand_ins import PROMPTS, predicted, random_images, small_adapter, small_backbone
 
 BACKBONE = small_backbone("resnet")
 OPTIONS = {"memory_weight": 0.0, "memory_score_map": "memory"}
@@ -61,15 +61,9 @@ def test_the_odd_patch_is_the_rarest_and_a_single_one_is_no_error():
 @pytest.mark.parametrize("shots", [0, 2])
 def test_its_logarithm_is_added_to_log_odds_unless_references_are_compared(kind, shots):
     images, adapter = random_images(4, BACKBONE.image_size), small_adapter(kind, BACKBONE)
-    plain = ClipAdapter(BACKBONE, adapter, PROMPTS, **OPTIONS).eval()
-    rare = ClipAdapter(
-        BACKBONE, adapter, PROMPTS, rarity_weight=2.0, rarity_score_weight=3.0, rarity_stages=[1, 2],
-        rarity_usual=(0.4, 0.7), **OPTIONS,
-    ).eval()  # fmt: skip
-    if shots:
-        plain.fit(images[:shots], "nut")
-        rare.fit(images[:shots], "nut")
-    without, found = plain.predict(images, ["nut"] * 4), rare.predict(images, ["nut"] * 4)
+    settings = {"rarity_weight": 2.0, "rarity_score_weight": 3.0, "rarity_stages": [1, 2], "rarity_usual": (0.4, 0.7)}
+    without = predicted(BACKBONE, adapter, images, shots, **OPTIONS)
+    found = predicted(BACKBONE, adapter, images, shots, **settings, **OPTIONS)
     if shots and kind == "context":
         assert_close(found.anomaly_maps, without.anomaly_maps, rtol=0, atol=0)
         assert_close(found.image_scores, without.image_scores, rtol=0, atol=0)

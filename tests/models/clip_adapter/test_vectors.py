@@ -6,7 +6,7 @@ from torch.testing import assert_close
 from models.clip_adapter.model import ClipAdapter
 from models.errors import ModelInputError
 from models.vector_adapter.model import VectorAdapter
-from tests.support.clip_stand_ins import PROMPTS, random_images, small_adapter, small_backbone
+from tests.support.clip_stand_ins import PROMPTS, predicted, random_images, small_adapter, small_backbone
 from tests.support.vector_stand_ins import vectors_for
 
 BACKBONE = small_backbone("resnet")
@@ -18,14 +18,9 @@ def test_vectors_have_their_share_of_the_log_odds_of_the_map(kind, shots):
     images = random_images(4, BACKBONE.image_size)
     adapter, vectors = small_adapter(kind, BACKBONE), vectors_for(BACKBONE)
     options = {"memory_weight": 0.0, "memory_score_map": "memory"}
-    plain = ClipAdapter(BACKBONE, adapter, PROMPTS, **options).eval()
-    both = ClipAdapter(
-        BACKBONE, adapter, PROMPTS, vectors=vectors, vectors_share=0.3, vectors_scale=2.0, **options
-    ).eval()
-    if shots:
-        plain.fit(images[:shots], "nut")
-        both.fit(images[:shots], "nut")
-    words, found = plain.predict(images, ["nut"] * 4), both.predict(images, ["nut"] * 4)
+    shares = {"vectors": vectors, "vectors_share": 0.3, "vectors_scale": 2.0}
+    words = predicted(BACKBONE, adapter, images, shots, **options)
+    found = predicted(BACKBONE, adapter, images, shots, **shares, **options)
     assert_close(found.image_scores, words.image_scores, rtol=0, atol=0)
     if shots and kind == "context":  # it has compared with the references
         assert_close(found.anomaly_maps, words.anomaly_maps, rtol=0, atol=0)
