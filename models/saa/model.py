@@ -42,7 +42,7 @@ class SAA(AnomalyModel):
 
     Args:
         generator: proposes boxes for captions (Eq. 1).
-        refiner: outlines boxes (Eq. 2).
+        refiner: outlines boxes (Eq. 2); None where the generator outlines them itself.
         saliency_map: Eq. 5.
         prompts: words and numbers for each product, or several sources to choose from by image.
         rules: "paper" or "released".
@@ -65,7 +65,7 @@ class SAA(AnomalyModel):
     def __init__(
         self,
         generator: RegionGenerator,
-        refiner: RegionRefiner,
+        refiner: RegionRefiner | None,
         saliency_map: Saliency,
         prompts: PromptBook | PromptChoice,
         *,
@@ -85,8 +85,11 @@ class SAA(AnomalyModel):
         threshold_source: str = "",
     ):
         super().__init__()
+        if refiner is None and isinstance(generator, RegionRefiner):
+            refiner = generator
         for name, part in {"generator": generator, "refiner": refiner, "saliency_map": saliency_map}.items():
             checked(name, part, part is not None, "a built part; choose weights that have it (weights=tiny, for one)")
+        assert refiner is not None
         choices = "prompts of SAA (prompts=saa_general, saa_expert, saa_naive or saa_auto)"
         self.generator = generator
         self.refiner = refiner

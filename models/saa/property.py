@@ -15,7 +15,7 @@ from torchvision.ops import box_convert
 from models.saa.confidence import KeepRegions
 from models.saa.generator.base import Proposals
 from models.saa.language import ProductPrompt
-from models.saa.refiner.base import Outliner
+from models.saa.refiner.base import ObjectOutliner, Outliner
 from models.saa.rules import Location, NameFilter, Rules
 
 BEST_SHARE = 0.5
@@ -50,10 +50,11 @@ class Scene:
 
     def object_masks(self, product: ProductPrompt) -> Iterator[Tensor]:
         """(m, H, W) bool: the objects outlined, a few at a time."""
-        boxes = self.object_boxes(product)
+        boxes, outliner = to_pixels(self.object_boxes(product), self.size), self.outliner
+        masks = outliner.object_masks if isinstance(outliner, ObjectOutliner) else outliner.masks
         for part in boxes.split(max(1, MAX_ELEMENTS // (self.size[0] * self.size[1]))):
             if len(part):
-                yield self.masks(part)
+                yield masks(part)
 
     def masks(self, boxes: Tensor) -> Tensor:
         """(N, 4) boxes (cx, cy, w, h) in fractions to (N, H, W) bool regions (Eq. 2)."""

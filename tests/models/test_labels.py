@@ -28,7 +28,6 @@ from models.saa.generator.clip_boxes import ClipBoxGenerator
 from models.saa.generator.grounding_dino.generator import GroundingDinoGenerator
 from models.saa.language import PromptBook
 from models.saa.model import SAA
-from models.saa.refiner.grabcut import GrabCutRefiner
 from models.saa.refiner.sam.refiner import SamRefiner
 from models.saa.rules import Rules
 from models.saa.saliency.features import ClipFeatures
@@ -202,7 +201,7 @@ TURNED = {
         SAA,
         {"generator": GridGenerator(), "refiner": BoxRefiner(), "saliency_map": saliency(), "prompts": BOOK},
         {
-            "generator": ClipBoxGenerator(VIT, adapter_of(VIT)), "refiner": GrabCutRefiner(),
+            "generator": ClipBoxGenerator(VIT, adapter_of(VIT)), "refiner": SamRefiner(small_sam()),
             "saliency_map": saliency(scale=0.25), "prompts": BOOKS[1], "rules": "released",
             "switches": {"exponent": 2.0}, "language": "general", "property": False, "saliency": False,
             "confidence": False, "merge_overlap": 0.5, "dense_saliency": 0.1, "score_saliency": 0.5,
@@ -225,6 +224,7 @@ TURNED = {
         {
             "backbone": OTHER, "adapter": ContextAdapter(VIT.stage_widths, VIT.embed_dim, hidden=8),
             "scales": [1], "levels": [0.3], "box_overlap": 0.5, "min_score": 0.2, "grid": 64,
+            "outline_level": 0.7,
         },
     ),
     "boxes of GroundingDINO": Turned(
@@ -236,9 +236,6 @@ TURNED = {
     ),
     "outlines of SAM": Turned(
         SamRefiner, {"sam": small_sam()}, {"name": "vit_x", "weights": "mine", "precision": "bfloat16"}
-    ),
-    "outlines by GrabCut": Turned(
-        GrabCutRefiner, {}, {"margin": 0.5, "side": 32, "iterations": 5, "least_share": 0.1}
     ),
 }  # fmt: skip
 ELSEWHERE = {

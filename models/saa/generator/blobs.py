@@ -51,11 +51,21 @@ def foreground_boxes(image: Tensor) -> tuple[Tensor, Tensor]:
     A score is how much of the contrast lies between object and background rather than within either (Otsu's
     criterion). N = 0 where the border looks like the rest.
     """
-    distance = _distance_from_border(_small(image))
-    foreground, separation = _otsu(distance)
-    boxes = [] if _fills_the_image(distance, foreground) else _component_boxes(foreground)
+    bodies, separation = foreground(image)
+    extents, largest_first = ndimage.find_objects(bodies), np.argsort(-np.bincount(bodies.ravel())[1:], kind="stable")
+    boxes = [_fractions(extents[index], bodies.shape) for index in largest_first]
     tensor = torch.tensor(boxes, dtype=torch.float32, device=image.device).reshape(-1, 4)
     return tensor, torch.full((len(boxes),), separation, device=image.device)
+
+
+def foreground(image: Tensor) -> tuple[np.ndarray, float]:
+    """(h, w) int: the bodies before the background of a (3, H, W) uint8 image, numbered from 1; and Otsu's criterion.
+
+    The long side is at most `SIDE`. All are 0 where the border looks like the rest.
+    """
+    distance = _distance_from_border(_small(image))
+    above, separation = _otsu(distance)
+    return _bodies(np.zeros_like(above) if _fills_the_image(distance, above) else above), separation
 
 
 def _small(image: Tensor) -> np.ndarray:
@@ -110,15 +120,16 @@ def _fills_the_image(distance: np.ndarray, foreground: np.ndarray) -> bool:
     return bool(foreground[border].mean() > MOST_ON_BORDER)
 
 
-def _component_boxes(foreground: np.ndarray) -> list[list[float]]:
-    """Boxes of the bodies that are large enough, largest first."""
-    opened = ndimage.binary_opening(np.pad(foreground, 1, mode="edge"), EIGHT_NEIGHBOURS)[1:-1, 1:-1]
-    labels, _ = ndimage.label(ndimage.binary_fill_holes(opened), EIGHT_NEIGHBOURS)
-    bodies = [(int((labels[extent] == n).sum()), extent) for n, extent in enumerate(ndimage.find_objects(labels), 1)]
-    large = sorted((body for body in bodies if body[0] >= LEAST_BODY * labels.size), key=lambda body: -body[0])
-    if sum(pixels for pixels, _ in large) < LEAST_TOTAL * labels.size:
-        return []
-    return [_fractions(extent, labels.shape) for _, extent in large]
+def _bodies(above: np.ndarray) -> np.ndarray:
+    """(h, w) int: the bodies that are large enough, without holes, numbered from 1."""
+    opened = ndimage.binary_opening(np.pad(above, 1, mode="edge"), EIGHT_NEIGHBOURS)[1:-1, 1:-1]
+    labels, count = ndimage.label(ndimage.binary_fill_holes(opened), EIGHT_NEIGHBOURS)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    large = sizes >= LEAST_BODY * labels.size
+    large[0] = False
+    if sizes[large].sum() < LEAST_TOTAL * labels.size:
+        large[:] = False
+    return (np.cumsum(large) * large)[labels]
 
 
 def _fractions(extent: tuple[slice, ...], shape: tuple[int, ...]) -> list[float]:

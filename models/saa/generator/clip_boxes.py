@@ -1,9 +1,9 @@
-"""A region generator for small weights: boxes where a CLIP's patches are nearer to a defect's words than to "flawless".
+"""Regions for small weights: boxes where a CLIP's patches are nearer to a defect's words than to "flawless", outlined.
 
-Not the paper's: it replaces GroundingDINO (SAA+ Eq. 1) where only the small weights that ship are at hand. It reads
-patches through the trained adapters of the other model family, and says so in the protocol label. Its boxes carry no
-words, so the filter by name has nothing to read; and the small text tower tells good from bad and little else, so the
-boxes of one caption resemble those of the next.
+Not the paper's: it replaces GroundingDINO (SAA+ Eq. 1), and SAM (Eq. 2) too where there is no other refiner, when only
+the small weights that ship are at hand. It reads patches through the trained adapters of the other model family, and
+says so in the protocol label. Its boxes carry no words, so the filter by name has nothing to read; and the small text
+tower tells good from bad and little else, so the boxes of one caption resemble those of the next.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,8 +23,10 @@ from models.clip_adapter.adapter import Adapter, stage_probabilities
 from models.clip_adapter.checkpoint import check_adapter_fits
 from models.errors import checked
 from models.frozen import Frozen
+from models.images import check_image
 from models.saa.generator.base import Proposals
-from models.saa.generator.blobs import blob_boxes, foreground_boxes
+from models.saa.generator.blobs import blob_boxes, foreground, foreground_boxes
+from models.saa.refiner.by_map import LABEL, MapOutliner
 
 NORMAL = ("flawless object", "perfect object", "object without defect")
 TEMPLATES = (
@@ -33,6 +35,8 @@ TEMPLATES = (
     "a cropped photo of the {}.",
     "there is a {} in the scene.",
 )
+OUTLINED = "damage. defect. anomaly"
+"""The caption of the map that outlines boxes."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class _Windows:
 
 
 class ClipBoxGenerator(Frozen):
-    """Boxes around the blobs of a text-to-patch similarity map, at several scales.
+    """Boxes around the blobs of a text-to-patch similarity map, at several scales; a refiner by the same map as well.
 
     Args:
         backbone: the frozen CLIP.
@@ -55,11 +59,14 @@ class ClipBoxGenerator(Frozen):
         box_overlap: of two boxes of one caption with a larger intersection over union, the better one stays.
         min_score: boxes below it are not proposed.
         grid: side of a window's map in pixels, even.
+        outline_level: the first guess at a box's region is where the map is above its median by this share of what its
+            maximum in the box is above it.
     """
 
     def __init__(
         self, backbone: ClipBackbone, adapter: Adapter, *, scales: Sequence[int] = (1, 2),
         levels: Sequence[float] = (0.5,), box_overlap: float = 0.7, min_score: float = 0.1, grid: int = 128,
+        outline_level: float = 0.5,
     ):  # fmt: skip
         super().__init__()
         check_adapter_fits(adapter, backbone)
@@ -72,7 +79,10 @@ class ClipBoxGenerator(Frozen):
         self.box_overlap = checked("box_overlap", box_overlap, 0 < box_overlap <= 1, "above 0 and up to 1")
         self.min_score = checked("min_score", min_score, 0 <= min_score < 1, "from 0 and below 1")
         self.grid = checked("grid", grid, grid >= 2 and grid % 2 == 0, "an even number from 2")
+        share = 0 < outline_level < 1
+        self.outline_level = checked("outline_level", outline_level, share, "between 0 and 1")
         self._texts: dict[tuple[str, torch.device], Tensor] = {}
+        self._last: tuple[Tensor, list[_Windows]] | None = None
         self.eval()
 
     def propose(self, image: Tensor, captions: Sequence[str]) -> list[Proposals]:
@@ -80,7 +90,7 @@ class ClipBoxGenerator(Frozen):
 
         A box's score is the mean defect probability of its blob, in [0, 1].
         """
-        seen = [self._look(image, scale) for scale in self.scales]
+        seen = self._seen(image)
         return [self._proposals([self._map(windows, caption) for windows in seen], image) for caption in captions]
 
     def propose_objects(self, image: Tensor, captions: Sequence[str]) -> list[Proposals]:
@@ -91,9 +101,20 @@ class ClipBoxGenerator(Frozen):
         boxes, scores = foreground_boxes(image)
         return [Proposals(boxes, scores, ("",) * len(boxes)) for _ in captions]
 
+    def outline(self, image: Tensor) -> MapOutliner:
+        """An outliner of a (3, H, W) uint8 RGB image: defects by the map of their boxes, objects by their background.
+
+        The image is encoded once for boxes and outlines.
+
+        Raises:
+            ModelInputError: anything but such an image.
+        """
+        check_image(image)
+        return MapOutliner(image, self.outline_level, lambda: self._outlined(image), lambda: foreground(image)[0])
+
     @property
     def protocol(self) -> dict[str, str | int | float | bool]:
-        """Labels of every number made with this generator."""
+        """Labels of every number made with this generator, and with its outlines where no other refiner's take over."""
         return {
             "generator": f"CLIP box generator ({self.backbone.name}), scales {' '.join(map(str, self.scales))}, levels "
             f"{' '.join(map(str, self.levels))}; objects by their difference from the image's border",
@@ -104,7 +125,23 @@ class ClipBoxGenerator(Frozen):
             "generator_weights": self.backbone.weights,
             "generator_trained_on": ", ".join(self.adapter.trained_on) or "not stated in the file",
             "generator_precision": self.backbone.precision,
+            "refiner": f"what the generator's map has above {self.outline_level:g} of the way from its median to its "
+            f"maximum in the box, then {LABEL}; objects by their difference from the image's border",
+            "refiner_weights": "the generator's",
         }
+
+    def _seen(self, image: Tensor) -> list[_Windows]:
+        """The windows of all scales; those of the last image are kept, which is outlined after it was searched."""
+        last = self._last
+        if last is None or last[0] is not image:
+            last = self._last = image, [self._look(image, scale) for scale in self.scales]
+        return last[1]
+
+    def _outlined(self, image: Tensor) -> Tensor:
+        """The mean of all scales' maps, at the size of the largest."""
+        maps = [self._map(windows, OUTLINED) for windows in self._seen(image)]
+        size = max(maps, key=len).shape
+        return torch.stack([F.interpolate(each[None, None], size, mode="bilinear")[0, 0] for each in maps]).mean(dim=0)
 
     @torch.no_grad()
     def _look(self, image: Tensor, scale: int) -> _Windows:
@@ -153,9 +190,10 @@ class ClipBoxGenerator(Frozen):
         return Proposals(boxes[kept].to(image.device), scores[kept].to(image.device), ("",) * len(kept))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Forget texts that lie on another device."""
+        """Forget what lies on another device."""
         super()._apply(fn, recurse)
         self._texts.clear()
+        self._last = None
         return self
 
 

@@ -1,6 +1,6 @@
 """Boxes to outlines, SAA+ Eq. 2: what an anomaly region refiner is."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -15,6 +15,16 @@ class Outliner(Protocol):
         ...
 
 
+@runtime_checkable
+class ObjectOutliner(Outliner, Protocol):
+    """An outliner that outlines whole objects in another way than it outlines defects."""
+
+    def object_masks(self, boxes: Tensor) -> Tensor:
+        """As `masks`, for the boxes of objects."""
+        ...
+
+
+@runtime_checkable
 class RegionRefiner(Protocol):
     """Makes an `Outliner` for an image."""
 

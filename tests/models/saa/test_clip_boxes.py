@@ -151,6 +151,21 @@ def test_what_ships_boxes_the_defects_of_the_validation_products(shipped):
     assert np.mean(hits) >= 2 / 3
 
 
+def test_what_ships_outlines_the_defects_of_the_validation_products(shipped):
+    """Within a box around a planted defect of cork, the outline is nearer to it than the box is."""
+    better = []
+    for sample in Synthetic("validation", test_normal=0, test_per_kind=2).test("cork"):
+        mask = torch.from_numpy(sample.load_mask() > 0)
+        image = torch.from_numpy(np.asarray(sample.load_image()).copy()).permute(2, 0, 1)
+        (y0, x0), (y1, x1) = mask.nonzero().amin(0).tolist(), mask.nonzero().amax(0).tolist()
+        box = torch.tensor([[x0 - 20.0, y0 - 20, x1 + 20, y1 + 20]])
+        whole = torch.zeros_like(mask)
+        whole[max(0, y0 - 20) : y1 + 20, max(0, x0 - 20) : x1 + 20] = True
+        found = shipped.outline(image).masks(box)[0]
+        better.append(((found & mask).sum() / (found | mask).sum() > 1.5 * mask.sum() / whole.sum()).item())
+    assert np.mean(better) >= 2 / 3
+
+
 def test_defects_score_higher_than_their_absence(shipped):
     data = Synthetic("validation", test_normal=4, test_per_kind=1)
     best = {0: [], 1: []}
@@ -178,6 +193,7 @@ def test_the_protocol_names_the_weights(shipped):
         ({"box_overlap": 0}, "box_overlap"),
         ({"min_score": 1.5}, "min_score"),
         ({"grid": 15}, "grid"),
+        ({"outline_level": 1.0}, "outline_level"),
     ],
 )
 def test_a_wrong_option_is_refused(options, message):

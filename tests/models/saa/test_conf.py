@@ -17,6 +17,7 @@ from models.saa.model import SAA
 from models.saa.rules import Rules
 from models.saa.saliency.prompt import Saliency
 from models.weights.catalogue import catalogue
+from tests.support.saa_stand_ins import BOOK, GridGenerator
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 EXPERIMENTS = ("saa_plus_mvtec", "saa_plus_visa", "saa_plus_ksdd2", "saa_plus_mtd")
@@ -48,7 +49,10 @@ def test_every_argument_has_a_key_and_the_defaults_are_the_constructors():
 @pytest.mark.parametrize("weights", ["tiny", "saa_official", "saa_random"])
 def test_every_part_of_the_weights_has_a_key_for_every_argument(weights):
     parts = OmegaConf.to_container(composed("model=saa_plus", f"weights={weights}").weights.saa, resolve=True)
+    assert [part for part in PARTS if parts[part] is None] == (["refiner"] if weights == "tiny" else [])
     for part in PARTS:
+        if parts[part] is None:
+            continue
         module, _, name = parts[part]["_target_"].rpartition(".")
         called = getattr(__import__(module, fromlist=[name]), name)
         assert set(parts[part]) - {"_target_"} == set(inspect.signature(called).parameters), part
@@ -94,7 +98,7 @@ def test_what_ships_assesses_an_image_and_says_what_it_is():
     assert prediction.anomaly_maps.isfinite().all()
     label = model.protocol
     assert "CLIP box generator" in label["generator"]
-    assert "GrabCut" in label["refiner"]
+    assert "the generator's map" in label["refiner"]
     assert "synthetic:source" in label["generator_trained_on"]
     assert label["prompts"] == "SAA+ general prompts (label-free)"
 
@@ -111,6 +115,13 @@ def test_weights_without_parts_name_those_that_have_them(weights):
     with pytest.raises(Exception, match="weights=tiny") as caught:
         built("model=saa_plus", f"weights={weights}")
     assert any(isinstance(error, ModelInputError) for error in (caught.value, caught.value.__cause__))
+
+
+def test_a_generator_that_outlines_nothing_needs_a_refiner():
+    model = built("model=saa_plus")
+    assert model.refiner is model.generator
+    with pytest.raises(ModelInputError, match="refiner"):
+        SAA(GridGenerator(), None, model.saliency_map, BOOK)
 
 
 def test_prompts_of_the_other_family_are_refused():

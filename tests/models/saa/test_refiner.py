@@ -1,16 +1,23 @@
-"""The refiners: SAM's masks against the library's predictor, what they do with odd boxes and images, loading."""
+"""The refiners: SAM's masks against the library's predictor, outlines by a map, odd boxes and images, loading."""
 
 import resource
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from segment_anything import SamPredictor, sam_model_registry
 
+from models.clip_adapter.adapter import random_adapter
 from models.errors import ModelInputError
-from models.saa.refiner.grabcut import GrabCutRefiner, cut_window
+from models.saa.generator.clip_boxes import ClipBoxGenerator
+from models.saa.language import ProductPrompt
+from models.saa.property import Scene
+from models.saa.refiner.by_map import MapOutliner, outlined
 from models.saa.refiner.sam import refiner as sam_refiner
 from models.saa.refiner.sam.refiner import SamRefiner, load_sam
+from models.saa.rules import Rules
+from tests.support.clip_stand_ins import small_backbone
 from tests.support.sam_stand_ins import boxes_in, picture, small_sam
 
 SIZES = [(48, 64), (64, 64), (90, 50), (40, 400), (300, 400), (1, 7)]
@@ -90,7 +97,12 @@ def test_an_encoding_that_fails_leaves_nothing_behind(monkeypatch):
     assert torch.equal(outliner.masks(boxes), expected)
 
 
-REFINERS = {"sam": lambda: SamRefiner(small_sam()), "grabcut": GrabCutRefiner}
+def by_map() -> ClipBoxGenerator:
+    backbone = small_backbone("resnet")
+    return ClipBoxGenerator(backbone, random_adapter(backbone.stage_widths, backbone.embed_dim), grid=32)
+
+
+REFINERS = {"sam": lambda: SamRefiner(small_sam()), "map": by_map}
 ODD_BOXES = torch.tensor(
     [[-90.0, -90, -10, -10], [500, 500, 900, 900], [20, 20, 20, 20], [30, 10, 10, 30], [-1e4, -1e4, 1e4, 1e4],
      [0.2, 0.2, 0.4, 0.4], [10, 10, 30, 30]]
@@ -187,79 +199,128 @@ def test_files_that_are_not_the_weights_are_refused(tmp_path):
         load_sam("vit_b", weights="random:x")
 
 
-def disc(height, width, centre, radius):
-    y, x = np.ogrid[:height, :width]
-    return (y - centre[0]) ** 2 + (x - centre[1]) ** 2 <= radius**2
+def outliner(defects, level=0.5, pixels=None):
+    """Of an image whose map is given; black where it has no pixels, so that colours tell nothing."""
+    image = torch.zeros(3, 60, 80, dtype=torch.uint8) if pixels is None else pixels
+    return MapOutliner(
+        image, level, lambda: torch.as_tensor(defects, dtype=torch.float32), lambda: np.zeros((1, 1), int)
+    )
 
 
-def planted(height, width, region, seed=0):
-    """Grey noise with a darker, reddish region."""
-    rng = np.random.default_rng(seed)
-    pixels = rng.normal(140, 6, (height, width, 3))
+def test_a_region_is_what_stands_out_in_its_box_by_its_own_maximum():
+    values = torch.zeros(60, 80)
+    values[10:20, 10:20], values[12:16, 12:16] = 0.2, 0.4
+    values[40:50, 40:60] = 1.0
+    boxes = torch.tensor([[8.0, 8, 24, 24], [35, 35, 70, 55], [0, 0, 80, 60]])
+    weak, strong, both = outliner(values).masks(boxes)
+    assert weak.nonzero().amin(0).tolist() == [12, 12]
+    assert weak.nonzero().amax(0).tolist() == [15, 15]
+    assert strong.sum() == 200
+    assert torch.equal(both, strong)  # 0.4 is less than half of 1
+    assert outliner(values, level=0.4).masks(boxes)[0].sum() == 100
+
+
+def test_a_small_map_is_enlarged_to_the_image():
+    values = torch.zeros(6, 8)
+    values[2:4, 2:4] = 1
+    mask = outliner(values).masks(torch.tensor([[0.0, 0, 80, 60]]))[0]
+    assert torch.equal(mask.nonzero().amin(0), torch.tensor([20, 20]))
+    assert 350 < mask.sum() <= 400
+
+
+@pytest.mark.parametrize(("radius", "guessed"), [(6, 1.2), (25, 0.7), (25, 1.3), (90, 1.2)])
+def test_a_guess_moves_to_where_colours_change(radius, guessed):
+    y, x = np.ogrid[:300, :400]
+    distance = np.hypot(y - 140, x - 190)
+    region, rng = distance <= radius, np.random.default_rng(0)
+    pixels = rng.normal(140, 6, (300, 400, 3))
     pixels[region] += (-20, -60, -60)
-    return torch.from_numpy(pixels.clip(0, 255).astype(np.uint8)).permute(2, 0, 1)
+    pixels = pixels.clip(0, 255).astype(np.uint8)
+    guess = distance <= guessed * radius
+    rows, columns = (slice(max(0, c - 2 * radius), c + 2 * radius) for c in (140, 190))
+    found = outlined(pixels, (rows, columns), guess[rows, columns])
+    assert overlap(found, region[rows, columns]) > max(0.85, overlap(guess, region))
+
+
+def test_a_guess_stays_where_colours_tell_nothing():
+    guess = np.zeros((30, 40), dtype=bool)
+    guess[10:20, 10:25] = True
+    assert np.array_equal(outlined(np.full((60, 80, 3), 128, np.uint8), (slice(10, 40), slice(20, 60)), guess), guess)
+    few = np.zeros((30, 40), dtype=bool)
+    few[4, 4] = True
+    noise = picture(60, 80).permute(1, 2, 0).numpy()
+    assert np.array_equal(outlined(noise, (slice(10, 40), slice(20, 60)), few), few)
+
+
+def test_a_box_of_a_large_image_is_cut_out_small(monkeypatch):
+    seen, grab = [], cv2.grabCut
+    monkeypatch.setattr(cv2, "grabCut", lambda image, *rest: seen.append(image.shape) or grab(image, *rest))
+    pixels, guess = np.zeros((3000, 4000, 3), np.uint8), np.zeros((500, 300), bool)
+    pixels[1100:1300, 2100:2200], guess[90:310, 90:210] = 255, True
+    found = outlined(pixels, (slice(1000, 1500), slice(2000, 2300)), guess)
+    assert seen == [(64, 55, 3)]  # 1500 x 1300 pixels of it
+    assert overlap(found, pixels[1000:1500, 2000:2300, 0] > 0) > 0.7
+
+
+def test_where_nothing_stands_out_the_region_is_the_box():
+    boxes = torch.tensor([[10.0, 20, 30, 44], [-10, -10, 12.4, 9.5], [-1, -1, 90, 90]])
+    below = torch.ones(60, 80)
+    below[15:50, 5:35] = 0  # all of the first box is less than the median
+    expected = torch.zeros(3, 60, 80, dtype=torch.bool)
+    expected[0, 20:44, 10:30] = True
+    expected[1, :10, :13] = True
+    expected[2] = True
+    assert torch.equal(outliner(torch.full((60, 80), 0.3)).masks(boxes), expected)
+    assert torch.equal(outliner(below).masks(boxes)[0], expected[0])
+
+
+def test_a_box_that_covers_no_pixel_has_an_empty_mask():
+    boxes = torch.tensor([[-90.0, -90, -10, -10], [80, 5, 99, 9], [20, 20, 20, 20], [30, 10, 10, 30]])
+    outlines = by_map().outline(picture(60, 80))
+    assert not outlines.masks(boxes).any()
+    assert not outlines.object_masks(boxes).any()
+
+
+def test_outlines_are_repeatable_and_each_box_by_itself():
+    image, boxes, refiner = picture(90, 120), boxes_in(90, 120, 12), by_map()
+    once = refiner.outline(image).masks(boxes)
+    assert once.any()
+    assert not once.flatten(1).all(dim=1).any()
+    assert torch.equal(refiner.outline(image).masks(boxes.flip(0)).flip(0), once)
+    assert torch.equal(torch.cat([refiner.outline(image).masks(box[None]) for box in boxes]), once)
+
+
+def test_an_object_is_outlined_by_its_background_and_a_defect_on_it_by_the_map():
+    """The scene of SAA+ asks for each in its own way, and so does a refiner that knows no difference."""
+    pixels = np.full((120, 160, 3), 40, np.uint8)
+    y, x = np.ogrid[:120, :160]
+    disc = (y - 60) ** 2 + (x - 80) ** 2 <= 45**2
+    pixels[disc] = 180
+    image, generator = torch.from_numpy(pixels).permute(2, 0, 1), by_map()
+    objects, product = generator.propose_objects(image, ["disc"])[0], ProductPrompt("disc")
+    seen = torch.cat(list(Scene((120, 160), generator.outline(image), objects, Rules.paper()).object_masks(product)))
+    assert seen.shape == (1, 120, 160)
+    assert overlap(seen[0].numpy(), disc) > 0.9
+    other = Scene((120, 160), SamRefiner(small_sam()).outline(image), objects, Rules.paper())
+    by_sam = torch.cat(list(other.object_masks(product)))
+    assert torch.equal(by_sam, other.masks(other.object_boxes(product)))
 
 
 def overlap(a, b):
     return (a & b).sum() / (a | b).sum()
 
 
-@pytest.mark.parametrize(("radius", "grown"), [(6, 1.5), (25, 1.2), (25, 1.8), (90, 1.5)])
-def test_a_planted_disc_is_outlined(radius, grown):
-    region = disc(300, 400, (140, 190), radius)
-    reach = radius * grown
-    box = torch.tensor([[190 - reach, 140 - reach, 190 + reach, 140 + reach]])
-    got = GrabCutRefiner().outline(planted(300, 400, region)).masks(box)[0].numpy()
-    assert overlap(got, region) > (0.8 if radius > 6 else 0.6)
-
-
-def test_what_cannot_be_told_from_its_surroundings_stays_the_box():
-    flat = torch.full((3, 60, 80), 128, dtype=torch.uint8)
-    boxes = torch.tensor([[10.0, 20, 30, 44], [-10, -10, 12.4, 9.5], [-1, -1, 90, 90]])
-    masks = GrabCutRefiner().outline(flat).masks(boxes)
-    expected = torch.zeros(3, 60, 80, dtype=torch.bool)
-    expected[0, 20:44, 10:30] = True
-    expected[1, :10, :13] = True
-    expected[2] = True
-    assert torch.equal(masks, expected)
-
-
-def test_a_box_that_covers_no_pixel_has_an_empty_mask():
-    boxes = torch.tensor([[-90.0, -90, -10, -10], [80, 5, 99, 9], [20, 20, 20, 20], [30, 10, 10, 30]])
-    assert not GrabCutRefiner().outline(picture(60, 80)).masks(boxes).any()
-
-
-def test_outlines_are_repeatable_and_each_box_by_itself():
-    image, boxes = picture(90, 120), boxes_in(90, 120, 12)
-    outline = GrabCutRefiner().outline
-    once = outline(image).masks(boxes)
-    assert once.any()
-    assert torch.equal(outline(image).masks(boxes.flip(0)).flip(0), once)
-    assert torch.equal(torch.cat([outline(image).masks(box[None]) for box in boxes]), once)
-
-
-def test_grabcut_becomes_the_box_where_it_keeps_too_little_of_it():
-    region = disc(100, 100, (50, 50), 4)
-    image, box = planted(100, 100, region), torch.tensor([[20.0, 20, 80, 80]])
-    small = GrabCutRefiner(least_share=0).outline(image).masks(box)
-    assert 0 < small.sum() < 0.2 * 3600
-    assert GrabCutRefiner(least_share=0.2).outline(image).masks(box).sum() == 3600
-
-
-def test_a_window_holds_the_box_and_its_surroundings_at_a_small_size():
-    pixels = np.zeros((3000, 4000, 3), dtype=np.uint8)
-    pixels[1000:1500, 2000:2300] = 255
-    window = cut_window(pixels, [2000.0, 1000, 2300, 1500], margin=1.0, side=96)
-    assert window.extent == (slice(500, 2000), slice(1500, 2800))
-    assert window.picture.shape == (96, 83, 3)
-    assert overlap(window.inside, window.picture[..., 0] > 127) > 0.9
-    strip = cut_window(np.zeros((40, 400, 3), np.uint8), [0.0, 0, 400, 3], margin=1.0, side=96)
-    assert strip.extent == (slice(0, 40), slice(0, 400))
-    assert strip.inside.any()
-    assert not strip.inside.all()
-
-
-@pytest.mark.parametrize("options", [{"margin": 0}, {"side": 4}, {"iterations": 0}, {"least_share": 1}], ids=str)
-def test_wrong_window_options_are_refused_by_name(options):
-    with pytest.raises(ModelInputError, match=next(iter(options))):
-        GrabCutRefiner(**options)
+def test_boxes_and_outlines_share_one_look_at_an_image(monkeypatch):
+    generator, image, calls = by_map(), picture(50, 60), []
+    encode = generator.backbone.encode_image
+    monkeypatch.setattr(generator.backbone, "encode_image", lambda images: calls.append(len(images)) or encode(images))
+    generator.propose(image, ["dent", "scratch"])
+    boxes = boxes_in(50, 60, 3)
+    first = generator.outline(image).masks(boxes)
+    assert calls == [1, 9]
+    other = picture(50, 60, seed=1)
+    lazy, second = generator.outline(other), generator.outline(image)
+    assert calls == [1, 9]
+    assert not torch.equal(lazy.masks(boxes), first)
+    assert calls == [1, 9, 1, 9]
+    assert torch.equal(second.masks(boxes), first)  # seen anew, since another came between
