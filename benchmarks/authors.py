@@ -3,12 +3,18 @@
     python -m benchmarks.authors musc CHECKOUT_OF_MUSC
     python -m benchmarks.authors subspace_ad CHECKOUT_OF_SUBSPACEAD
     python -m benchmarks.authors anomaly_dino CHECKOUT_OF_ANOMALYDINO CHECKOUT_OF_DINOV2 [--side 672] [--masking always]
+    python -m benchmarks.authors april_gan CHECKOUT_OF_APRIL_GAN [--device cuda] [--shots 0 4] [--images 8]
 
-Checkouts of xrli-U/MuSc, CLendering/SubspaceAD, dammsi/AnomalyDINO and facebookresearch/dinov2 are neither kept nor
-installed here. Both sides run in this process, one after the other, on the same random tokens, or weights and pictures.
+Checkouts of xrli-U/MuSc, CLendering/SubspaceAD, dammsi/AnomalyDINO, facebookresearch/dinov2 and
+ByChelsea/VAND-APRIL-GAN are neither kept nor installed here. Both sides run one after the other, on the same random
+tokens, or weights and pictures: in this process, but for APRIL-GAN, which brings an open_clip of its own and has a
+process to itself. With `--device cuda` seconds are those of the clock.
 """
 
 import argparse
+import json
+import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,10 +27,15 @@ from typing import Any
 
 import cv2
 import numpy as np
+import PIL.Image
 import torch
 import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 
-from benchmarks.machine import machine
+import tracks.command.config  # noqa: F401  (registers the schema)
+from benchmarks.machine import ROOT, machine
+from models.base import AnomalyModel
 from models.baselines.anomaly_dino_batch import AnomalyDINOBatch
 from models.imagenet.vit import load_vit
 from models.maps import top_mean, upsampled
@@ -149,21 +160,78 @@ def anomaly_dino(options: argparse.Namespace) -> None:
     line("its scores", 0, 0, apart, max(scores))
 
 
+def april_gan(options: argparse.Namespace) -> None:
+    """Whole images, from the file to the map, ViT-L/14-336 at 518 px: one at a time as theirs, and 16."""
+    shown = [f"shot_{i}/photo.png" for i in range(options.images)]
+    with tempfile.TemporaryDirectory() as name, initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        folder = Path(name)
+        for seed, file in enumerate(shown):
+            (folder / file).parent.mkdir()
+            cv2.imwrite(str(folder / file), picture(seed))
+        good = {"mask_path": "", "cls_name": "nut", "specie_name": "", "anomaly": 0}
+        known = [{"img_path": each, **good} for each in shown]
+        (folder / "meta.json").write_text(json.dumps({"train": {"nut": known}, "test": {"nut": known}}))
+        settings = ["model=clip_adapter", "weights=random_vitl14_336", "prompts=april_gan"]
+        model = instantiate(compose("few_shot", settings).model).eval()
+        torch.save(model.backbone.clip.state_dict(), folder / "clip.pt")
+        torch.save({"trainable_linearlayer": model.adapter.state_dict()}, folder / "adapter.pth")
+        for shots in options.shots:
+            _beside_april_gan(model, folder, shown, shots, options)
+
+
+def _beside_april_gan(
+    model: AnomalyModel, folder: Path, shown: Sequence[str], shots: int, options: argparse.Namespace
+) -> None:
+    """The rows of a number of references, in the precisions that theirs has on this device."""
+    cuda = options.device == "cuda"
+    command = [sys.executable, "-m", "benchmarks.april_gan_side", str(options.checkouts[0]), str(folder), str(shots)]
+    alone = {} if cuda else {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(options.threads)}
+    subprocess.run(command, cwd=ROOT, env={**os.environ, **alone}, check=True, capture_output=True)
+    theirs = np.load(folder / "theirs.npz")
+    clock = theirs["times"][:, 0 if cuda else 1]
+    seconds = (clock[-1] - clock[0]) / (len(clock) - 1)
+    model.to(options.device)
+    now = time.perf_counter if cuda else time.process_time
+    for precision, batch in [("float16", 1), ("float16", 16), ("bfloat16", 16)] if cuda else [("float32", 1)]:
+        model.backbone.precision = precision
+
+        def judged(files: Sequence[Path | str]) -> np.ndarray:
+            images = torch.stack([model.preprocess(PIL.Image.open(folder / each)) for each in files])
+            return model.predict(images.to(options.device), ["nut"] * len(files)).anomaly_maps.float().cpu().numpy()
+
+        if shots:
+            references = torch.stack([model.preprocess(PIL.Image.open(folder / each)) for each in theirs["drawn"]])
+            model.fit(references.to(options.device), "nut")
+        files = [*shown] * batch
+        judged(files[:batch])  # the first one makes what later ones find made
+        began = now()
+        ours = np.concatenate([judged(files[at : at + batch]) for at in range(0, len(files), batch)])
+        own = (now() - began) / len(ours)
+        apart = np.abs(ours[: len(shown)] - theirs["maps"]).max()
+        line(f"APRIL-GAN, {shots} references, {precision}, {batch} at once", seconds, own, apart, theirs["maps"].max())
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print a row for each stage of a method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     methods: dict[str, Callable[[argparse.Namespace], None]] = {
-        "musc": musc, "subspace_ad": subspace_ad, "anomaly_dino": anomaly_dino
+        "musc": musc, "subspace_ad": subspace_ad, "anomaly_dino": anomaly_dino, "april_gan": april_gan
     }  # fmt: skip
     parser.add_argument("method", choices=methods)
     parser.add_argument("checkouts", nargs="+", type=Path)
     parser.add_argument("--side", type=int, default=672)
     parser.add_argument("--masking", choices=("never", "always"), default="never")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of april_gan")
+    parser.add_argument("--shots", type=int, nargs="+", default=[0, 4], help="of april_gan")
+    parser.add_argument("--images", type=int, default=8, help="of april_gan; the first does not count on their side")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    print(machine()["processor"], f"{options.threads} thread(s); seconds of the processor", flush=True)
+    device, clock = machine()["processor"], f"{options.threads} thread(s); seconds of the processor"
+    if options.device == "cuda":
+        device, clock = torch.cuda.get_device_name(), "seconds by the clock"
+    print(device, clock, flush=True)
     with torch.no_grad():
         methods[options.method](options)
 
