@@ -47,18 +47,7 @@ def keep_threshold(photographs: Sequence[str] = ()) -> float:
     `FEW_FALSE_ALARMS` of the good images of the synthetic validation categories exceed.
     """
     if photographs:
-        scores = [
-            _by_label(PredictionStore(run(0, "data=mvtec", f"data.root={folder}", "overlays=0")["folder"]))
-            for folder in photographs
-        ]
-        both = [pair for pairs in scores for pair in pairs if len(pair[0]) and len(pair[1])]
-        best = best_cut(both, FEW_FALSE_ALARMS)
-        threshold = best.value
-        source = (
-            f"highest recall less at most {FEW_FALSE_ALARMS:.0%} false alarms on {len(both)} categories of validation "
-            "photographs, zero-shot: "
-            f"{best.recall:.0%} less {best.false_alarms:.0%} on average"
-        )
+        threshold, source = threshold_on(photographs)
     else:
         pairs = _by_label(PredictionStore(run(0, "data.split=validation", "overlays=0")["folder"]))
         found = conformal(
@@ -74,6 +63,20 @@ def keep_threshold(photographs: Sequence[str] = ()) -> float:
     save_adapter(path, adapter, replace(header, image_threshold=threshold, threshold_source=source))
     record("tiny")
     return threshold
+
+
+def threshold_on(photographs: Sequence[str], *overrides: str) -> tuple[float, str]:
+    """The zero-shot threshold of a model on folders of photographs, by the rule of `keep_threshold`, and its source."""
+    scores = [
+        _by_label(PredictionStore(run(0, "data=mvtec", f"data.root={folder}", "overlays=0", *overrides)["folder"]))
+        for folder in photographs
+    ]
+    both = [pair for pairs in scores for pair in pairs if len(pair[0]) and len(pair[1])]
+    best = best_cut(both, FEW_FALSE_ALARMS)
+    return best.value, (
+        f"highest recall less at most {FEW_FALSE_ALARMS:.0%} false alarms on {len(both)} categories of validation "
+        f"photographs, zero-shot: {best.recall:.0%} less {best.false_alarms:.0%} on average"
+    )
 
 
 def _by_label(store: PredictionStore) -> list[tuple[np.ndarray, np.ndarray]]:
