@@ -2,6 +2,7 @@
 
     python -m benchmarks.saa_parts mm_grounding_dino_tiny sam2.1_hiera_tiny sam_hq_vit_b owlv2_base_patch16
     python -m benchmarks.saa_parts mm_grounding_dino_tiny --short-side 240 --double
+    python -m benchmarks.saa_parts sam3_detector sam3      # with transformers 5
 
 One image of 480 x 640 pixels. Detectors get three captions, OWLv2 three pictures, refiners twelve boxes; the plain way
 is one call of the model for each caption or picture, and one for all boxes of an encoded image. Seconds of the
@@ -20,8 +21,11 @@ from torch import Tensor
 from transformers import Owlv2Config, Owlv2ForObjectDetection
 
 from benchmarks.machine import machine, peak_mb
+from models.images import normalised as image_normalised
 from models.saa.generator import image_query, zero_shot_detector
+from models.saa.generator.concepts import HALVES, load_concepts
 from models.saa.generator.grounding_dino.inputs import normalised, to_pixels
+from models.saa.refiner.sam.refiner import resized
 from models.saa.refiner.sam.successors import load_successor
 from models.weights.pretrained import load_pretrained
 
@@ -48,6 +52,22 @@ def detector(architecture: str, short_side: int = 800, double: bool = False) -> 
         return torch.stack([each.amax(dim=-1).sigmoid().sort().values for each in found])
 
     return lambda: torch.stack([each.scores.sort().values for each in ours.propose(picture(), CAPTIONS)]), plain
+
+
+def concepts() -> Both:
+    ours = load_concepts("random:0", threshold=0.0)
+    phrases = [phrase for caption in CAPTIONS for phrase in caption.split(". ")]
+    texts = [ours._read(phrase) for phrase in phrases]
+
+    def plain() -> Tensor:
+        size = (ours.net.config.vision_config.backbone_config.image_size,) * 2
+        pixels = image_normalised(resized(picture(), size).float()[None], HALVES, HALVES)
+        found = [ours.net(pixel_values=pixels, text_embeds=text, attention_mask=mask) for text, mask in texts]
+        return torch.cat([each.pred_logits[0].sigmoid() * each.presence_logits[0].sigmoid() for each in found]).sort()[
+            0
+        ]
+
+    return lambda: torch.cat([each.scores for each in ours.propose(picture(), CAPTIONS)]).sort().values, plain
 
 
 def refiner(name: str) -> Both:
@@ -87,6 +107,8 @@ def query(architecture: str) -> Both:
 def compared(part: str, short_side: int = 800, double: bool = False) -> str:
     if part.startswith("owlv2"):
         ours, plain = query(part)
+    elif part == "sam3_detector":
+        ours, plain = concepts()
     elif part.startswith("sam"):
         ours, plain = refiner(part)
     else:

@@ -14,8 +14,8 @@ from models.weights.catalogue import find_weights
 from models.weights.state import read_state
 
 Net = TypeVar("Net", bound=nn.Module)
-CONTAINS = {"sam3_video": "sam3_tracker"}
-"""The model_type of a published folder, and of the part in it that is read here."""
+CONTAINS = {"sam3_video": ("sam3_tracker", "sam3")}
+"""The model_type of a published folder, and those of the parts in it that are read here."""
 
 
 def load_pretrained(
@@ -60,7 +60,7 @@ def _read(build: Callable[[Any], Net], config: Any, place: Path) -> Net:
     loading = {"output_loading_info": True, "dtype": torch.float32}
     if place.is_dir():
         found = json.loads((place / "config.json").read_text(encoding="utf-8")).get("model_type")
-        if CONTAINS.get(found, found) != config.model_type:
+        if config.model_type not in CONTAINS.get(found, (found,)):
             raise ValueError(f"a config.json of model_type {found!r}, not {config.model_type!r}")
         net, report = kind.from_pretrained(place, local_files_only=True, **loading)
     else:

@@ -1,5 +1,6 @@
 """SAA's parts of transformers against transformers' own processors and post-processing, with small random networks."""
 
+import open_clip
 import PIL.Image
 import pytest
 import torch
@@ -7,13 +8,21 @@ from torch.testing import assert_close
 from torchvision.ops import box_convert
 from transformers import GroundingDinoImageProcessor, GroundingDinoProcessor, SamHQProcessor, SamImageProcessor
 
+from models.saa.generator.concepts import ConceptGenerator
 from models.saa.generator.grounding_dino.generator import GroundingDinoGenerator
 from models.saa.generator.grounding_dino.inputs import normalised, spelling_reader
 from models.saa.generator.image_query import ImageQueryGenerator
 from models.saa.generator.zero_shot_detector import ZeroShotDetector
 from models.saa.refiner.sam.successors import SuccessorRefiner
 from tests.support.sam_stand_ins import boxes_in, picture
-from tests.support.transformers_stand_ins import DETECTORS, REFINERS, small_detector, small_owlv2, small_refiner
+from tests.support.transformers_stand_ins import (
+    DETECTORS,
+    REFINERS,
+    small_concepts,
+    small_detector,
+    small_owlv2,
+    small_refiner,
+)
 
 CAPTIONS = ["defect on bottle", "broken part. hole", "hole"]
 TOLERANCE = {"atol": 1e-4, "rtol": 0}
@@ -86,6 +95,31 @@ def test_sam2_and_sam3_masks_are_those_of_the_processor(kind):
     expected = processor.post_process_masks(low, inputs["original_sizes"], binarize=False)[0][:, 0]
     found = torch.cat(list(SuccessorRefiner(net).outline(image).logits(boxes)))
     assert_close(found, expected, **TOLERANCE)
+
+
+@pytest.mark.skipif("sam3" not in REFINERS, reason="SAM 3 comes with transformers 5")
+def test_boxes_of_sam3s_detector_are_those_of_the_processor():
+    from transformers import CLIPTokenizer, Sam3ImageProcessor, Sam3Processor
+
+    net, image, vocabulary = small_concepts(), picture(64, 64), open_clip.SimpleTokenizer(context_length=32)
+    pieces = [*[*vocabulary.encoder][:-2], "<|startoftext|>", "<|endoftext|>"]  # CLIP's own names of these
+    tokenizer = CLIPTokenizer(
+        vocab=dict(zip(pieces, range(len(pieces)), strict=True)), merges=list(vocabulary.bpe_ranks)
+    )
+    processor = Sam3Processor(Sam3ImageProcessor(size={"height": 64, "width": 64}), tokenizer)
+    generator = ConceptGenerator(net, threshold=0)
+    scores = generator.propose(image, CAPTIONS[2:])[0].scores.sort().values
+    generator.threshold = threshold = scores[4:6].mean().item()  # between two scores
+    for caption, found in zip(["defect on bottle", "hole"], generator.propose(image, CAPTIONS[::2]), strict=True):
+        inputs = processor(images=as_pil(image), text=caption, return_tensors="pt")
+        with torch.no_grad():
+            outputs = net(**{name: inputs[name] for name in ("pixel_values", "input_ids", "attention_mask")})
+        expected = processor.post_process_object_detection(outputs, threshold, target_sizes=[(64, 64)])[0]
+        order = expected["scores"].argsort(descending=True)
+        assert len(found) == len(order) > 0
+        assert_close(found.scores, expected["scores"][order], **TOLERANCE)
+        assert_close(box_convert(found.boxes, "cxcywh", "xyxy"), expected["boxes"][order] / 64, **TOLERANCE)
+        assert found.phrases == (caption,) * len(found)
 
 
 def test_queries_score_as_in_image_guided_detection():

@@ -19,7 +19,7 @@ from transformers import (
     SwinConfig,
 )
 
-from models.saa.generator import image_query, zero_shot_detector
+from models.saa.generator import concepts, image_query, zero_shot_detector
 from models.weights.pretrained import load_pretrained
 from tests.support.sam_stand_ins import stir
 
@@ -52,16 +52,9 @@ def refiner_config(kind: str) -> Any:
     decoder = {"hidden_size": 32, "mlp_dim": 24, "num_attention_heads": 4, "iou_head_hidden_dim": 16}
     prompts = {"hidden_size": 32, "image_size": 64, "mask_input_channels": 4}
     if kind == "sam3":
-        vit = {
-            "model_type": "sam3_vit_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-            "num_attention_heads": 2, "image_size": 64, "patch_size": 8, "window_size": 4, "global_attn_indexes": [1],
-            "pretrain_image_size": 32,
-        }  # fmt: skip
-        sizes = [[32, 32], [16, 16], [8, 8]]
-        vision = {"backbone_config": vit, "fpn_hidden_size": 32, "backbone_feature_sizes": sizes}
         return transformers.Sam3TrackerConfig(
-            vision_config={"model_type": "sam3_vision_model", **vision},
-            prompt_encoder_config={**prompts, "patch_size": 8}, mask_decoder_config=decoder,
+            vision_config=_sam3_vision(), prompt_encoder_config={**prompts, "patch_size": 8},
+            mask_decoder_config=decoder,
         )  # fmt: skip
     if kind == "sam_hq":
         return SamHQConfig(
@@ -82,6 +75,35 @@ def refiner_config(kind: str) -> Any:
         backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
     )  # fmt: skip
     return Sam2Config(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder)
+
+
+def _sam3_vision() -> dict[str, Any]:
+    vit = {
+        "model_type": "sam3_vit_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "image_size": 64, "patch_size": 8, "window_size": 4, "global_attn_indexes": [1],
+        "pretrain_image_size": 32,
+    }  # fmt: skip
+    return {
+        "model_type": "sam3_vision_model", "backbone_config": vit, "fpn_hidden_size": 32,
+        "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
+    }  # fmt: skip
+
+
+def concepts_config() -> Any:
+    part = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_layers": 2}
+    return transformers.Sam3Config(
+        vision_config=_sam3_vision(),
+        text_config={
+            "vocab_size": 49408, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "max_position_embeddings": 32, "projection_dim": 16,
+        },
+        geometry_encoder_config=part, detr_encoder_config=part, detr_decoder_config={**part, "num_queries": 12},
+        mask_decoder_config={"hidden_size": 32, "num_attention_heads": 4},
+    )  # fmt: skip
+
+
+def small_concepts(seed: int = 0) -> Any:
+    return load_pretrained(transformers.Sam3Model, concepts_config(), f"random:{seed}", "sam3", concepts._stir)
 
 
 def small_refiner(kind: str, seed: int = 0) -> Any:

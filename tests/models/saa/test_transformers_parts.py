@@ -10,7 +10,8 @@ from torch.testing import assert_close
 from transformers import AutoModelForZeroShotObjectDetection, Owlv2ForObjectDetection, Sam2Model
 
 from models.errors import ModelInputError
-from models.saa.generator import image_query, zero_shot_detector
+from models.saa.generator import concepts, image_query, zero_shot_detector
+from models.saa.generator.concepts import ConceptGenerator, load_concepts
 from models.saa.generator.grounding_dino.generator import GroundingDinoGenerator
 from models.saa.generator.grounding_dino.inputs import SPECIAL, spelling_reader
 from models.saa.generator.image_query import ImageQueryGenerator, load_image_query
@@ -31,6 +32,7 @@ from tests.support.transformers_stand_ins import (
     REFINERS,
     owlv2_config,
     refiner_config,
+    small_concepts,
     small_detector,
     small_owlv2,
     small_refiner,
@@ -282,6 +284,69 @@ def test_sam3_loads_from_the_folder_that_is_published(tmp_path, monkeypatch):
     assert expected.any()
     for weights in (tmp_path, tmp_path / "model.safetensors"):
         assert torch.equal(load_successor("sam3", weights=str(weights)).outline(picture(40, 60)).masks(boxes), expected)
+
+
+# Concepts
+
+
+IN_VERSION_5 = pytest.mark.skipif("sam3" not in REFINERS, reason="SAM 3 comes with transformers 5")
+
+
+@IN_VERSION_5
+def test_concepts_are_asked_phrase_by_phrase_and_the_image_is_seen_once(monkeypatch):
+    generator, calls = ConceptGenerator(small_concepts(), threshold=0), []
+    look = generator.net.get_vision_features
+    monkeypatch.setattr(generator.net, "get_vision_features", lambda **given: calls.append(1) or look(**given))
+    image = picture(40, 60)
+    several, hole, none = generator.propose(image, ["dent. hole.", "hole", "."])
+    assert calls == [1]
+    assert (len(several), len(hole), len(none)) == (24, 12, 0)
+    assert set(several.phrases) == {"dent", "hole"}
+    assert (several.scores.diff() <= 0).all()
+    own = torch.tensor([phrase == "hole" for phrase in several.phrases])
+    assert_close(several.boxes[own], hole.boxes)
+    assert not torch.equal(several.scores[~own], hole.scores)
+    assert none.boxes.shape == (0, 4)
+    least = hole.scores[5].item()
+    generator.threshold = least
+    assert len(generator.propose(image, ["hole"])[0]) == 5
+    with pytest.raises(ModelInputError, match="uint8 RGB image"):
+        generator.propose(torch.zeros(3, 9, 9), ["hole"])
+
+
+@IN_VERSION_5
+def test_half_precision_of_concepts_stays_close():
+    exact, rough = (
+        ConceptGenerator(small_concepts(), threshold=0, precision=precision).propose(picture(64, 64), ["hole"])[0]
+        for precision in ("float32", "bfloat16")
+    )
+    assert rough.scores.dtype == rough.boxes.dtype == torch.float32
+    assert not torch.equal(rough.scores, exact.scores)
+    assert_close(rough.scores, exact.scores, atol=0.03, rtol=0)
+
+
+@IN_VERSION_5
+def test_concepts_load_from_the_folder_that_is_published(tmp_path, monkeypatch):
+    net = small_concepts(seed=1)
+    published = {f"detector_model.{key}": value for key, value in net.state_dict().items()}
+    save_file({**published, "tracker_model.prompt": torch.zeros(1)}, tmp_path / "model.safetensors", {"format": "pt"})
+    config = {"model_type": "sam3_video", "detector_config": net.config.to_dict()}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(concepts, "concepts_config", lambda: net.config)
+    expected = ConceptGenerator(net, threshold=0).propose(picture(40, 60), ["hole"])[0]
+    for weights in (tmp_path, tmp_path / "model.safetensors"):
+        found = load_concepts(str(weights), threshold=0)
+        assert torch.equal(found.propose(picture(40, 60), ["hole"])[0].scores, expected.scores)
+        assert found.protocol["generator_weights"] == weights.name
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "sam2"}))
+    with pytest.raises(ModelInputError, match="SAM 3's detector as transformers keeps it"):
+        load_concepts(str(tmp_path))
+
+
+@pytest.mark.skipif("sam3" in REFINERS, reason="this transformers has SAM 3")
+def test_concepts_need_transformers_5():
+    with pytest.raises(ModelInputError, match=r"transformers 5 for SAM 3, got .*pip install"):
+        load_concepts("random:0")
 
 
 # Pictures of defects as queries
