@@ -1,5 +1,7 @@
 """What stands behind the demo page, without the page: judged as the commands judge, broken files named, limits kept."""
 
+import tempfile
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -25,6 +27,14 @@ def photos(tmp_path_factory):
         PIL.Image.fromarray(pixels).save(folder / f"{number}.png")
     (folder / "broken.png").write_bytes(b"no picture")
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _pictures_go_with_the_tests(tmp_path_factory):
+    """As with the server, which gives them a folder of its own."""
+    before, tempfile.tempdir = tempfile.tempdir, str(tmp_path_factory.mktemp("pictures"))
+    yield
+    tempfile.tempdir = before
 
 
 @pytest.fixture(scope="module")
