@@ -19,9 +19,7 @@ def upsampled(
     """
     target = (size, size) if isinstance(size, int) else size
     maps = values.view(-1, 1, *grid)
-    if in_one_graph():
-        return _by_matrices(maps, target, False, sigma, radius)[:, 0]
-    return blurred(interpolated(maps, target), sigma, radius)[:, 0]
+    return (_by_matrices(maps, target, False, sigma, radius) if sigma > 0 else interpolated(maps, target))[:, 0]
 
 
 def interpolated(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
@@ -78,20 +76,20 @@ def top_mean(maps: Tensor, share: float) -> Tensor:
 def _by_matrices(
     maps: Tensor, size: tuple[int, int], align_corners: bool, sigma: float = 0, radius: int | None = None
 ) -> Tensor:  # fmt: skip
-    """Interpolated and blurred along each side; runtimes are quicker with products of matrices."""
+    """Interpolated and blurred along each side: products of small matrices in place of passes over large maps."""
     if sigma > 0:
         radius = min(math.ceil(4 * sigma) if radius is None else radius, min(size) - 1)
     down, across = (
-        _weights(new, int(old), align_corners, sigma, radius or 0)
+        _weights(new, int(old), align_corners, sigma, radius or 0, maps.device).to(maps.dtype)
         for new, old in zip(size, maps.shape[2:], strict=True)
     )
     return down @ maps @ across.T
 
 
 @lru_cache(maxsize=64)
-def _weights(new: int, old: int, align_corners: bool, sigma: float, radius: int) -> Tensor:
+def _weights(new: int, old: int, align_corners: bool, sigma: float, radius: int, device: torch.device) -> Tensor:
     """What share each of `old` values has in each of `new` ones, interpolated and blurred: (new, old)."""
-    each = F.interpolate(torch.eye(old)[None], new, mode="linear", align_corners=align_corners)
+    each = F.interpolate(torch.eye(old, device=device)[None], new, mode="linear", align_corners=align_corners)
     if sigma > 0:
         each = F.conv1d(
             F.pad(each, (radius, radius), mode="reflect").transpose(0, 1), _kernel(each, sigma, radius)[None]

@@ -137,13 +137,19 @@ def _nearest_distances(
     unit: Tensor, bank: Tensor, barred: Tensor, own: bool, left_out: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """1 - cosine with what `_nearest` finds, (B, N) each, without its numbers: several times as quick."""
+    if unit.device.type == "cpu" and unit.shape[0] > 1 and not in_one_graph():  # the cache holds one image's matrix
+        each = [
+            _nearest_distances(*one, barred, own, None if left_out is None else left_out[i : i + 1])
+            for i, one in enumerate(zip(unit.split(1), bank.split(1), strict=True))
+        ]
+        return torch.cat([anywhere for anywhere, _ in each]), torch.cat([nearby for _, nearby in each])
     best: list[Tensor] = []
     for part, start in _split(bank, unit.shape[0]):
         cosine = (unit @ part.flatten(1, 2).transpose(1, 2)).unflatten(2, (-1, part.shape[2]))  # (B, N, k, N)
         if left_out is not None:
             cosine.masked_fill_(left_out[:, None, start : start + part.shape[1], None], -torch.inf)
-        beside = cosine + barred[:, None]
-        best.append(torch.stack([way.amax(dim=(2, 3)) for way in ([beside] if own else [cosine, beside])]))
+        anywhere = [] if own else [cosine.amax(dim=(2, 3))]
+        best.append(torch.stack([*anywhere, cosine.add_(barred[:, None]).amax(dim=(2, 3))]))
     distance = 1 - (best[0] if len(best) == 1 else torch.stack(best).amax(dim=0))
     distance.masked_fill_(distance < ROUNDING, 0)
     return distance[0], distance[-1]
