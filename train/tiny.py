@@ -12,10 +12,12 @@ half of the batches with other scenes of the product as references. Last, class 
 import hashlib
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from models.clip.backbone import load_backbone
@@ -73,9 +75,9 @@ def digest_of(cfg: DictConfig) -> str:
 
 
 def ship(model: TinyClip, cfg: DictConfig) -> None:
-    """Save towers, adapter and vectors under cfg.out, and note their size and sha256 in the catalogue."""
-    folder = Path(cfg.out)
-    config = json.loads(Path(cfg.config).read_text(encoding="utf-8"))
+    """Save towers, adapter and vectors under cfg.out, all once all are there, and note them in the catalogue."""
+    folder, config = Path(cfg.work) / "weights", json.loads(Path(cfg.config).read_text(encoding="utf-8"))
+    folder.mkdir(exist_ok=True)
     clip_file = folder / "tiny_clip.safetensors"
     batch = f"{cfg.looks} looks x {cfg.batch_scenes} scenes x 2 pictures"
     notes = f"{' + '.join(str(now.steps) for now in cfg.rounds)} steps of {batch}, seed {cfg.seed}"
@@ -84,16 +86,20 @@ def ship(model: TinyClip, cfg: DictConfig) -> None:
         "trained_on": TRAINED_ON, "commit": current_commit(), "notes": notes,
     }  # fmt: skip
     save_clip(clip_file, model.clip.state_dict(), config, ClipHeader(backbone="tiny_clip", **common))
+    shutil.copyfile(cfg.config, clip_file.with_suffix(".json"))
     backbone = load_backbone(str(clip_file.with_suffix(".json")), weights=str(clip_file))
     header = AdapterHeader(backbone="tiny_clip", backbone_fingerprint=backbone.fingerprint, **common)
     save_adapter(folder / "tiny_adapter.safetensors", model.adapter, header)
     shutil.copyfile(train_vectors(clip_file, cfg), folder / "tiny_vectors.safetensors")
+    for file in folder.glob("*.safetensors"):
+        shutil.copyfile(file, Path(cfg.out) / file.name)
     record("tiny")
 
 
 def train_vectors(clip_file: Path, cfg: DictConfig) -> Path:
     """The file of class vectors for towers that were saved, trained under cfg.work as cfg.vectors says."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    within = GlobalHydra.instance().is_initialized()  # as in the command
+    with nullcontext() if within else initialize_config_dir(str(CONF), version_base="1.3"):
         chosen = compose("train", list(cfg.vectors))
     chosen.weights.backbone.name = str(clip_file.with_suffix(".json"))
     chosen.weights.backbone.weights = str(clip_file)

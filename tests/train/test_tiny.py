@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,11 +17,13 @@ from torch.testing import assert_close
 
 from models.clip.backbone import load_backbone
 from models.clip.weights import ClipHeader, build_clip, save_clip
+from models.clip_adapter.checkpoint import check_adapter_fits, load_adapter
 from models.vector_adapter.checkpoint import check_vectors_fit, trained_vectors
 from tests.support.dataset_stand_ins import save_image, save_mask
 from tests.support.second_device import DEVICE, second_device
 from tracks.command.cli import CONF
 from tracks.errors import TrackInputError
+from train import tiny
 from train.small import batches, model, views, words
 from train.small.batches import BatchSource, augment_twins
 from train.small.corpus import Corpus, CorpusPlan, build_corpus
@@ -50,7 +53,7 @@ SMALL = {
 SAMPLER = CaptionSampler(["flawless {}", "{}"], ["damaged {}"], ["a photo of a {}.", "the {}."], ["river", "seven"], 24)
 
 
-def settings(tmp_path, **changed):
+def overrides(tmp_path, **changed):
     (tmp_path / "clip.json").write_text(json.dumps(SMALL))
     values = {
         "config": tmp_path / "clip.json", "work": tmp_path / "work", "variants": 1, "invented": 1, "scenes": 2,
@@ -60,8 +63,12 @@ def settings(tmp_path, **changed):
         "looks": 2, "imagenet": "false", "photos": "null", "warmup": 1, "save_every": 2, "device": "cpu",
         "bfloat16": "false", **changed,
     }  # fmt: skip
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+def settings(tmp_path, **changed):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("tiny", [f"{key}={value}" for key, value in values.items()])
+        return compose("tiny", overrides(tmp_path, **changed))
 
 
 @pytest.fixture(scope="module")
@@ -208,28 +215,44 @@ def test_a_checkpoint_of_other_settings_is_not_resumed_from(quick, tmp_path, cap
     assert_close(changed.state_dict(), whole.state_dict(), rtol=0, atol=1e-4)  # a step moves by 2e-3
 
 
-def test_vectors_learn_last_against_the_towers_that_were_saved(tmp_path):
+@pytest.fixture
+def plates(tmp_path):
+    """Settings of vectors that learn on a few pictures."""
     for name in ("good/0", "good/1", "hole/0", "hole/1"):
         save_image(tmp_path / "data" / "plate" / "test" / f"{name}.png")
     for number in range(2):
         save_mask(tmp_path / "data" / "plate" / "ground_truth" / "hole" / f"{number}_mask.png")
     save_image(tmp_path / "data" / "plate" / "train" / "good" / "0.png")
+    root = f"data.root={tmp_path / 'data'}"
+    return ["model=vector_adapter", "data=mvtec", root, "target=visa", "epochs=1", "aug_rate=0"]
+
+
+def test_vectors_learn_last_against_the_towers_that_were_saved(tmp_path, plates):
     clip = build_clip(SMALL, image_size=64, activation="gelu")
     facts = {"backbone": "clip", "stages": (1, 2), "image_size": 64, "activation": "gelu"}
     save_clip(tmp_path / "clip.safetensors", clip.state_dict(), SMALL, ClipHeader(**facts, trained_on=("x",)))
-    learn = [
-        "model=vector_adapter",
-        "data=mvtec",
-        f"data.root={tmp_path / 'data'}",
-        "target=visa",
-        "epochs=1",
-        "aug_rate=0",
-    ]
-    file = train_vectors(tmp_path / "clip.safetensors", settings(tmp_path, vectors=learn))
+    file = train_vectors(tmp_path / "clip.safetensors", settings(tmp_path, vectors=plates))
     backbone = load_backbone(str(tmp_path / "clip.json"), weights=str(tmp_path / "clip.safetensors"))
     vectors = trained_vectors(file)
     check_vectors_fit(vectors, backbone)
     assert vectors.header.backbone_fingerprint == backbone.fingerprint
+
+
+def test_the_command_runs_to_its_end_and_ships_all_three_files(tmp_path, plates, quick, monkeypatch):
+    """As `make tiny` does, whose configuration is there already when the vectors' is wanted."""
+    noted, out = [], tmp_path / "out"
+    out.mkdir()
+    monkeypatch.setattr(tiny, "record", noted.append)
+    monkeypatch.setattr(sys, "argv", ["tiny", *overrides(tmp_path, vectors=plates, out=out)])
+    tiny.main()
+    assert noted == ["tiny"]
+    assert sorted(file.stem for file in out.iterdir()) == ["tiny_adapter", "tiny_clip", "tiny_vectors"]
+    (out / "tiny_clip.json").write_text(json.dumps(SMALL))
+    backbone = load_backbone(str(out / "tiny_clip.json"), weights=str(out / "tiny_clip.safetensors"))
+    adapter, header = load_adapter(out / "tiny_adapter.safetensors")
+    check_adapter_fits(adapter, backbone)
+    check_vectors_fit(trained_vectors(out / "tiny_vectors.safetensors"), backbone)
+    assert header.backbone_fingerprint == backbone.fingerprint
 
 
 def test_photographs_are_looks_of_their_own_whose_defects_are_made(tmp_path):
