@@ -186,7 +186,9 @@ def _beside_april_gan(
     cuda = options.device == "cuda"
     command = [sys.executable, "-m", "benchmarks.april_gan_side", str(options.checkouts[0]), str(folder), str(shots)]
     alone = {} if cuda else {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(options.threads)}
-    subprocess.run(command, cwd=ROOT, env={**os.environ, **alone}, check=True, capture_output=True)
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **alone}, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"their command failed:\n{done.stderr[-2000:]}")
     theirs = np.load(folder / "theirs.npz")
     clock = theirs["times"][:, 0 if cuda else 1]
     seconds = (clock[-1] - clock[0]) / (len(clock) - 1)
