@@ -168,8 +168,9 @@ def april_gan(options: argparse.Namespace) -> None:
         for seed, file in enumerate(shown):
             (folder / file).parent.mkdir()
             cv2.imwrite(str(folder / file), picture(seed))
-        good = {"mask_path": "", "cls_name": "nut", "specie_name": "", "anomaly": 0}
-        known = [{"img_path": each, **good} for each in shown]
+        cv2.imwrite(str(folder / "mask.png"), np.zeros((900, 900), np.uint8))
+        facts = {"mask_path": "mask.png", "cls_name": "nut", "specie_name": "", "anomaly": 1}  # 0 needs an old Pillow
+        known = [{"img_path": each, **facts} for each in shown]
         (folder / "meta.json").write_text(json.dumps({"train": {"nut": known}, "test": {"nut": known}}))
         settings = ["model=clip_adapter", "weights=random_vitl14_336", "prompts=april_gan"]
         model = instantiate(compose("few_shot", settings).model).eval()
