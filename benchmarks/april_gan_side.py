@@ -3,8 +3,8 @@
     python -m benchmarks.april_gan_side CHECKOUT FOLDER SHOTS
 
 FOLDER holds what `benchmarks.authors` puts there: pictures, `meta.json`, `clip.pt` and `adapter.pth`. Their `test` is
-called as it is but for three things: overlays are not written, no metric is computed, and packages that only metrics
-need may be missing.
+called as it is but for four things: overlays are not written, no metric is computed, packages that only metrics need
+may be missing, and without a GPU what is sent to one stays.
 """
 
 import sys
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 MODEL, SIDE, STAGES = "ViT-L-14-336", 518, [6, 12, 18, 24]
 
@@ -48,6 +49,11 @@ def main() -> None:
         return np.zeros_like(anomaly_map)
 
     theirs.normalize, theirs.roc_auc_score, theirs.cv2.imwrite = seen, finish, lambda *_: True
+    if not torch.cuda.is_available():  # their encoder names the device
+        moved: Any = torch.Tensor.to
+        torch.Tensor.to = lambda self, *to, **named: moved(  # type: ignore[method-assign]
+            self, *("cpu" if isinstance(each, str) else each for each in to), **named
+        )
     theirs.setup_seed(0)
     config = checkout / "open_clip/model_configs" / f"{MODEL}.json"
     settings = {
