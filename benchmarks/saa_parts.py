@@ -23,10 +23,10 @@ from transformers import Owlv2Config, Owlv2ForObjectDetection
 from benchmarks.machine import machine, peak_mb
 from models.images import normalised as image_normalised
 from models.saa.generator import image_query, zero_shot_detector
-from models.saa.generator.concepts import HALVES, load_concepts
+from models.saa.generator.concepts import load_concepts
 from models.saa.generator.grounding_dino.inputs import normalised, to_pixels
 from models.saa.refiner.sam.refiner import resized
-from models.saa.refiner.sam.successors import load_successor
+from models.saa.refiner.sam.successors import HALVES, load_successor
 from models.weights.pretrained import load_pretrained
 
 CAPTIONS = ["defect on metal nut", "broken part. contamination", "scratch"]
@@ -63,9 +63,8 @@ def concepts() -> Both:
         size = (ours.net.config.vision_config.backbone_config.image_size,) * 2
         pixels = image_normalised(resized(picture(), size).float()[None], HALVES, HALVES)
         found = [ours.net(pixel_values=pixels, text_embeds=text, attention_mask=mask) for text, mask in texts]
-        return torch.cat([each.pred_logits[0].sigmoid() * each.presence_logits[0].sigmoid() for each in found]).sort()[
-            0
-        ]
+        scores = [each.pred_logits[0].sigmoid() * each.presence_logits[0].sigmoid() for each in found]
+        return torch.cat(scores).sort().values
 
     return lambda: torch.cat([each.scores for each in ours.propose(picture(), CAPTIONS)]).sort().values, plain
 

@@ -15,21 +15,20 @@ from typing import Any, Self
 
 import open_clip
 import torch
-import transformers
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 from transformers import AutoModel
 
-from models.errors import ModelInputError, checked
+from models.errors import checked
 from models.frozen import Frozen, autocast, check_precision
 from models.images import check_image, normalised
 from models.saa.generator.base import Proposals
 from models.saa.refiner.sam.refiner import resized
+from models.saa.refiner.sam.successors import HALVES, sam3_config
 from models.weights.pretrained import load_pretrained
 
 LONGEST = 32
 """Tokens of a phrase, as the processor cuts and fills it."""
-HALVES = (0.5, 0.5, 0.5)
 
 
 class ConceptGenerator(Frozen):
@@ -138,16 +137,8 @@ def load_concepts(weights: str, *, threshold: float = 0.1, precision: str = "flo
 
 
 def concepts_config() -> Any:
-    """The configuration of the published architecture.
-
-    Raises:
-        ModelInputError: a transformers before 5.
-    """
-    if not hasattr(transformers, "Sam3Config"):
-        raise ModelInputError(
-            f"expected transformers 5 for SAM 3, got {transformers.__version__}; `pip install 'transformers>=5,<6'`"
-        )
-    return transformers.Sam3Config()
+    """The configuration of the published architecture."""
+    return sam3_config("Sam3Config")
 
 
 def _stir(net: nn.Module) -> None:

@@ -45,6 +45,8 @@ VIT: dict[str, dict[str, Any]] = {
     "vit_h": {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16,
               "global_attn_indexes": [7, 15, 23, 31]},
 }  # fmt: skip
+HALVES = (0.5, 0.5, 0.5)
+"""Mean and deviation by which SAM 3's pictures are normalised."""
 NAMES = (*(f"sam2.1_hiera_{size}" for size in HIERA), *(f"sam_hq_{size}" for size in VIT), "sam3")
 
 
@@ -113,9 +115,8 @@ class SuccessorRefiner(Frozen):
         """The encoder's one pass over an image, resized bilinearly by PIL; by the names of the net's arguments."""
         weight = next(self.net.parameters())
         pixels = resized(image, self.input_size(image)).to(weight)
-        halves = (0.5, 0.5, 0.5)
         third = self.net.config.model_type == "sam3_tracker"
-        pixels = normalised(pixels[None], *((halves, halves) if third else (IMAGENET_MEAN, IMAGENET_STD)))
+        pixels = normalised(pixels[None], *((HALVES, HALVES) if third else (IMAGENET_MEAN, IMAGENET_STD)))
         height, width = pixels.shape[2:]
         pixels = F.pad(pixels, (0, self.image_size - width, 0, self.image_size - height))
         with autocast(self.device, self.precision):
@@ -156,17 +157,26 @@ def successor_config(name: str) -> Any:
     """
     checked("the architecture of SAM's successor", name, name in NAMES, f"one of {', '.join(NAMES)}")
     if name == "sam3":
-        if not hasattr(transformers, "Sam3TrackerConfig"):
-            raise ModelInputError(
-                f"expected transformers 5 for SAM 3, got {transformers.__version__}; `pip install 'transformers>=5,<6'`"
-            )
-        return transformers.Sam3TrackerConfig()
+        return sam3_config("Sam3TrackerConfig")
     if name.startswith("sam_hq_"):
         vision = VIT[name.removeprefix("sam_hq_")]
         return SamHQConfig(vision_config=vision, mask_decoder_config={"vit_dim": vision.get("hidden_size", 768)})
     hiera = HIERA[name.removeprefix("sam2.1_hiera_")]
     channels = {"backbone_channel_list": hiera["embed_dim_per_stage"][::-1]} if "embed_dim_per_stage" in hiera else {}
     return Sam2Config(vision_config=Sam2VisionConfig(backbone_config=Sam2HieraDetConfig(**hiera), **channels))
+
+
+def sam3_config(name: str) -> Any:
+    """The configuration of a part of SAM 3 as published, by the name of its class in transformers.
+
+    Raises:
+        ModelInputError: a transformers before 5.
+    """
+    if not hasattr(transformers, name):
+        raise ModelInputError(
+            f"expected transformers 5 for SAM 3, got {transformers.__version__}; `pip install 'transformers>=5,<6'`"
+        )
+    return getattr(transformers, name)()
 
 
 def load_successor(
