@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from models.clip_adapter.context_adapter import ContextAdapter
 from models.gaussians import EXPONENT, PARTS
+from models.guided import CELL
 from models.neighbourhoods import EVERY
 from models.neighbourhoods import EXPONENT as NEIGHBOURHOOD_EXPONENT
 from models.texture import EXPONENT as TEXTURE_EXPONENT
@@ -50,6 +51,12 @@ def labels(model: "ClipAdapter") -> dict[str, str | int | float | bool]:
             "references, d the Mahalanobis distance to the Gaussian of all their fine patches, mu from references left "
             f"out, at least {LEAST_MAX:g}"
         )
+    if model.detail_weight:
+        outlined = (
+            f"; {model.detail_weight:g} x what the picture's brightness, of cells of {CELL} px, tells of its outlines "
+            "(guided filter, as far as it explains the map) is added to all this in log odds"
+        )
+        zero_shot_map, few_shot_map = zero_shot_map + outlined, few_shot_map + outlined
     if share:
         k = model.calibration_exponent
         few_shot_score = (

@@ -9,8 +9,9 @@ Workshop Challenge Tracks 1&2 (arXiv 2305.17382). Maps are the published ones. D
 * An adapter may read all stages and the references together and give the image score as well (`ContextAdapter`).
 * Options, off by default: a Gaussian for every patch of the references (`gaussian_weight`), a bank of their small
   neighbourhoods (`neighbourhood_weight`), one of all their fine patches (`texture_weight`), class vectors beside the
-  words (`vectors`), how rare or odd a patch is in its image (`rarity_weight`, `own_texture_weight`), a choice of memory
-  stages and weight, defects named in words, clean category names.
+  words (`vectors`), how rare or odd a patch is in its image (`rarity_weight`, `own_texture_weight`), outlines by the
+  picture's brightness (`detail_weight`), a choice of memory stages and weight, defects named in words, clean category
+  names.
 """
 
 import logging
@@ -37,6 +38,7 @@ from models.clip_adapter.turns import turned, turning_gain
 from models.errors import checked
 from models.features import ImageFeatures
 from models.gaussians import GaussiansByStage, PatchGaussians
+from models.guided import brightness, detail
 from models.images import check_batch
 from models.maps import hill, interpolated
 from models.nearest import MAX_ELEMENTS, CategoryMemory, MemoryBank
@@ -50,6 +52,8 @@ log = logging.getLogger(__name__)
 
 LEAST = 1e-6
 """Probabilities nearer to 0 or 1 count as this."""
+MOST_ODDS = 9.0
+"""Log odds beyond this, and below its negative, count as this where outlines are looked for."""
 
 
 class ClipAdapter(AnomalyModel):
@@ -82,6 +86,8 @@ class ClipAdapter(AnomalyModel):
             patch is from its image's others, beside what is usual, is added to the map's log odds (`own_texture`).
         own_texture_even: the same, as far as the image is even, on top.
         own_texture_usual: the distance that adds nothing.
+        detail_weight: so many times what the picture's brightness says of the map's outlines is added to its log odds
+            (`models.guided`), with references and without; 0 for none.
         memory_score_weight: share of the calibrated map maximum in the few-shot image score.
         memory_score_map: which map's maximum m is calibrated: "combined", as published, or "memory" alone.
         calibration_exponent: k of m^k / (m^k + mu^k), mu being the references' typical leave-one-out maximum.
@@ -118,6 +124,7 @@ class ClipAdapter(AnomalyModel):
         own_texture_weight: float = 0.0,
         own_texture_even: float = 0.0,
         own_texture_usual: float = 8.0,
+        detail_weight: float = 0.0,
         memory_score_weight: float = 0.5,
         memory_score_map: Literal["combined", "memory"] = "combined",
         calibration_exponent: float = 4.0,
@@ -158,6 +165,7 @@ class ClipAdapter(AnomalyModel):
         self.own_texture_weight = checked("own_texture_weight", own_texture_weight, some, "at least 0")
         self.own_texture_even = checked("own_texture_even", own_texture_even, own_texture_even >= 0, "at least 0")
         self.own_texture_usual = checked("own_texture_usual", own_texture_usual, own_texture_usual > 0, "above 0")
+        self.detail_weight = checked("detail_weight", detail_weight, detail_weight >= 0, "at least 0")
         for name in ("texture_weight", "own_texture_weight", "own_texture_even"):
             fits = not getattr(self, name) or backbone.is_timm
             checked(name, getattr(self, name), fits, f"0 with {backbone.name}, which is no convolutional net of timm")
@@ -208,6 +216,7 @@ class ClipAdapter(AnomalyModel):
         if texture is not None:
             evidence.texture_maps = texture.left_out
             evidence.texture_shares = self._texture_shares([texture] * len(references))
+        evidence.guides = self._guides(references)
         if memory is not None:
             typical_max = self._score_maxima(evidence).mean()
         learnt = (memory, gaussians, neighbourhoods, texture, kept)
@@ -223,14 +232,20 @@ class ClipAdapter(AnomalyModel):
         """
         check_categories(images, categories)
         fitted = [self._fitted_category(category) for category in categories] if self._fitted else None
-        views = self._views([stacked(images, self.device)])
+        batch = stacked(images, self.device)
+        views = self._views([batch])
         if fitted is None:
-            return self._prediction(averaged([self._evidence(view, categories) for view in views]))
-        parts = [
-            self._evidence_beside(view, categories, [known.references[i] for known in fitted])
-            for i, view in enumerate(views)
-        ]
-        return self._prediction(*self._with_memory(averaged(parts), views[0], fitted))
+            parts = [self._evidence(view, categories) for view in views]
+        else:
+            parts = [
+                self._evidence_beside(view, categories, [known.references[i] for known in fitted])
+                for i, view in enumerate(views)
+            ]
+        evidence = averaged(parts)
+        evidence.guides = self._guides(batch)
+        if fitted is None:
+            return self._prediction(evidence)
+        return self._prediction(*self._with_memory(evidence, views[0], fitted))
 
     @torch.no_grad()
     def reference_prediction(self, category: str) -> Prediction:
@@ -472,7 +487,7 @@ class ClipAdapter(AnomalyModel):
         return evidence, torch.stack(typical)
 
     def _prediction(self, evidence: Evidence, typical_max: Tensor | None = None) -> Prediction:
-        maps = self._combined(evidence)
+        maps = self._detailed(evidence)
         scores = evidence.text_scores if evidence.learned_scores is None else evidence.learned_scores
         if typical_max is not None:
             calibrated = hill(self._score_maxima(evidence), typical_max, self.calibration_exponent)
@@ -480,10 +495,9 @@ class ClipAdapter(AnomalyModel):
         return Prediction(maps, scores, {"text_score": evidence.text_scores, "map_max": maps.amax(dim=(1, 2))})
 
     def _combined(self, evidence: Evidence) -> Tensor:
-        maps, highest = evidence.adapter_maps, float(self.adapter.num_maps)
+        maps, highest = evidence.adapter_maps, self._highest(evidence)
         if evidence.memory_maps is not None:
             maps = maps + self.memory_weight * evidence.memory_maps
-            highest += self.memory_weight * len(self.memory_stages)
         if evidence.gaussian_maps is not None and evidence.gaussian_shares is not None:
             maps = torch.lerp(maps, highest * evidence.gaussian_maps, evidence.gaussian_shares[:, None, None])
         if evidence.neighbourhood_maps is not None:
@@ -492,6 +506,27 @@ class ClipAdapter(AnomalyModel):
         if evidence.texture_maps is not None and evidence.texture_shares is not None:
             maps = torch.lerp(maps, highest * evidence.texture_maps, evidence.texture_shares[:, None, None])
         return maps
+
+    def _guides(self, images: Tensor) -> Tensor | None:
+        """The brightness (B, S, S) of preprocessed images; None where it has no weight."""
+        if not self.detail_weight:
+            return None
+        seen = self.backbone.preprocess
+        return brightness(images, seen.mean, seen.std)
+
+    def _detailed(self, evidence: Evidence) -> Tensor:
+        """The maps (B, S, S), with what brightness says of their outlines."""
+        maps, highest = self._combined(evidence), self._highest(evidence)
+        if evidence.guides is None:
+            return maps
+        odds = (maps / highest).logit(LEAST)
+        added = self.detail_weight * detail(odds.clamp(-MOST_ODDS, MOST_ODDS), evidence.guides)
+        return highest * (odds + added).sigmoid()
+
+    def _highest(self, evidence: Evidence) -> float:
+        """The most that a map can be."""
+        banks = 0 if evidence.memory_maps is None else len(self.memory_stages)
+        return self.adapter.num_maps + self.memory_weight * banks
 
     def _score_maxima(self, evidence: Evidence) -> Tensor:
         """The m of each image, (B,)."""

@@ -90,7 +90,7 @@ TURNED = {
             "memory_stages": [2, 4], "memory_weight": 0.5, "gaussian_weight": 0.25, "gaussian_stages": [1, 2],
             "memory_score_weight": 0.25, "memory_score_map": "memory", "calibration_exponent": 3.0, "flipped": True,
             "turns": 0.25, "own_window": 0.3, "max_references": 3, "neighbourhood_weight": 0.25,
-            "neighbourhood_stages": [1, 2], "vectors": vectors_for(VIT), "rarity_weight": 4.0,
+            "neighbourhood_stages": [1, 2], "vectors": vectors_for(VIT), "rarity_weight": 4.0, "detail_weight": 2.0,
         },
     ),
     "clip_adapter, the shipped way": Turned(
@@ -109,7 +109,7 @@ TURNED = {
             "flipped": True, "turns": 0.25, "neighbourhood_weight": 0.25, "neighbourhood_stages": [1],
             "vectors": None, "vectors_share": 0.5, "vectors_scale": 2.0, "rarity_weight": 4.0, "rarity_stages": [1],
             "rarity_score_weight": 2.0, "rarity_usual": [0.3, 0.6], "texture_weight": 0.4, "own_texture_weight": 0.0,
-            "own_texture_even": 2.0, "own_texture_usual": 6.0,
+            "own_texture_even": 2.0, "own_texture_usual": 6.0, "detail_weight": 2.0,
         },
     ),
     "winclip": Turned(

@@ -23,7 +23,7 @@ def small_context():
         torch.manual_seed(0)
         adapter = ContextAdapter(backbone.stage_widths, backbone.embed_dim).eval()
     options = {"memory_weight": 0, "gaussian_weight": 0.5, "neighbourhood_weight": 0.5, "flipped": True}
-    options |= {"texture_weight": 0.5, "own_texture_weight": 0.5, "own_texture_even": 2.0}
+    options |= {"texture_weight": 0.5, "own_texture_weight": 0.5, "own_texture_even": 2.0, "detail_weight": 2.0}
     return ClipAdapter(backbone, adapter, PROMPTS, vectors=vectors_for(backbone), **options).eval()
 
 
