@@ -53,8 +53,8 @@ def labels(model: "ClipAdapter") -> dict[str, str | int | float | bool]:
         )
     if model.detail_weight:
         outlined = (
-            f"; {model.detail_weight:g} x what the picture's brightness, of cells of {CELL} px, tells of its outlines "
-            "(guided filter, as far as it explains the map) is added to all this in log odds"
+            f"; last, and once, {model.detail_weight:g} x what the picture's brightness, of cells of {CELL} px, tells "
+            "of the map's outlines (guided filter, as far as it explains the map) is added in log odds"
         )
         zero_shot_map, few_shot_map = zero_shot_map + outlined, few_shot_map + outlined
     if share:

@@ -233,19 +233,17 @@ class ClipAdapter(AnomalyModel):
         check_categories(images, categories)
         fitted = [self._fitted_category(category) for category in categories] if self._fitted else None
         batch = stacked(images, self.device)
-        views = self._views([batch])
+        views, typical_max = self._views([batch]), None
         if fitted is None:
-            parts = [self._evidence(view, categories) for view in views]
+            evidence = averaged([self._evidence(view, categories) for view in views])
         else:
             parts = [
                 self._evidence_beside(view, categories, [known.references[i] for known in fitted])
                 for i, view in enumerate(views)
             ]
-        evidence = averaged(parts)
+            evidence, typical_max = self._with_memory(averaged(parts), views[0], fitted)
         evidence.guides = self._guides(batch)
-        if fitted is None:
-            return self._prediction(evidence)
-        return self._prediction(*self._with_memory(evidence, views[0], fitted))
+        return self._prediction(evidence, typical_max)
 
     @torch.no_grad()
     def reference_prediction(self, category: str) -> Prediction:
