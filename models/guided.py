@@ -24,24 +24,25 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def brightness(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Of (B, 3, H, W) images less `mean` and over `std`: (B, H, W), about in [0, 1]."""
+    """Of the cells of (B, 3, H, W) images less `mean` and over `std`, (B, H // CELL, W // CELL), about in [0, 1]."""
     luma = images.new_tensor(LUMA)
     usual = luma @ images.new_tensor(mean)
-    return F.conv2d(images, (luma * images.new_tensor(std)).view(1, 3, 1, 1), usual[None])[:, 0]
+    pixels = F.conv2d(images, (luma * images.new_tensor(std)).view(1, 3, 1, 1), usual[None])
+    cells = (max(1, int(images.shape[2]) // CELL), max(1, int(images.shape[3]) // CELL))
+    return averaged(pixels, cells)[:, 0]
 
 
-def detail(maps: Tensor, guides: Tensor) -> Tensor:
-    """What brightness in [0, 1] says maps have more or less than around them, all (B, H, W): about 0 on average."""
-    size = (int(maps.shape[1]), int(maps.shape[2]))
-    cells = (max(1, size[0] // CELL), max(1, size[1] // CELL))
-    here, light = (averaged(each[:, None], cells) for each in (maps, guides))
+def detail(maps: Tensor, bright: Tensor) -> Tensor:
+    """What the brightness of cells says that maps (B, H, W) have more or less than around them: about 0 on average."""
+    light = bright[:, None]
+    here = averaged(maps[:, None], (int(light.shape[2]), int(light.shape[3])))
     mean, usual = _around(here), _around(light)
     together = _around(here * light) - mean * usual
     slope = together / ((_around(light * light) - usual * usual).clamp(min=0) + NOISE)
     explained = slope * together / ((_around(here * here) - mean * mean).clamp(min=0) + LEAST_VARIANCE)
     slope = slope * explained.clamp(0, 1)
     found = _around(slope) * light - _around(slope * usual)
-    return interpolated(found, size)[:, 0]
+    return interpolated(found, (int(maps.shape[1]), int(maps.shape[2])))[:, 0]
 
 
 def _around(cells: Tensor) -> Tensor:

@@ -115,7 +115,7 @@ def _clip_adapter(model: ClipAdapter, category: str, images: Tensor, state: Stat
     views = model._views([images])
     parts = [model._with_text(view, text, _references(state, i)) for i, view in enumerate(views)]
     evidence, typical_max = averaged(parts), state.get("typical_max")
-    evidence.guides = model._guides(images)
+    evidence.brightness = model._brightness(images)
     if fitted is not None and fitted.memory is not None and typical_max is not None:
         memory = copy(fitted.memory)
         memory.banks = [copy(bank) for bank in memory.banks]

@@ -26,7 +26,8 @@ class Evidence:
     in [0, 1] of an adapter that gives them; `memory_maps` (B, S, S) >= 0, or None without references; `gaussian_maps`
     (B, S, S) in [0, 1] and what share of the map they have, `gaussian_shares` (B,), or None without Gaussians;
     `neighbourhood_maps` (B, S, S) in [0, 1], or None; `texture_maps` (B, S, S) in [0, 1] and their shares
-    `texture_shares` (B,), or None; `guides` (B, S, S), the brightness of the images, or None.
+    `texture_shares` (B,), or None; `brightness` (B, h, w) in [0, 1] of the images' cells, or
+    None.
     """
 
     text_scores: Tensor
@@ -38,7 +39,7 @@ class Evidence:
     neighbourhood_maps: Tensor | None = None
     texture_maps: Tensor | None = None
     texture_shares: Tensor | None = None
-    guides: Tensor | None = None
+    brightness: Tensor | None = None
 
 
 @dataclass

@@ -216,7 +216,7 @@ class ClipAdapter(AnomalyModel):
         if texture is not None:
             evidence.texture_maps = texture.left_out
             evidence.texture_shares = self._texture_shares([texture] * len(references))
-        evidence.guides = self._guides(references)
+        evidence.brightness = self._brightness(references)
         if memory is not None:
             typical_max = self._score_maxima(evidence).mean()
         learnt = (memory, gaussians, neighbourhoods, texture, kept)
@@ -242,7 +242,7 @@ class ClipAdapter(AnomalyModel):
                 for i, view in enumerate(views)
             ]
             evidence, typical_max = self._with_memory(averaged(parts), views[0], fitted)
-        evidence.guides = self._guides(batch)
+        evidence.brightness = self._brightness(batch)
         return self._prediction(evidence, typical_max)
 
     @torch.no_grad()
@@ -505,8 +505,8 @@ class ClipAdapter(AnomalyModel):
             maps = torch.lerp(maps, highest * evidence.texture_maps, evidence.texture_shares[:, None, None])
         return maps
 
-    def _guides(self, images: Tensor) -> Tensor | None:
-        """The brightness (B, S, S) of preprocessed images; None where it has no weight."""
+    def _brightness(self, images: Tensor) -> Tensor | None:
+        """The brightness of the cells of preprocessed images; None where it has no weight."""
         if not self.detail_weight:
             return None
         seen = self.backbone.preprocess
@@ -515,10 +515,10 @@ class ClipAdapter(AnomalyModel):
     def _detailed(self, evidence: Evidence) -> Tensor:
         """The maps (B, S, S), with what brightness says of their outlines."""
         maps, highest = self._combined(evidence), self._highest(evidence)
-        if evidence.guides is None:
+        if evidence.brightness is None:
             return maps
         odds = (maps / highest).logit(LEAST)
-        added = self.detail_weight * detail(odds.clamp(-MOST_ODDS, MOST_ODDS), evidence.guides)
+        added = self.detail_weight * detail(odds.clamp(-MOST_ODDS, MOST_ODDS), evidence.brightness)
         return highest * (odds + added).sigmoid()
 
     def _highest(self, evidence: Evidence) -> float:

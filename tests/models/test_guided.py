@@ -43,24 +43,22 @@ def plain_lines(cells, light):
 @pytest.mark.parametrize("sides", [(40, 24), (41, 27)])
 def test_it_is_what_the_lines_of_the_cells_around_say_of_a_cell(sides):
     maps = torch.randn(2, *sides, generator=torch.Generator().manual_seed(0))
-    guides = (0.3 * maps + torch.rand(2, *sides, generator=torch.Generator().manual_seed(1))) / 2
-    found = detail(maps.double(), guides.double())
-    height, width = sides[0] // CELL, sides[1] // CELL
-    small = [F.adaptive_avg_pool2d(each.double()[:, None], (height, width)) for each in (maps, guides)]
+    small = F.adaptive_avg_pool2d(maps.double()[:, None], (sides[0] // CELL, sides[1] // CELL))[:, 0]
+    light = (0.3 * small + torch.rand(small.shape, generator=torch.Generator().manual_seed(1))) / 2
+    found = detail(maps.double(), light)
     for n in range(2):
-        lines = plain_lines(small[0][n, 0].numpy(), small[1][n, 0].numpy())
-        slope, offset = (torch.from_numpy(each) for each in lines)
-        cells = slope * small[1][n, 0] - offset
+        slope, offset = (torch.from_numpy(each) for each in plain_lines(small[n].numpy(), light[n].numpy()))
+        cells = slope * light[n] - offset
         assert_close(found[n], F.interpolate(cells[None, None], sides, mode="bilinear")[0, 0], rtol=1e-9, atol=1e-9)
     with one_graph():
-        assert_close(detail(maps, guides), found.float(), rtol=1e-4, atol=1e-4)
+        assert_close(detail(maps, light.float()), found.float(), rtol=1e-4, atol=1e-4)
 
 
 def test_a_blurred_spot_gets_the_outline_of_what_is_bright():
     spot = torch.zeros(1, 96, 96)
-    spot[:, 40:52, 30:60] = 1
+    spot[:, 40:52, 32:60] = 1
     odds = 8 * blurred(spot[:, None], 5.0)[:, 0] - 4
-    sharper = odds + 2 * detail(odds, 0.3 + 0.4 * spot)
+    sharper = odds + 2 * detail(odds, 0.3 + 0.4 * spot[:, ::CELL, ::CELL])  # its sides are those of cells
     inside, outside = spot > 0, spot == 0
 
     def wrong(values):  # pixels within that are no higher than the highest without
@@ -72,15 +70,18 @@ def test_a_blurred_spot_gets_the_outline_of_what_is_bright():
 def test_even_brightness_and_a_map_without_relation_to_it_say_little():
     odds = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
     odds = 4 * blurred(odds[:, None], 6.0)[:, 0] / 0.05
-    assert_close(detail(odds, torch.full_like(odds, 0.4)), torch.zeros_like(odds), rtol=0, atol=1e-3)
-    other = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(1))
-    related = detail(odds, (odds - odds.min()) / (odds.max() - odds.min()))
+    assert_close(detail(odds, torch.full((3, 16, 16), 0.4)), torch.zeros_like(odds), rtol=0, atol=1e-3)
+    other = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(1))
+    own = F.avg_pool2d((odds - odds.min()) / (odds.max() - odds.min()), CELL)
+    related = detail(odds, own)
     assert detail(odds, other).std() < 0.3 * related.std()
 
 
-def test_brightness_is_that_of_the_picture_before_its_statistics_were_taken_away():
-    pixels = torch.randint(0, 256, (2, 3, 5, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("sides", [(8, 12), (9, 15), (3, 5)])
+def test_brightness_is_that_of_the_picture_before_its_statistics_were_taken_away(sides):
+    pixels = torch.randint(0, 256, (2, 3, *sides), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     expected = sum(share * pixels[:, n].float() / 255 for n, share in enumerate(LUMA))
+    expected = F.adaptive_avg_pool2d(expected[:, None], (max(1, sides[0] // CELL), sides[1] // CELL))[:, 0]
     assert_close(brightness(normalised(pixels, CLIP_MEAN, CLIP_STD), CLIP_MEAN, CLIP_STD), expected)
 
 
@@ -95,8 +96,8 @@ def test_it_is_added_to_the_log_odds_of_the_whole_map_and_to_no_score(kind, shot
     assert_close(found.image_scores, without.image_scores, rtol=0, atol=0)
     highest = adapter.num_maps + memory * len(BACKBONE.stages) * bool(shots)
     odds = (without.anomaly_maps / highest).logit(1e-6)
-    guides = brightness(images, BACKBONE.preprocess.mean, BACKBONE.preprocess.std)
-    expected = highest * (odds + 2 * detail(odds.clamp(-9, 9), guides)).sigmoid()
+    bright = brightness(images, BACKBONE.preprocess.mean, BACKBONE.preprocess.std)
+    expected = highest * (odds + 2 * detail(odds.clamp(-9, 9), bright)).sigmoid()
     assert_close(found.anomaly_maps, expected, rtol=1e-5, atol=1e-6)
     assert not torch.allclose(found.anomaly_maps, without.anomaly_maps, atol=1e-3)
 
@@ -110,8 +111,8 @@ def test_references_left_out_have_it_as_well_and_after_loading():
     for each in (plain, model):
         each.fit(references, "nut")
     odds = plain.reference_prediction("nut").anomaly_maps.logit(1e-6)
-    guides = brightness(references, BACKBONE.preprocess.mean, BACKBONE.preprocess.std)
-    expected = (odds + 2 * detail(odds.clamp(-9, 9), guides)).sigmoid()
+    bright = brightness(references, BACKBONE.preprocess.mean, BACKBONE.preprocess.std)
+    expected = (odds + 2 * detail(odds.clamp(-9, 9), bright)).sigmoid()
     found = model.reference_prediction("nut").anomaly_maps
     assert_close(found, expected, rtol=1e-5, atol=1e-6)
     again = ClipAdapter(BACKBONE, adapter, PROMPTS, detail_weight=2.0, **options).eval()
