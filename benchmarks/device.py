@@ -28,10 +28,9 @@ from torch import Tensor
 
 import tracks.command.config  # noqa: F401  (registers the schema)
 from benchmarks.machine import ROOT, machine, write_results
-from models.base import AnomalyModel, Prediction
+from models.base import AnomalyModel, Prediction, as_batch
 from tracks.run.build import pick_device
 from tracks.run.cost import Stopwatch, held_bytes
-from tracks.run.loading import as_batch
 
 CATEGORY = "object"
 

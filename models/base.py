@@ -251,6 +251,18 @@ def stacked(images: Images, device: torch.device | None = None) -> Tensor:
     return together if device is None else together.to(device)
 
 
+def as_batch(images: Images, device: torch.device | str) -> Images:
+    """B images (3, h, w) as one (B, 3, h, w) tensor, on its way to the device; or as a list where their sizes differ.
+
+    Images of bytes stay where they are: models that take them resize them on the processor first.
+    """
+    given = list(images)
+    if len({image.shape for image in given}) > 1 or not given[0].is_floating_point():
+        return given
+    batch, to_gpu = torch.stack(given), torch.device(device).type == "cuda"
+    return batch.pin_memory().to(device, non_blocking=True) if to_gpu and batch.is_cpu else batch.to(device)
+
+
 def groups(categories: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
     """Each category once, with the indices (n,) of its images in the batch."""
     for category in dict.fromkeys(categories):

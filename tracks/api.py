@@ -28,7 +28,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 import tracks.command.config  # noqa: F401  (registers the schema)
-from models.base import AnomalyModel, Prediction
+from models.base import AnomalyModel, Prediction, as_batch
 from models.references import Prepared, joined
 from models.transductive import TransductiveModel
 from tracks.command.explained import CONF
@@ -38,7 +38,6 @@ from tracks.datasets.photos import find_images
 from tracks.decide.verdict import CSV_FILE
 from tracks.errors import TrackInputError
 from tracks.run.build import build_model, pick_device
-from tracks.run.loading import as_batch
 from tracks.run.resize import resize_map
 
 Image = str | Path | PIL.Image.Image | np.ndarray

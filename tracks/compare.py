@@ -35,8 +35,11 @@ from tracks.run.fingerprint import code_digest, device_name, settings_digest, ve
 from tracks.run.run_folder import link_latest
 from tracks.run.track import choose_categories
 
+ZERO_SHOT_ALONE = "own_references"
+"""A setting that runs with references of their own are not given."""
 GIVEN_ON = (
     "data", "weights", "categories", "resolution", "map_precision", "mask_resize", "batch_size", "workers", "device",
+    ZERO_SHOT_ALONE,
 )  # fmt: skip
 DECIDES_NOTHING = ("out", "outputs", "workers", "overlays", "fresh")
 SCORING = ("eval/**/*.py", "tracks/decide/*.py", "tracks/run/scoring.py")
@@ -113,10 +116,11 @@ def planned_runs(
     """Every run: zero-shot once, as nothing is drawn there, few-shot for every seed."""
     settings: Any = OmegaConf.to_container(cfg.settings, resolve=True)
     for number in shots:
+        given = [word for word in words if not number or _top_key(word) != ZERO_SHOT_ALONE]
         for seed in seeds if number else seeds[:1]:
             for model in (name for name, served in serves.items() if track_of(number) in served):
                 own = as_words(settings.get(model) or {}, "model")
-                all_words = (f"model={model}", *words, *own, f"shots={number}", f"seed={seed}", "overlays=0")
+                all_words = (f"model={model}", *given, *own, f"shots={number}", f"seed={seed}", "overlays=0")
                 out = runs / f"{model}-{number}shot-seed{seed}-{_digest(all_words, number)}"
                 name = f"{setting_of(number)} {model}" + (f" seed {seed}" if number else "")
                 yield PlannedRun(name, model, number, seed, all_words, outputs=runs, out=out)

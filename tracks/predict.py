@@ -60,6 +60,7 @@ def predict(cfg: DictConfig) -> list[Verdict]:
     cfg = product.settings(cfg) if product else cfg
     region = product.region if product else region_of(cfg)
     settings = describe(cfg)
+    own = cfg.get("own_references")
     category, folder, shard = settings["category"], output_folder(cfg, settings), read_shard(cfg.get("shard"))
     photos = Photos(
         cfg.images, category, cfg.recursive, cfg.references or None, [folder], cfg.bit_depth, cfg.every, cfg.frames
@@ -97,10 +98,10 @@ def predict(cfg: DictConfig) -> list[Verdict]:
         judged = product.judged if product and cfg.threshold is None else None
         threshold = judged or choose_threshold(cfg, facts, asked.names)
         if threshold is None and shard is None:
-            check_enough_photos(len(samples))
+            check_enough_photos(len(samples), f"own_references={own}" if own else f"threshold={FOLDER}")
         clear(folder)
         say_how(cfg, settings, region, facts)
-        announce(threshold, folder)
+        announce(threshold, folder, taken=bool(own) and cfg.threshold != FOLDER)
         verdicts = list(judge.judge(samples, threshold, asked.scored(samples, kept)))
         if shard is None:
             threshold, verdicts = settle(cfg, facts, threshold, verdicts, folder)
@@ -121,7 +122,9 @@ def say_how(cfg: DictConfig, settings: Mapping[str, Any], region: Region | None,
     if region is not None:
         print(f"region of interest: photos and references are {RULE}")
     if facts.setting == TRANSDUCTIVE:
-        print(f"{TRANSDUCTIVE}: the photos are scored by each other, so a score moves with the folder")
+        own = "those that look least anomalous are the references of the others"
+        how = own if cfg.get("own_references") else "the photos are scored by each other"
+        print(f"{TRANSDUCTIVE}: {how}, so a score moves with the folder")
     if settings["weights"] == "tiny" and (cfg.category or cfg.prompts.defects):
         print(WORDS)
 
@@ -174,10 +177,11 @@ def own_threshold(value: float, model: Facts | AnomalyModel) -> Threshold:
     return Threshold(value, "as you set it")
 
 
-def announce(threshold: Threshold | None, folder: Path) -> None:
-    """Say by what rule photos are judged, and keep it in threshold.json."""
+def announce(threshold: Threshold | None, folder: Path, taken: bool = False) -> None:
+    """Say by what rule photos are judged, and keep it in threshold.json; `taken` are references out of the photos."""
     if threshold is None:
-        print("threshold: from the photos themselves, once all are scored; most of them are taken to be good")
+        which = "some of them references" if taken else "most of them taken to be good"
+        print(f"threshold: from the photos themselves, {which}, once all are scored")
         return
     write_atomically(folder / "threshold.json", json.dumps(asdict(threshold), indent=2))
     print(f"threshold {threshold.value:.4f}: {threshold.source}", *threshold.remarks, sep="\n", flush=True)
@@ -187,9 +191,11 @@ def settle(
     cfg: DictConfig, facts: Facts, threshold: Threshold | None, verdicts: Sequence[Verdict], folder: Path
 ) -> tuple[Threshold, list[Verdict]]:
     """The threshold and the verdicts now that all scores are known, kept before anything else can go wrong."""
-    scores = [verdict.score for verdict in verdicts if verdict.score is not None]
+    known = [verdict for verdict in verdicts if verdict.score is not None]
+    scores = [verdict.score for verdict in known if verdict.score is not None]
     if threshold is None:
-        settled = folder_threshold(scores, cfg.false_alarm_rate, facts.scores_are_probabilities)
+        taken = {} if cfg.threshold == FOLDER else {n: each.name for n, each in enumerate(known) if each.own_reference}
+        settled = folder_threshold(scores, cfg.false_alarm_rate, facts.scores_are_probabilities, taken)
     else:
         settled = threshold.after(scores)
     verdicts = [verdict.by(settled) for verdict in verdicts]

@@ -14,11 +14,12 @@ from models.baselines.musc import MuSc
 from models.baselines.subspace_ad import SubspaceADBatch
 from models.contract import assert_same, batch, checks_of, fitted, part, together
 from models.errors import ModelInputError
+from models.own_references import OwnReferences
 from models.references import Prepared
 from models.tiles import Tiled
 from models.transductive import TransductiveModel, batches
 from tests.support.baseline_stand_ins import small_vit
-from tests.support.clip_stand_ins import small_backbone
+from tests.support.clip_stand_ins import small_backbone, small_model
 from tests.support.fakes import FromTheMean
 from tests.support.second_device import DEVICE, second_device
 
@@ -26,6 +27,7 @@ TRANSDUCTIVE_MODELS: dict[str, Callable[[], TransductiveModel]] = {
     "from_the_mean": FromTheMean,
     "anomaly_dino_batch": lambda: AnomalyDINOBatch(small_vit(final_norm=True), map_size=40),
     "subspace_ad_batch": lambda: SubspaceADBatch(small_backbone("vit")),
+    "own_references": lambda: OwnReferences(small_model("vit"), 2),
     "musc_vit": lambda: MuSc(small_backbone("vit")),
     "musc_resnet": lambda: MuSc(small_backbone("resnet"), degrees=(3,), neighbours=()),
 }

@@ -25,6 +25,9 @@ class RunConfig:
     references: str | None = MISSING
     """Tracks: a list of references to use instead of a draw, a manifest of ours or selected_samples_per_run.txt.
     `predict`: a folder of photos of good parts; empty: zero-shot."""
+    own_references: int = MISSING
+    """How many of the images themselves serve as references, those that the model finds least anomalous before it knows
+    any: transductive. 0 for none."""
     tiles: Any = MISSING
     """How large images are looked at: "whole", "auto" (whole and in tiles), a number of tiles along the shorter side,
     "native" (tiles of about the model's size); by default as the weights say for the CLIP adapter, else whole."""

@@ -25,8 +25,8 @@ COSTS = {
 """Columns of cost: ids and names shown."""
 
 LABELS = (
-    "setting", "method", "backbone", "generator", "refiner", "saliency_features", "windows", "channels", "coreset",
-    "members", "adapter_trained_on", "generator_trained_on",
+    "setting", "own_references", "method", "backbone", "generator", "refiner", "saliency_features", "windows",
+    "channels", "coreset", "members", "adapter_trained_on", "generator_trained_on",
 )  # fmt: skip
 """What of a run's protocol stands below the table; table.json has all of it."""
 

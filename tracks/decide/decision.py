@@ -11,6 +11,7 @@ import numpy as np
 from eval.table_text import markdown_table
 from models.base import TRANSDUCTIVE, AnomalyModel
 from models.disk import write_atomically
+from models.own_references import OWN
 from tracks.decide.threshold import DEFECT, UNDECIDED, Threshold, leave_one_out
 from tracks.decide.threshold_fit import fit_threshold, owners
 from tracks.decide.threshold_folder import folder_threshold
@@ -79,11 +80,13 @@ class KeptThresholds:
         """Keep a threshold that needs no fit."""
         self._keep(category, {"known": asdict(threshold)})
 
-    def keep_photos(self, category: str, scores: Sequence[float], probabilities: bool) -> None:
+    def keep_photos(self, category: str, rows: Sequence[Row], probabilities: bool) -> None:
         """Keep the image scores of all test images, which give the threshold where they were scored together."""
+        basis: dict[str, Any] = {"photo_scores": [row.image_score for row in rows], "probabilities": probabilities}
+        if taken := {number: row.name for number, row in enumerate(rows) if row.scalars.get(OWN)}:
+            basis["taken"] = taken
         try:
-            folder_threshold(scores)
-            basis: dict[str, Any] = {"photo_scores": list(scores), "probabilities": probabilities}
+            _of_photos(basis, 0.05)
         except TrackInputError as error:
             basis = {"none_because": str(error)}
         self._keep(category, basis)
@@ -99,7 +102,7 @@ class KeptThresholds:
             return _fitted(basis, self.target_rate)
         if "photo_scores" in basis:
             assert self.target_rate is not None
-            return folder_threshold(basis["photo_scores"], self.target_rate, basis["probabilities"])
+            return _of_photos(basis, self.target_rate)
         return str(basis["none_because"])
 
     def map_threshold(self, category: str) -> float | None:
@@ -257,6 +260,11 @@ def _fitted(basis: dict[str, Any], target_rate: float) -> Threshold:
         basis["reference_scores"], target_rate, bool(basis.get("probabilities")),
         references=basis.get("references"), names=basis.get("names"),
     )  # fmt: skip
+
+
+def _of_photos(basis: dict[str, Any], target_rate: float) -> Threshold:
+    taken = {int(number): name for number, name in basis.get("taken", {}).items()}  # JSON made texts of the numbers
+    return folder_threshold(basis["photo_scores"], target_rate, basis["probabilities"], taken)
 
 
 def _read_kept(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from eval.ranking.histogram import LARGEST, ValueCounts
 from models.disk import write_atomically
+from models.own_references import OWN
 from tracks.command.paths import below, shortened
 from tracks.datasets.files import FileSample
 from tracks.datasets.region import Region, photo_size
@@ -64,7 +65,10 @@ class Judge:
                 if row.score is None:
                     verdict = Verdict(sample.name, UNREADABLE, note=row.note)
                 else:
-                    verdict = Verdict(sample.name, UNDECIDED, row.score, row.map_file, milliseconds=row.milliseconds)
+                    verdict = Verdict(
+                        sample.name, UNDECIDED, row.score, row.map_file, milliseconds=row.milliseconds,
+                        own_reference=row.own_reference,
+                    )  # fmt: skip
                     verdict = verdict.by(threshold)
                 self._add_row(file, cells(verdict, threshold))
                 if not self.quiet:
@@ -74,9 +78,9 @@ class Judge:
     def write_overlays(self, samples: Sequence[FileSample], verdicts: list[Verdict], facts: Facts) -> None:
         """Draw the overlays once all maps are known, on one scale; defects are outlined.
 
-        Without references photos that are OK by the weights' threshold stand in for them on the scale, which another
-        threshold so leaves as it is; where none is, those judged OK. What was drawn alike before stays. Verdicts are
-        replaced in the list by ones that name their files.
+        Without references those photos that the model took as such stand in for them on the scale, else those that are
+        OK by the weights' threshold, so that another threshold leaves it as it is; where none is, those judged OK. What
+        was drawn alike before stays. Verdicts are replaced in the list by ones that name their files.
         """
         scale = category_scale(self._pixels(verdicts, facts), facts.map_bound)
 
@@ -101,7 +105,10 @@ class Judge:
             maps = self.kept.maps
             anomaly_map = scored.anomaly_map if self.region is None else self.region.blanked(scored.anomaly_map)
             map_file = "" if maps == NO_MAPS else self._write_map(name, anomaly_map)
-            row = Score(name, mark, scored.image_score, map_file, round(1000 * scored.seconds, 1), maps=maps)
+            row = Score(
+                name, mark, scored.image_score, map_file, round(1000 * scored.seconds, 1), maps=maps,
+                own_reference=bool(scored.scalars.get(OWN)),
+            )  # fmt: skip
         if row.map_file or scored is None or row.maps == NO_MAPS:
             try:
                 self.kept.keep(row)
@@ -168,7 +175,9 @@ class Judge:
         """How often the maps have each value."""
         pixels, has_references = ValueCounts(), bool(facts.pixels.by_value()[1].any())
         pixels.merge(facts.pixels)
-        good = [verdict.by(facts.weights_threshold).verdict == GOOD for verdict in verdicts]
+        good = [verdict.own_reference for verdict in verdicts]
+        if not any(good):
+            good = [verdict.by(facts.weights_threshold).verdict == GOOD for verdict in verdicts]
         if not any(good):
             good = [verdict.verdict == GOOD for verdict in verdicts]
         for verdict, is_good in zip(verdicts, good, strict=True):

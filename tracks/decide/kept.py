@@ -96,7 +96,8 @@ def facts_of(model: AnomalyModel, category: str, references: Sequence[str], regi
 class Score:
     """What is known of one photo: without a `score` it could not be read, and `note` says why.
 
-    `maps` is how its map was asked for, `milliseconds` the model's time.
+    `maps` is how its map was asked for, `milliseconds` the model's time, `own_reference` whether the model took it as a
+    reference of the others.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Score:
     milliseconds: float | None = None
     note: str = ""
     maps: str = ""
+    own_reference: bool = False
 
 
 class Kept:

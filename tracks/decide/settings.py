@@ -82,6 +82,8 @@ def describe(cfg: DictConfig) -> dict[str, Any]:
     words = {"category": str(cfg.category or DEFAULT_CATEGORY), "defects": list(cfg.prompts.defects)}
     names = {"model": "", "weights": ""} | ({} if cfg.get("product") else run_names())
     rules = {key: cfg[key] for key in ("recursive", "tiles", "bit_depth")}
+    if cfg.get("own_references"):
+        rules["own_references"] = cfg.get("own_references")
     arguments = {"config": OmegaConf.to_container(cfg.model, resolve=True)}
     if cfg.get("product"):
         folders["product"] = str(Path(cfg.product).expanduser().resolve())

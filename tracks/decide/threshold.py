@@ -15,7 +15,10 @@ from tracks.errors import TrackInputError
 DEFECT, GOOD, UNDECIDED = "DEFECT", "OK", "undecided"
 FALLBACK = 0.5
 """The threshold where neither references nor the weights give one; assumes scores that are probabilities."""
-UNCHECKED = "never checked on photographs of yours; give references (photos of good parts) for one that is"
+UNCHECKED = (
+    "never checked on photographs of yours; give references (photos of good parts) for one that is, or take them from "
+    "the photos with own_references=8"
+)
 RENDERED = "synthetic"
 """The word by which a source of a threshold says that it was learnt on rendered pictures."""
 ROUNDING = 1e-3

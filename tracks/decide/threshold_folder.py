@@ -1,7 +1,8 @@
 """A threshold from the photos to be judged themselves, where nothing else gives one: transductive."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import scipy
@@ -12,6 +13,7 @@ from tracks.decide.threshold_fit import (
     MAD_EFFICIENCY,
     MAD_PER_DEVIATION,
     doubted,
+    fit_threshold,
     inside,
     just_above,
     scale_of,
@@ -27,13 +29,20 @@ LEAST_GAIN, LEAST_APART = 0.25, 3.5
 
 Among 50 draws of one normal, uniform, exponential or Student's t distribution 4 % at most look like two groups."""
 
+LEAST_ALIKE = 0.1
+"""Where a smaller share of the other photos scores as low as those taken as references, these are not what is usual."""
 
-def folder_threshold(scores: Sequence[float], target_rate: float = 0.05, probabilities: bool = False) -> Threshold:
+
+def folder_threshold(
+    scores: Sequence[float], target_rate: float = 0.05, probabilities: bool = False,
+    taken: Mapping[int, str] | None = None,
+) -> Threshold:  # fmt: skip
     """A threshold from the photos to be judged themselves: transductive, and right only where most of them are good, or
     where the scores of good ones and of defects are two groups well apart, however many are defects.
 
     The median + c * MAD, which a minority of defects moves little, of the lower group or of all; c is Student's, with
-    the degrees of freedom that a MAD is worth.
+    the degrees of freedom that a MAD is worth. Where a model has `taken` photos as references (numbers and names of
+    scores, each without itself), it is theirs in place of that of all: right where these are good.
 
     Raises:
         TrackInputError: fewer than 10 scores.
@@ -43,6 +52,8 @@ def folder_threshold(scores: Sequence[float], target_rate: float = 0.05, probabi
     scale = scale_of(values, probabilities)
     fitted = scale.to(inside(values, scale))
     usual = _lower_group(fitted)
+    if taken and usual.size == values.size:
+        return _of_taken(values, taken, target_rate, probabilities)
     middle = float(np.median(usual))
     spread = float(np.median(np.abs(usual - middle))) / MAD_PER_DEVIATION
     factor = float(scipy.special.stdtrit(MAD_EFFICIENCY * (usual.size - 1), 1 - target_rate))
@@ -58,6 +69,21 @@ def folder_threshold(scores: Sequence[float], target_rate: float = 0.05, probabi
         why = "most photos score the same but for rounding: the model does not tell them apart"
         return Threshold(value, source, target_rate, undecided=why)
     return doubted(Threshold(value, source, target_rate), probabilities)
+
+
+def _of_taken(values: np.ndarray, taken: Mapping[int, str], target_rate: float, probabilities: bool) -> Threshold:
+    """The threshold of the photos that a model took as references, which are the least anomalous ones of the good."""
+    found = fit_threshold(values[list(taken)].tolist(), target_rate, probabilities, names=list(taken.values()))
+    which = f"from the {len(taken)} photos taken as references, which other good ones exceed more often than stated"
+    found = replace(found, source=f"transductive, {which}: {found.source}", false_alarm_rate=None)
+    alike = float(np.mean(np.delete(values, list(taken)) < found.value))
+    if alike < LEAST_ALIKE and not found.undecided:
+        why = (
+            f"of the other photos {alike:.0%} score as low as those taken as references: these are of one kind among "
+            "several, or nearly all photos are defects; give photos of good parts"
+        )
+        found = replace(found, undecided=why)
+    return found
 
 
 def _lower_group(values: np.ndarray) -> np.ndarray:
@@ -79,10 +105,10 @@ def _lower_group(values: np.ndarray) -> np.ndarray:
     return ordered[: below[best]] if gains[best] >= LEAST_GAIN and apart >= LEAST_APART else values
 
 
-def check_enough_photos(count: int) -> None:
-    """Refuse to take a threshold from a handful of photos."""
+def check_enough_photos(count: int, asked: str = f"threshold={FOLDER}") -> None:
+    """Refuse to take a threshold from a handful of photos; `asked` is the setting that wants one."""
     if count < ENOUGH_PHOTOS:
         raise TrackInputError(
-            f"expected {ENOUGH_PHOTOS} or more readable photos for threshold={FOLDER}, got {count}: so few do not show "
+            f"expected {ENOUGH_PHOTOS} or more readable photos for {asked}, got {count}: so few do not show "
             "what is usual; give references=folder, or threshold=number"
         )

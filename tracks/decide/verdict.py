@@ -13,6 +13,7 @@ from tracks.decide.threshold import UNDECIDED, Threshold
 
 UNREADABLE = "unreadable"
 UNSURE = "unsure: between the threshold and the highest reference"
+TAKEN = "taken as a reference"
 PENDING = "the threshold comes from all photos, once they are scored"
 CSV_FILE = "predictions.csv"
 COLUMNS = ("file", "score", "verdict", "threshold", "map", "overlay", "note", "milliseconds")
@@ -27,6 +28,8 @@ class Verdict:
 
     `photo_file` is a copy for browsers of a photo that they do not show as it is.
 
+    `own_reference` says that the model took the photo as a reference of the others.
+
     `milliseconds` is the model's time, `regions` where a defect is: see `find_regions`.
     """
 
@@ -40,6 +43,7 @@ class Verdict:
     note: str = ""
     milliseconds: float | None = None
     regions: tuple[dict[str, Any], ...] = ()
+    own_reference: bool = False
 
     def __str__(self) -> str:
         score = " " * 6 if self.score is None else f"{self.score:.4f}"
@@ -54,7 +58,8 @@ class Verdict:
         verdict, note = UNDECIDED, PENDING
         if threshold is not None:
             verdict = threshold.verdict(self.score)
-            note = UNSURE if threshold.is_unsure(self.score) and not threshold.undecided else ""
+            unsure = threshold.is_unsure(self.score) and not threshold.undecided
+            note = "; ".join([TAKEN] * self.own_reference + [UNSURE] * unsure)
         return self if (verdict, note) == (self.verdict, self.note) else replace(self, verdict=verdict, note=note)
 
 

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from models.base import AnomalyModel
 from models.frozen import keep_float32_whole
+from models.own_references import OwnReferences
 from models.tiles import WHOLE, Tiled, check_tiles
 from models.weights.catalogue import refuse_missing
 from tracks.command.names import unknown
@@ -31,8 +32,19 @@ def check_run_settings(cfg: DictConfig) -> None:
     if cfg.get("engine") == RAY:
         check_installed()
     read_shard(cfg.get("shard"))
+    check_own_references(cfg)
     if cfg.get("actors") is not None and cfg.actors < 1:
         raise TrackInputError(f"expected actors >= 1, or null, got {cfg.actors}")
+
+
+def check_own_references(cfg: DictConfig) -> None:
+    """Refuse references from the images themselves beside others."""
+    others = [key for key in ("references", "product", "shots") if cfg.get(key)]
+    if cfg.get("own_references") and others:
+        raise TrackInputError(
+            f"expected own_references={cfg.own_references} without other references, got {others[0]}={cfg[others[0]]} "
+            "too; leave one of them out"
+        )
 
 
 def chosen_names() -> dict[str, str]:
@@ -89,6 +101,7 @@ def build_model(cfg: DictConfig, device: str) -> AnomalyModel:
     """The model of `cfg.model`, in evaluation mode, looking at tiles as `cfg.tiles` says.
 
     Without `cfg.tiles` as the weights say, for models with adapters; other models see whole images, as published.
+    With `cfg.own_references` it takes references from the images that it is to judge.
 
     Raises:
         ModelInputError: weights that are not here, arguments that do not fit, tiles that this model cannot look at.
@@ -103,4 +116,8 @@ def build_model(cfg: DictConfig, device: str) -> AnomalyModel:
         adapted = isinstance(model, ClipAdapter | VectorAdapter)
         tiles = OmegaConf.select(cfg, "weights.tiles", default=WHOLE) if adapted else WHOLE
     check_tiles(tiles)
-    return (model if tiles == WHOLE else Tiled(model, tiles)).to(device).eval()
+    if tiles != WHOLE:
+        model = Tiled(model, tiles)
+    if count := cfg.get("own_references"):
+        model = OwnReferences(model, count)
+    return model.to(device).eval()

@@ -6,10 +6,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-from torch import Tensor
-
-from models.base import Images
 from tracks.datasets.notices import notice
 from tracks.datasets.sample import Sample
 
@@ -44,17 +40,6 @@ def load_ahead(
 def cut(items: Sequence[Key], batch_size: int) -> list[Sequence[Key]]:
     """The items in batches, in order; the last one may be smaller."""
     return [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
-
-
-def as_batch(images: Sequence[Tensor], device: str) -> Images:
-    """B images (3, h, w) as one (B, 3, h, w) tensor, on its way to the device; or as a list where their sizes differ.
-
-    Images of bytes stay where they are: models that take them resize them on the processor first.
-    """
-    if len({image.shape for image in images}) > 1 or not images[0].is_floating_point():
-        return list(images)
-    batch = torch.stack(list(images))
-    return batch.pin_memory().to(device, non_blocking=True) if device.startswith("cuda") else batch.to(device)
 
 
 def mention_small_input(protocol: Mapping[str, object], sample: Sample, photo_size: tuple[int, int]) -> None:

@@ -12,14 +12,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eval.ranking.histogram import RoundingSample
-from models.base import AnomalyModel, Images, Prediction
+from models.base import AnomalyModel, Images, Prediction, as_batch
 from models.errors import ModelInputError
 from models.references import MAX_REFERENCES, Prepared
 from models.transductive import TransductiveModel
 from tracks.datasets.sample import Sample
 from tracks.errors import TrackInputError
 from tracks.run.cost import Stopwatch
-from tracks.run.loading import as_batch, cut, load_ahead, mention_small_input
+from tracks.run.loading import cut, load_ahead, mention_small_input
 from tracks.run.resize import resize_map, resize_mask
 from tracks.run.store import PredictionStore, Row
 

@@ -147,9 +147,7 @@ def predict_and_score(
         predicted_now = predict_category(model, images, category, store, options, cost.predicting, unrounded)
         store.keep_only(category, [(sample.name, sample.fingerprint) for sample in images])  # their order
         if isinstance(model, TransductiveModel) and not references:
-            kept.keep_photos(
-                category, [row.image_score for row in store.rows(category)], model.scores_are_probabilities
-            )
+            kept.keep_photos(category, store.rows(category), model.scores_are_probabilities)
         predicted += predicted_now
         if "shard" not in store.settings:
             tables[category] = score_category(images, category, store, cfg.image_score, cfg.workers)

@@ -21,14 +21,13 @@ import yaml
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.base import AnomalyModel
+from models.base import AnomalyModel, as_batch
 from models.clip.backbone import load_backbone
 from models.clip.text import PromptEnsemble
 from models.clip_adapter.checkpoint import trained_adapter
 from models.clip_adapter.model import ClipAdapter
 from models.vector_adapter.checkpoint import trained_vectors
 from tracks.errors import TrackInputError
-from tracks.run.loading import as_batch
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 

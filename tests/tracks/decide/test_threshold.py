@@ -390,6 +390,32 @@ def test_photos_of_one_kind_are_seldom_taken_for_two_groups(draw):
     assert sum("two groups" in source for source in sources) <= 4
 
 
+def test_photos_taken_as_references_give_the_threshold_where_no_two_groups_do():
+    rng = np.random.default_rng(5)
+    scores = 1 / (1 + np.exp(-rng.normal(0, 1, 60)))
+    taken = {number: f"{number}.png" for number in np.argsort(scores)[10:18].tolist()}
+    found = folder_threshold(scores, 0.05, True, taken)
+    expected = fit_threshold(scores[list(taken)].tolist(), 0.05, True, names=list(taken.values()))
+    assert (found.value, found.highest_normal) == (expected.value, expected.highest_normal)
+    assert found.source.startswith("transductive, from the 8 photos taken as references")
+    assert expected.source in found.source
+    assert found.false_alarm_rate is None, "it is not known how many good ones exceed the least anomalous"
+    apart = np.concatenate([scores[:20] / 100, 1 - scores[20:] / 100])
+    assert folder_threshold(apart, 0.05, True, taken) == folder_threshold(apart, 0.05, True)
+
+
+@pytest.mark.parametrize(("alike", "judged"), [(3, False), (8, True)])
+def test_where_hardly_another_photo_is_like_those_taken_nothing_above_them_is_judged(alike, judged):
+    levels = np.concatenate([np.linspace(-1.6, -0.7, 8 + alike), np.linspace(-0.2, 3.5, 50)])
+    scores = 1 / (1 + np.exp(-levels))
+    found = folder_threshold(scores, 0.05, True, {number: f"{number}.png" for number in range(8)})
+    assert "taken as references" in found.source
+    assert bool(found.undecided) != judged
+    assert found.verdict(0.9) == (DEFECT if judged else UNDECIDED)
+    assert found.verdict(float(scores[:8].min())) == GOOD
+    assert judged or "score as low as those taken as references" in found.undecided
+
+
 def test_a_threshold_from_a_handful_of_photos_is_refused():
     with pytest.raises(TrackInputError, match="10 or more readable photos for threshold=folder, got 9"):
         folder_threshold([0.1] * 9)

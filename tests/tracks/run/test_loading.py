@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from models.base import Prediction, stacked
+from models.base import Prediction, as_batch, stacked
 from models.errors import ModelInputError
 from tests.models.test_model_contract import DEVICES
 from tests.support.fakes import BrightnessModel, FakeDataset, FakeSample
 from tests.support.saa_stand_ins import small_saa
 from tracks.datasets.files import FileSample
 from tracks.datasets.notices import counted_notices
-from tracks.run.loading import BATCHES_AHEAD, as_batch, cut, load_ahead, mention_small_input
+from tracks.run.loading import BATCHES_AHEAD, cut, load_ahead, mention_small_input
 from tracks.run.runner import RunnerOptions, fit_references, predict_category, score_images
 from tracks.run.store import PredictionStore
 

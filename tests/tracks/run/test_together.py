@@ -9,13 +9,15 @@ import PIL.Image
 import pytest
 import torch
 
+from models.base import Prediction
 from models.contract import together
-from tests.support.fakes import FakeDataset, FromTheMean
+from tests.support.fakes import BrightnessModel, FakeDataset, FromTheMean
 from tests.tracks.run.test_runner import config, store_in
 from tests.tracks.test_predict import a_folder_of, save_photo, settings, table
 from tracks import api
 from tracks.decide.decision import KeptThresholds
 from tracks.decide.threshold_folder import folder_threshold
+from tracks.errors import TrackInputError
 from tracks.predict import predict
 from tracks.run.runner import NATIVE, RunnerOptions, predict_category, score_images
 from tracks.run.store import PredictionStore
@@ -90,7 +92,7 @@ def test_a_run_takes_its_threshold_from_the_test_images_and_says_so(tmp_path):
     assert "transductive, from these 10 photos" in decision["categories"]["nut"]["source"]
     kept = KeptThresholds(Path(results["folder"]), 0.01)
     assert kept.threshold("nut") == folder_threshold([row.image_score for row in rows], 0.01)
-    kept.keep_photos("nut", [0.1] * 9, False)
+    kept.keep_photos("nut", rows[:9], False)
     assert "expected 10 or more" in str(kept.threshold("nut"))
 
 
@@ -120,6 +122,91 @@ def test_predict_scores_the_folder_together_takes_its_threshold_from_it_and_begi
     (tmp_path / "photos/00.png").unlink()
     predict(settings(tmp_path))
     assert model.asked == [11, 12, 11]
+
+
+class Brightness(BrightnessModel):
+    """Of photos of any size; a reference left out has the score that it had before."""
+
+    def __init__(self):
+        super().__init__()
+        self.references = {}
+
+    @staticmethod
+    def preprocess(image):
+        return BrightnessModel.preprocess(image.resize((32, 32)))
+
+    def fit(self, references, category):
+        self.references[category] = torch.stack(list(references))
+        super().fit(self.references[category], category)
+
+    def reference_prediction(self, category):
+        maps = self.references[category].mean(dim=1)
+        return Prediction(maps, maps.amax(dim=(1, 2)))
+
+
+@pytest.fixture
+def brightness(monkeypatch):
+    model = Brightness()
+    monkeypatch.setattr("tracks.run.build.instantiate", lambda node: model)
+    return model
+
+
+def test_predict_takes_references_from_the_folder_says_which_and_judges_by_them(tmp_path, brightness, capsys):
+    levels = [50 + 2 * number for number in range(19)] + [200, 240]
+    a_folder_of(tmp_path, levels)
+    predict(settings(tmp_path, own_references=8))
+    rows = list(table(tmp_path / "out").values())
+    assert [bool(row["note"].count("taken as a reference")) for row in rows] == [True] * 2 + [False] * 19
+    assert [float(row["score"]) for row in rows[:2]] == pytest.approx([50 / 255, 52 / 255])
+    assert float(rows[-1]["score"]) == pytest.approx((240 - 51) / 255)
+    printed = capsys.readouterr().out
+    assert "those that look least anomalous are the references of the others" in printed
+    assert "some of them references" in printed
+    taken = {0: "00.png", 1: "01.png"}
+    expected = folder_threshold([float(row["score"]) for row in rows], 0.05, False, taken)
+    assert float(rows[0]["threshold"]) == pytest.approx(expected.value)
+    seen = sum(brightness.images_seen)
+    predict(settings(tmp_path, own_references=8, threshold="folder"))
+    assert sum(brightness.images_seen) == seen, "nothing is scored again for another threshold"
+    alone = folder_threshold([float(row["score"]) for row in rows])
+    assert float(next(iter(table(tmp_path / "out").values()))["threshold"]) == pytest.approx(alone.value)
+    assert "own_references" not in str(brightness.protocol)
+
+
+def test_a_run_takes_its_threshold_from_the_images_that_became_references(tmp_path):
+    model = {"_target_": "tests.tracks.run.test_together.Brightness"}
+    results = run_track(config(tmp_path, model=model, own_references=2), "zero_shot")
+    assert results["protocol"]["setting"] == "transductive"
+    assert "2 images of the 10% of the lowest zero-shot score" in results["protocol"]["own_references"]
+    rows = PredictionStore(results["folder"]).rows("nut")
+    taken = {number: row.name for number, row in enumerate(rows) if row.scalars["own_reference"]}
+    assert len(taken) == 1
+    scores = [row.image_score for row in rows]
+    for rate in (0.05, 0.2):
+        kept = KeptThresholds(Path(results["folder"]), rate)
+        assert kept.threshold("nut") == folder_threshold(scores, rate, False, taken)
+    plain = run_track(config(tmp_path, model=model), "zero_shot")
+    assert plain["folder"] != results["folder"]
+
+
+def test_a_handful_of_photos_is_too_few_to_take_references_from(tmp_path, brightness):
+    a_folder_of(tmp_path, [50, 60, 70])
+    with pytest.raises(TrackInputError, match=r"10 or more readable photos for own_references=8, got 3"):
+        predict(settings(tmp_path, own_references=8))
+
+
+@pytest.mark.parametrize("others", [{"shots": 2}, {"references": "good"}])
+def test_own_references_beside_others_are_refused(tmp_path, others):
+    with pytest.raises(TrackInputError, match=r"own_references=2 without other references, got .*; leave one of them"):
+        run_track(config(tmp_path, own_references=2, **others), "few_shot" if "shots" in others else "zero_shot")
+
+
+def test_from_python_references_come_from_the_photos(brightness):
+    model = api.load_model("clip_adapter", own_references=1)
+    photos = [PIL.Image.new("RGB", (40, 30), (level,) * 3) for level in range(50, 170, 10)]
+    found = api.score(model, photos)
+    assert [each.score for each in found[1:]] == pytest.approx([level / 255 for level in range(10, 120, 10)])
+    assert found[0].score == pytest.approx(50 / 255), "without itself"
 
 
 def test_from_python_a_folder_is_the_test_set(model):
