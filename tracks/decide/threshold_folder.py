@@ -42,7 +42,8 @@ def folder_threshold(
 
     The median + c * MAD, which a minority of defects moves little, of the lower group or of all; c is Student's, with
     the degrees of freedom that a MAD is worth. Where a model has `taken` photos as references (numbers and names of
-    scores, each without itself), it is theirs in place of that of all: right where these are good.
+    scores, each without itself), it is theirs in place of that of all, or where all part best: right where these are
+    good.
 
     Raises:
         TrackInputError: fewer than 10 scores.
@@ -53,7 +54,8 @@ def folder_threshold(
     fitted = scale.to(inside(values, scale))
     usual = _lower_group(fitted)
     if taken and usual.size == values.size:
-        return _of_taken(values, taken, target_rate, probabilities)
+        parting = float(scale.back(_parting(fitted)))
+        return _of_taken(values, taken, parting, target_rate, probabilities)
     middle = float(np.median(usual))
     spread = float(np.median(np.abs(usual - middle))) / MAD_PER_DEVIATION
     factor = float(scipy.special.stdtrit(MAD_EFFICIENCY * (usual.size - 1), 1 - target_rate))
@@ -71,12 +73,21 @@ def folder_threshold(
     return doubted(Threshold(value, source, target_rate), probabilities)
 
 
-def _of_taken(values: np.ndarray, taken: Mapping[int, str], target_rate: float, probabilities: bool) -> Threshold:
-    """The threshold of the photos that a model took as references, which are the least anomalous ones of the good."""
+def _of_taken(
+    values: np.ndarray, taken: Mapping[int, str], parting: float, target_rate: float, probabilities: bool
+) -> Threshold:
+    """The threshold of the photos that a model took as references, or where all scores part best if that is higher.
+
+    Being the least anomalous of the good ones, those taken alone would call too many of the others defects.
+    """
     found = fit_threshold(values[list(taken)].tolist(), target_rate, probabilities, names=list(taken.values()))
     which = f"from the {len(taken)} photos taken as references, which other good ones exceed more often than stated"
-    found = replace(found, source=f"transductive, {which}: {found.source}", false_alarm_rate=None)
+    source = f"transductive, {which}: {found.source}"
     alike = float(np.mean(np.delete(values, list(taken)) < found.value))
+    if parting > found.value:
+        source += f"; raised from {found.value:.4f} to where the scores of all {values.size} photos part best (Otsu)"
+    found = replace(found, value=max(found.value, parting), source=source, false_alarm_rate=None)
+    found = doubted(found, probabilities)
     if alike < LEAST_ALIKE and not found.undecided:
         why = (
             f"of the other photos {alike:.0%} score as low as those taken as references: these are of one kind among "
@@ -84,6 +95,16 @@ def _of_taken(values: np.ndarray, taken: Mapping[int, str], target_rate: float, 
         )
         found = replace(found, undecided=why)
     return found
+
+
+def _parting(values: np.ndarray) -> float:
+    """Between the two parts of values (N,), N >= 2, that have the largest variance between them (N. Otsu, 1979)."""
+    ordered = np.sort(values)
+    below = np.arange(1, ordered.size)
+    sums = np.cumsum(ordered)[:-1]
+    apart = sums / below - (ordered.sum() - sums) / below[::-1]
+    best = int(np.argmax(below * below[::-1] * apart**2))
+    return float(ordered[best : best + 2].mean())
 
 
 def _lower_group(values: np.ndarray) -> np.ndarray:

@@ -390,13 +390,20 @@ def test_photos_of_one_kind_are_seldom_taken_for_two_groups(draw):
     assert sum("two groups" in source for source in sources) <= 4
 
 
-def test_photos_taken_as_references_give_the_threshold_where_no_two_groups_do():
+@pytest.mark.parametrize("ranks", [slice(0, 8), slice(30, 38)])
+def test_photos_taken_as_references_give_the_threshold_where_no_two_groups_do(ranks):
     rng = np.random.default_rng(5)
     scores = 1 / (1 + np.exp(-rng.normal(0, 1, 60)))
-    taken = {number: f"{number}.png" for number in np.argsort(scores)[10:18].tolist()}
+    taken = {number: f"{number}.png" for number in np.argsort(scores)[ranks].tolist()}
     found = folder_threshold(scores, 0.05, True, taken)
     expected = fit_threshold(scores[list(taken)].tolist(), 0.05, True, names=list(taken.values()))
-    assert (found.value, found.highest_normal) == (expected.value, expected.highest_normal)
+    assert found.highest_normal == expected.highest_normal
+    ordered = np.sort(np.log(scores / (1 - scores)))
+    cuts = [(np.var(ordered[:n]) * n + np.var(ordered[n:]) * (60 - n), n) for n in range(1, 60)]  # within, not between
+    best = min(cuts)[1]
+    parting = 1 / (1 + np.exp(-ordered[best - 1 : best + 1].mean()))
+    assert found.value == pytest.approx(max(expected.value, parting))
+    assert ("raised from" in found.source) == (parting > expected.value)
     assert found.source.startswith("transductive, from the 8 photos taken as references")
     assert expected.source in found.source
     assert found.false_alarm_rate is None, "it is not known how many good ones exceed the least anomalous"
