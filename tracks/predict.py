@@ -180,8 +180,8 @@ def own_threshold(value: float, model: Facts | AnomalyModel) -> Threshold:
 def announce(threshold: Threshold | None, folder: Path, taken: bool = False) -> None:
     """Say by what rule photos are judged, and keep it in threshold.json; `taken` are references out of the photos."""
     if threshold is None:
-        which = "some of them references" if taken else "most of them taken to be good"
-        print(f"threshold: from the photos themselves, {which}, once all are scored")
+        which = "some of them are references" if taken else "most of them are taken to be good"
+        print(f"threshold: from the photos themselves, once all are scored; {which}")
         return
     write_atomically(folder / "threshold.json", json.dumps(asdict(threshold), indent=2))
     print(f"threshold {threshold.value:.4f}: {threshold.source}", *threshold.remarks, sep="\n", flush=True)

@@ -26,8 +26,7 @@ class Evidence:
     in [0, 1] of an adapter that gives them; `memory_maps` (B, S, S) >= 0, or None without references; `gaussian_maps`
     (B, S, S) in [0, 1] and what share of the map they have, `gaussian_shares` (B,), or None without Gaussians;
     `neighbourhood_maps` (B, S, S) in [0, 1], or None; `texture_maps` (B, S, S) in [0, 1] and their shares
-    `texture_shares` (B,), or None; `brightness` (B, h, w) in [0, 1] of the images' cells, or
-    None.
+    `texture_shares` (B,), or None; `brightness` (B, h, w) of the images' cells in [0, 1], or None.
     """
 
     text_scores: Tensor

@@ -537,7 +537,7 @@ def test_a_threshold_from_the_folder_judges_once_all_are_scored(tmp_path, model,
     assert [float(row["threshold"]) for row in rows.values()] == pytest.approx([fitted.value] * 11)
     assert json.loads((tmp_path / "out/threshold.json").read_text())["source"] == fitted.source
     printed = capsys.readouterr().out
-    assert "most of them taken to be good" in printed
+    assert "most of them are taken to be good" in printed
     assert "transductive, from these 11 photos" in printed
     assert "11 photos: 1 DEFECT, 10 OK" in printed
 

@@ -53,13 +53,13 @@ def folder_threshold(
     scale = scale_of(values, probabilities)
     fitted = scale.to(inside(values, scale))
     usual = _lower_group(fitted)
-    if taken and usual.size == values.size:
+    parted = usual.size < values.size
+    if taken and not parted:
         parting = float(scale.back(_parting(fitted)))
         return _of_taken(values, taken, parting, target_rate, probabilities)
     middle = float(np.median(usual))
     spread = float(np.median(np.abs(usual - middle))) / MAD_PER_DEVIATION
     factor = float(scipy.special.stdtrit(MAD_EFFICIENCY * (usual.size - 1), 1 - target_rate))
-    parted = usual.size < values.size
     of = f"the lower {usual.size} of two groups that the scores form" if parted else "their scores"
     source = (
         f"transductive, from these {values.size} photos: median + {factor:.2f} MAD (as a standard deviation) of {of}, "

@@ -161,7 +161,7 @@ def test_predict_takes_references_from_the_folder_says_which_and_judges_by_them(
     assert float(rows[-1]["score"]) == pytest.approx((240 - 51) / 255)
     printed = capsys.readouterr().out
     assert "those that look least anomalous are the references of the others" in printed
-    assert "some of them references" in printed
+    assert "some of them are references" in printed
     taken = {0: "00.png", 1: "01.png"}
     expected = folder_threshold([float(row["score"]) for row in rows], 0.05, False, taken)
     assert float(rows[0]["threshold"]) == pytest.approx(expected.value)
